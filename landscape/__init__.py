@@ -1,0 +1,68 @@
+"""See and measure the loss landscapes of neural networks.
+
+A landscape is a function of coordinates. Describe the function (`Objective`, `Subspace`, `LossSurface`), lay a
+`Grid`, and `sweep` evaluates it into a labelled `Landscape`.
+
+Names are loaded on first use, so importing this package costs nothing and the command line starts at once.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Axis": "grid",
+    "Grid": "grid",
+    "Landscape": "grid",
+    "Objective": "objective",
+    "Problem": "objective",
+    "Subspace": "subspace",
+    "LossSurface": "maps",
+    "Run": "training",
+    "Outcome": "training",
+    "train": "training",
+    "sweep": "engine",
+    "plan": "engine",
+    "save": "store",
+    "load": "store",
+}
+_MODULES = ("analysis", "maps", "plotting", "problems", "subspace", "training")
+
+__all__ = [*_HOME, *_MODULES]
+
+if TYPE_CHECKING:
+    from landscape import analysis as analysis
+    from landscape import maps as maps
+    from landscape import plotting as plotting
+    from landscape import problems as problems
+    from landscape import subspace as subspace
+    from landscape import training as training
+    from landscape.engine import plan as plan
+    from landscape.engine import sweep as sweep
+    from landscape.grid import Axis as Axis
+    from landscape.grid import Grid as Grid
+    from landscape.grid import Landscape as Landscape
+    from landscape.maps import LossSurface as LossSurface
+    from landscape.objective import Objective as Objective
+    from landscape.objective import Problem as Problem
+    from landscape.store import load as load
+    from landscape.store import save as save
+    from landscape.subspace import Subspace as Subspace
+    from landscape.training import Outcome as Outcome
+    from landscape.training import Run as Run
+    from landscape.training import train as train
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"landscape.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'landscape' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"landscape.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

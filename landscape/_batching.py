@@ -1,0 +1,301 @@
+"""How many points one compiled program takes at a time: the kernel of a sweep, and the measured choice of its width.
+
+A kernel is one jitted loop over *steps* of `width` points: width 1 evaluates point after point (`lax.map`), a
+larger one `vmap`s the points of a step. The number of steps is a run-time value, so one compilation serves the
+timing, every tile and the ragged last one. The user's function is traced once: the inner `jit` keeps its jaxpr
+for all widths.
+
+Width is measured on the user's own function, because no rule predicts it: on a CPU, `vmap` over convolution
+kernels is several times slower than a loop, while for a small net it is many times faster, and past the size of
+the cache wider is slower again (`benchmarks/batching.py`).
+"""
+
+import contextlib
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+COARSE = 16  # ratio of neighbouring widths tried first
+FINE = 4  # ratio of those tried around the best
+MAX_WIDTH = 16**4
+PROBE_SECONDS = 0.04
+BETTER = 0.9  # a wider step must take at most this share of the time per point, or it is not worth its memory
+BUFFER_BYTES = 2**26  # output of one kernel call
+
+_CHOICES: dict[Any, "Timing"] = {}
+
+
+@partial(jax.jit, inline=True)
+def evaluate_point(fn: Any, coords: jax.Array) -> dict[str, jax.Array]:
+    """The point function, traced once for whatever uses it."""
+    values = fn(coords)
+    values = values if isinstance(values, dict) else {"value": values}
+    return {name: jnp.asarray(value) for name, value in values.items()}
+
+
+def output_shapes(fn: Any, num_coords: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of what the point function returns; traces it, in the precision that it will run in."""
+    with jax.default_matmul_precision("highest"):
+        return jax.eval_shape(evaluate_point, fn, jax.ShapeDtypeStruct((num_coords,), coords_dtype()))
+
+
+def _evaluate_steps(fn: Any, coords: jax.Array, num_points: jax.Array, width: int) -> dict[str, jax.Array]:
+    shapes = output_shapes(fn, coords.shape[1])
+    start = {name: jnp.zeros((coords.shape[0], *s.shape), s.dtype) for name, s in shapes.items()}
+
+    def step(i: jax.Array, values: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        if width == 1:
+            new = jax.tree.map(lambda x: x[None], evaluate_point(fn, coords[i]))
+        else:
+            new = jax.vmap(partial(evaluate_point, fn))(jax.lax.dynamic_slice_in_dim(coords, i * width, width))
+        return jax.tree.map(lambda v, n: jax.lax.dynamic_update_slice_in_dim(v, n, i * width, 0), values, new)
+
+    return jax.lax.fori_loop(0, (num_points + width - 1) // width, step, start)
+
+
+@partial(jax.jit, static_argnames=("width", "mesh"))
+def _evaluate(fn: Any, coords: jax.Array, num_points: jax.Array, *, width: int, mesh: Mesh | None) -> Any:
+    """Values of the first `num_points[d]` points of each device's share of `coords`; the others hold 0."""
+    if mesh is None:
+        return _evaluate_steps(fn, coords, num_points[0], width)
+    each = PartitionSpec("points")
+
+    def shard(fn: Any, coords: jax.Array, num_points: jax.Array) -> Any:
+        return _evaluate_steps(fn, coords, num_points[0], width)
+
+    return jax.shard_map(
+        shard, mesh=mesh, in_specs=(PartitionSpec(), each, each), out_specs=each, check_vma=False
+    )(fn, coords, num_points)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was measured of one width: seconds a point, seconds to compile, bytes of temporaries.
+
+    `settled` says that no further width was left untried for want of points, `num_points` how many there were.
+    """
+
+    width: int
+    seconds: float
+    compile_seconds: float = 0.0
+    temp_bytes: int = 0
+    settled: bool = False
+    num_points: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """A point function ready to run on some devices, `width` points to a step."""
+
+    fn: Any
+    devices: tuple[jax.Device, ...]
+    num_coords: int
+    capacity: int
+    width: int = 1
+
+    @classmethod
+    def build(cls, fn: Any, num_coords: int, devices: Sequence[jax.Device]) -> "Kernel":
+        """Put the function's arrays on the devices and size the buffers."""
+        devices = tuple(devices)
+        placement: Any = devices[0] if len(devices) == 1 else NamedSharding(_mesh(devices), PartitionSpec())
+        fn = jax.device_put(fn, placement)
+        return cls(fn, devices, num_coords, capacity(fn, num_coords))
+
+    @property
+    def max_points(self) -> int:
+        """Points that one call can take."""
+        return self.capacity * len(self.devices)
+
+    def with_width(self, width: int) -> "Kernel":
+        """The same kernel with another width."""
+        return dataclasses.replace(self, width=width, capacity=-(-self.capacity // width) * width)
+
+    def __call__(self, points: np.ndarray) -> "Pending":
+        """Start evaluating `points`, float64 `(n, k)` with `n <= max_points`; does not wait."""
+        buffer, counts = self._layout(points)
+        return Pending(self.program(self.fn, buffer, counts), counts, self.capacity)
+
+    @cached_property
+    def program(self) -> Any:
+        """The compiled program; JAX remembers it for equal functions and shapes."""
+        mesh = _mesh(self.devices) if len(self.devices) > 1 else None
+        coords = jax.ShapeDtypeStruct((self.max_points, self.num_coords), coords_dtype(), sharding=self._sharding())
+        counts = jax.ShapeDtypeStruct((len(self.devices),), jnp.int32, sharding=self._sharding())
+        with jax.default_matmul_precision("highest"):
+            return _evaluate.lower(self.fn, coords, counts, width=self.width, mesh=mesh).compile()
+
+    def _sharding(self) -> Any:
+        if len(self.devices) == 1:
+            return jax.sharding.SingleDeviceSharding(self.devices[0])
+        return NamedSharding(_mesh(self.devices), PartitionSpec("points"))
+
+    def _layout(self, points: np.ndarray) -> tuple[jax.Array, np.ndarray]:
+        """Deal the points to the devices in whole steps; unused rows repeat the last point."""
+        steps = -(-len(points) // (len(self.devices) * self.width))
+        share = min(steps * self.width, self.capacity)
+        counts = np.clip(len(points) - share * np.arange(len(self.devices)), 0, share).astype(np.int32)
+        buffer = np.broadcast_to(points[-1], (len(self.devices), self.capacity, self.num_coords)).copy()
+        for device, count in enumerate(counts):
+            buffer[device, :count] = points[device * share : device * share + count]
+        flat = buffer.reshape(self.max_points, self.num_coords).astype(coords_dtype())
+        return jax.device_put(flat, self._sharding()), counts
+
+
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """Values that a device is still computing."""
+
+    values: Any
+    counts: np.ndarray
+    capacity: int
+
+    def wait(self) -> dict[str, np.ndarray]:
+        """The values of the points asked for, on the host."""
+        host = {name: np.asarray(value) for name, value in self.values.items()}
+        return {name: self._trim(value) for name, value in host.items()}
+
+    def _trim(self, value: np.ndarray) -> np.ndarray:
+        parts = [value[d * self.capacity : d * self.capacity + count] for d, count in enumerate(self.counts)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def capacity(fn: Any, num_coords: int) -> int:
+    """Points that one device takes in one call, so that the values fit into a modest buffer: a power of two."""
+    shapes = output_shapes(fn, num_coords)
+    row = sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes.values()) + 8 * num_coords
+    return min(MAX_WIDTH, 1 << (max(1, BUFFER_BYTES // row).bit_length() - 1))
+
+
+def coords_dtype() -> Any:
+    """The precision in which coordinates reach the point function: float64 under `jax_enable_x64`."""
+    return jnp.zeros(()).dtype
+
+
+def _mesh(devices: tuple[jax.Device, ...]) -> Mesh:
+    return Mesh(np.asarray(devices), ("points",))
+
+
+def default_memory(device: jax.Device) -> int:
+    """Bytes that temporaries may take: half of a device's memory, or a quarter of the machine's for a CPU."""
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] // 2
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
+def measure(kernel: Kernel, points: np.ndarray) -> Timing:
+    """Time one width on real points: compile, warm up, then the better of two runs long enough to trust."""
+    start = time.perf_counter()
+    memory = kernel.program.memory_analysis()
+    compile_seconds = time.perf_counter() - start
+    count = min(kernel.width * len(kernel.devices), len(points))
+    seconds = _seconds(kernel, points[:count]) / count
+    if seconds * count < 4 * PROBE_SECONDS:
+        count = int(np.clip(PROBE_SECONDS / seconds, count, min(len(points), kernel.max_points)))
+        seconds = min(_seconds(kernel, points[:count]) for _ in range(2)) / count
+    return Timing(kernel.width, seconds, compile_seconds, getattr(memory, "temp_size_in_bytes", 0))
+
+
+def _seconds(kernel: Kernel, points: np.ndarray) -> float:
+    start = time.perf_counter()
+    kernel(points).wait()
+    return time.perf_counter() - start
+
+
+def tune(kernel: Kernel, points: np.ndarray, num_points: int, max_memory: int | None) -> Timing:
+    """The width that is fastest on `points`, found by climbing, within the memory allowed.
+
+    A width is tried only where it could pay for its own trial in the `num_points` to come, so a short sweep is
+    not held up by its own tuning. What was found is remembered for equal functions and shapes.
+
+    Args:
+        kernel: the point function; its own width is not used.
+        points: coordinates to time on, `(m, k)`; more of them than the widest step, repeated if need be.
+        num_points: points that the sweep will evaluate.
+        max_memory: bytes that the temporaries of one device may take; `None` for `default_memory`.
+    """
+    key = _key(kernel, max_memory)
+    known = _CHOICES.get(key)
+    if known is not None and (known.settled or num_points <= known.num_points):
+        return known
+    climb = _Climb(kernel, points, num_points, max_memory)
+    _CHOICES[key] = climb.best_of_all()
+    return _CHOICES[key]
+
+
+class _Climb:
+    """One search over widths: coarse steps up while they help, then the neighbours of the best."""
+
+    def __init__(self, kernel: Kernel, points: np.ndarray, num_points: int, max_memory: int | None) -> None:
+        self.kernel, self.points, self.num_points = kernel, points, num_points
+        self.memory = default_memory(kernel.devices[0]) if max_memory is None else max_memory
+        self.settled = True
+        self.best = measure(kernel.with_width(1), points)
+        self.tried = {1}
+
+    def best_of_all(self) -> Timing:
+        width = COARSE
+        while width <= self.kernel.capacity and self._try(width, gain=0.9 if width == COARSE else 0.5):
+            width *= COARSE
+        for neighbour in (self.best.width * FINE, self.best.width // FINE):
+            if 1 < neighbour <= self.kernel.capacity:
+                self._try(neighbour, gain=0.25)
+        return dataclasses.replace(self.best, settled=self.settled, num_points=self.num_points)
+
+    def _try(self, width: int, gain: float) -> bool:
+        """Time a width unless it cannot pay; whether it was at least as fast as the best before."""
+        if width in self.tried:
+            return False
+        if gain * self.best.seconds * self.num_points < self.best.compile_seconds + 2 * width * self.best.seconds:
+            self.settled = False
+            return False
+        self.tried.add(width)
+        timing = self._measure_within(self.kernel.with_width(width))
+        if timing is None:
+            return False
+        climbing = timing.seconds <= self.best.seconds
+        if timing.seconds < BETTER * self.best.seconds:
+            self.best = timing
+        return climbing
+
+    def _measure_within(self, kernel: Kernel) -> Timing | None:
+        """Time a kernel, or None where it does not fit into the memory."""
+        try:
+            temporaries = getattr(kernel.program.memory_analysis(), "temp_size_in_bytes", 0)
+            return measure(kernel, self.points) if temporaries <= self.memory else None
+        except jax.errors.JaxRuntimeError as error:
+            if is_out_of_memory(error):
+                return None
+            raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device ran out of memory."""
+    return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+def _key(kernel: Kernel, memory: int | None) -> Any:
+    leaves, treedef = jax.tree.flatten(kernel.fn)
+    avals = tuple((jnp.shape(x), str(jnp.result_type(x))) for x in leaves)
+    return treedef, avals, kernel.devices, kernel.num_coords, kernel.capacity, memory
+
+
+@contextlib.contextmanager
+def forgotten() -> Iterator[None]:
+    """Tune anew inside this block (for benchmarks)."""
+    saved = dict(_CHOICES)
+    _CHOICES.clear()
+    try:
+        yield
+    finally:
+        _CHOICES.update(saved)

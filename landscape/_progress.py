@@ -1,0 +1,78 @@
+"""Progress on the host: a bar on a terminal, a line every thirty seconds elsewhere, and Ctrl-C between tiles."""
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Literal
+
+LOG_SECONDS = 30.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C arrived; the tile under way was finished and stored first. The message says how to go on."""
+
+
+class Progress:
+    """Counts points towards a total, on stderr."""
+
+    def __init__(self, total: int, done: int, show: bool | Literal["auto"], what: str = "sweep") -> None:
+        self._terminal = sys.stderr.isatty()
+        self._bar: Any = None
+        self._total, self._done, self._what = total, done, what
+        self._log = show is True or show == "auto"
+        self._start = self._last = time.monotonic()
+        if show is True or (show == "auto" and self._terminal):
+            from tqdm import tqdm
+
+            self._log = False
+            self._bar = tqdm(total=total, initial=done, desc=what, unit="pt", unit_scale=True, leave=False)
+
+    def advance(self, points: int) -> None:
+        """Count points that are finished."""
+        self._done += points
+        if self._bar is not None:
+            self._bar.update(points)
+        elif self._log and time.monotonic() - self._last > LOG_SECONDS:
+            self._last = time.monotonic()
+            share, elapsed = self._done / self._total, self._last - self._start
+            print(
+                f"{self._what}: {self._done} of {self._total} points ({share:.0%}) after {elapsed:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def say(self, text: str) -> None:
+        """One line on stderr, above the bar where there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets; the second one interrupts at once. Only the main thread may listen."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def remember(signum: int, frame: Any) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        print("\nfinishing the tile under way (Ctrl-C again stops at once)", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, remember)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,126 @@
+"""Pytree algebra that `optax.tree` lacks, and checks of leaves that name the leaf they complain about.
+
+A *stack* of `k` trees is one tree whose leaves carry a leading axis of length `k`: the directions of a
+subspace and the snapshots of a training path are stacks.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+KeyPath = tuple[Any, ...]
+
+
+def key_name(key_path: KeyPath) -> str:
+    """The path of a leaf as people write it: `params.dense.kernel`, `layers.0.weight`."""
+    return ".".join(str(_key_text(key)) for key in key_path) or "(root)"
+
+
+def _key_text(key: Any) -> Any:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return getattr(key, attribute)
+    return key
+
+
+def describe(leaf: Any) -> str:
+    """`float32[3, 4]` for an array, the type's name for anything else."""
+    if hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
+        return f"{leaf.dtype}{list(leaf.shape)}"
+    return f"{type(leaf).__name__} {leaf!r}"[:80]
+
+
+def check_params(params: PyTree, what: str = "params") -> None:
+    """Raise unless every leaf is a real floating-point array.
+
+    Raises:
+        TypeError: a leaf is an integer, boolean, complex or no array at all.
+        ValueError: there is no leaf.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError(f"{what} holds no arrays: got {type(params).__name__} without leaves")
+    for path, leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None and isinstance(leaf, float):
+            continue
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"{what}.{key_name(path)} must be a real floating-point array, got {describe(leaf)}; "
+                "a landscape is drawn over continuous parameters: keep counters, keys and integer tables "
+                "out of the parameters (put them in Objective.data or Objective.state)"
+            )
+
+
+def check_like(tree: PyTree, reference: PyTree, what: str, reference_name: str, stacked: bool = False) -> None:
+    """Raise unless `tree` has the structure and the leaf shapes of `reference`.
+
+    Args:
+        tree: the tree to check; with `stacked`, each leaf carries one more leading axis.
+        reference: the tree it must look like.
+        what: the name of `tree` in the message.
+        reference_name: the name of `reference` in the message.
+        stacked: whether `tree` is a stack of trees.
+
+    Raises:
+        ValueError: another structure or another shape; the message names the leaf.
+    """
+    ours = {key_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    theirs = {key_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(reference)}
+    missing, extra = sorted(theirs.keys() - ours.keys()), sorted(ours.keys() - theirs.keys())
+    if missing or extra:
+        raise ValueError(
+            f"{what} must have the structure of {reference_name}: missing leaves {missing or 'none'}, "
+            f"unexpected leaves {extra or 'none'}"
+        )
+    for name, leaf in ours.items():
+        shape = jnp.shape(leaf)[1:] if stacked else jnp.shape(leaf)
+        if shape != jnp.shape(theirs[name]) or (stacked and jnp.ndim(leaf) == 0):
+            lead = "(num, *shape) with shape " if stacked else ""
+            raise ValueError(
+                f"{what}.{name} must have shape {lead}{jnp.shape(theirs[name])} like {reference_name}, "
+                f"got {describe(leaf)}"
+            )
+
+
+def stack(trees: list[PyTree]) -> PyTree:
+    """Stack trees of one structure along a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def num_stacked(tree: PyTree) -> int:
+    """The length of the leading axis that all leaves of a stack share."""
+    return jax.tree.leaves(tree)[0].shape[0]
+
+
+def combine(coefficients: Float[Array, " k"], stacked: PyTree) -> PyTree:
+    """`sum_i coefficients[i] * stacked[i]`, leaf by leaf, in the leaf's own precision."""
+    return jax.tree.map(lambda s: jnp.tensordot(coefficients.astype(s.dtype), s, axes=1), stacked)
+
+
+def inner(a: PyTree, b: PyTree) -> Float[Array, "i j"]:
+    """Matrix of inner products between two stacks of trees, summed over all leaves."""
+
+    def leaf(x: Array, y: Array) -> Array:
+        return jnp.matmul(x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1).T, precision="highest")
+
+    return sum(jax.tree.leaves(jax.tree.map(leaf, a, b)), start=jnp.zeros(()))  # ty: ignore
+
+
+def as_stack(tree: PyTree) -> PyTree:
+    """One tree as a stack of length one."""
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], tree)
+
+
+def map_with_name(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+    """`jax.tree.map` whose function also receives the path of the leaf as text."""
+    return jax.tree_util.tree_map_with_path(lambda path, *leaves: fn(key_name(path), *leaves), tree, *rest)
+
+
+def size(tree: PyTree) -> int:
+    """Number of scalars in a tree."""
+    return int(sum(np.prod(jnp.shape(leaf), dtype=np.int64) for leaf in jax.tree.leaves(tree)))

@@ -1,0 +1,550 @@
+"""The engine: `sweep` evaluates a point function on every point of a grid.
+
+This is the one place that compiles, loops, distributes, saves and resumes. The host loop goes over tiles, blocks of
+the grid in C order; `_batching` evaluates a tile on the devices; `store` keeps finished tiles. The answer does not
+depend on tiles, devices, order, sharding or resuming.
+
+>>> import jax.numpy as jnp
+>>> from landscape import Grid, sweep
+>>> bowl = sweep(lambda c: {"loss": c[0] ** 2 + 3.0 * c[1] ** 2}, Grid.square(1.0, 5))
+>>> float(bowl["loss"][0, 2]), float(bowl["loss"][2, 0])      # the first index is the first axis
+(1.0, 3.0)
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import os
+import pickle
+import platform
+import re
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from landscape import __version__, _tree
+from landscape._batching import (
+    Kernel,
+    Pending,
+    Timing,
+    capacity,
+    coords_dtype,
+    evaluate_point,
+    is_out_of_memory,
+    measure,
+    output_shapes,
+    tune,
+)
+from landscape._progress import Interrupted, Progress, interruptible
+from landscape.grid import Grid, Landscape
+from landscape.store import Layout, PlanMismatch, RunStore, is_run, open_run, row_tile
+
+TILE_SECONDS = 1.0
+MAX_TILES = 4096
+IN_FLIGHT = 32  # tiles given to an executor at a time
+
+Devices = int | Sequence[jax.Device] | None
+Batch = int | Literal["auto"]
+Values = dict[str, np.ndarray]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will do, from one timed tile: see `plan`."""
+
+    points: int
+    width: int
+    tile: tuple[int, ...]
+    num_tiles: int
+    seconds: float
+    compile_seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    devices: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"points    {self.points:,} in {self.num_tiles} tiles of {'x'.join(map(str, self.tile))}, "
+            f"{self.width} at a time\n"
+            f"devices   {', '.join(self.devices)}\n"
+            f"memory    {self.memory_bytes / 2**20:,.0f} MiB for temporaries\n"
+            f"disk      at most {self.disk_bytes / 2**20:,.1f} MiB\n"
+            f"time      about {self.seconds:,.1f} s and {self.compile_seconds:.1f} s to compile"
+        )
+
+
+def sweep(
+    fn: Callable[..., Any],
+    grid: Grid,
+    *,
+    batch: Batch = "auto",
+    devices: Devices = None,
+    store: str | os.PathLike[str] | None = None,
+    executor: concurrent.futures.Executor | None = None,
+    shard: tuple[int, int] | None = None,
+    max_memory: int | None = None,
+    progress: bool | Literal["auto"] = "auto",
+) -> Landscape:
+    """Evaluate `fn` at every point of `grid`.
+
+    Args:
+        fn: a point function, `fn(coords) -> {name: array}` with `coords` of shape `(grid.ndim,)`; a bare array is
+            called `value`. Best a callable pytree such as `LossSurface`, whose arrays are arguments of the
+            compiled program; the arrays that a plain function closes over are compiled into it.
+        grid: where to evaluate.
+        batch: points evaluated at a time. `"auto"` times several widths on `fn` itself; 1 is `lax.map`, `n` is
+            `vmap` over `n` points. The answer is the same to rounding, and to the bit for the same width.
+        devices: how many of, or which, local devices share the points; all of them by default.
+        store: directory of a zarr run. Finished tiles are kept there as they come; the same call resumes after
+            whatever stopped it.
+        executor: any `concurrent.futures.Executor` whose workers run the tiles; this process only stores them.
+        shard: `(i, n)`: compute only every `n`-th tile, from the `i`-th, for jobs that share one `store`.
+        max_memory: bytes that the temporaries of one device may take: a quarter of a CPU's memory, half of a
+            GPU's by default.
+        progress: a bar on a terminal and a line every 30 s elsewhere (`"auto"`), always a bar, or nothing.
+
+    Returns:
+        The landscape. Points left to other shards are marked in `computed`.
+
+    Raises:
+        TypeError: `fn` is not callable, returns something that is not arrays, or has parameters that are not
+            real floating-point arrays.
+        ValueError: an unusable grid (empty, or finer than the precision of its coordinates or parameters) or option.
+        PlanMismatch: `store` holds another run; the message lists what differs.
+        StoreError: `store` cannot be read or written.
+        Interrupted: Ctrl-C; the tile under way was stored first.
+    """
+    _check_options(batch, store, shard, max_memory)
+    fn = _prepare(fn, grid)
+    runner = _Local(fn, grid, _resolve_devices(devices)) if executor is None else _Remote(fn, grid, executor)
+    job = _Job.begin(fn, grid, runner, batch, max_memory, store)
+    return job.run(runner, shard, progress)
+
+
+def plan(
+    fn: Callable[..., Any],
+    grid: Grid,
+    *,
+    batch: Batch = "auto",
+    devices: Devices = None,
+    max_memory: int | None = None,
+) -> Plan:
+    """What `sweep` with the same arguments would do, estimated from a timed step; nothing is written."""
+    _check_options(batch, None, None, max_memory)
+    fn = _prepare(fn, grid)
+    chosen = _resolve_devices(devices)
+    timing = _Local(fn, grid, chosen).timing(batch, max_memory)
+    layout = _layout(fn, grid, timing)
+    row = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout.outputs.values()) + 1
+    return Plan(
+        points=grid.size,
+        width=timing.width,
+        tile=layout.tile,
+        num_tiles=layout.num_tiles,
+        seconds=timing.seconds * grid.size,
+        compile_seconds=timing.compile_seconds,
+        memory_bytes=timing.temp_bytes,
+        disk_bytes=row * grid.size,
+        devices=tuple(str(d) for d in chosen),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- checks
+
+
+def _check_options(batch: Any, store: Any, shard: Any, max_memory: Any) -> None:
+    if batch != "auto" and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise ValueError(f"batch must be 'auto' or a positive number of points, got {batch!r}")
+    if max_memory is not None and max_memory <= 0:
+        raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
+    if shard is not None:
+        index, count = shard
+        if not 0 <= index < count:
+            raise ValueError(f"shard=(i, n) needs 0 <= i < n, got {shard}")
+        if store is None:
+            raise ValueError("shard= needs store=: the shards meet in one store")
+
+
+def _prepare(fn: Any, grid: Grid) -> Any:
+    """Check everything that can be checked before compiling; return the function as a pytree."""
+    if not isinstance(grid, Grid):
+        raise TypeError(f"grid must be a landscape.Grid, got {type(grid).__name__}")
+    if not callable(fn):
+        raise TypeError(f"fn must be callable as fn(coords), got {type(fn).__name__}")
+    grid.check()
+    _check_precision(grid)
+    check = getattr(fn, "check_grid", None)
+    if check is not None:
+        check(grid)
+    if jax.tree_util.treedef_is_leaf(jax.tree.structure(fn)):
+        fn = jax.tree_util.Partial(fn)
+    _check_outputs(fn, grid)
+    return fn
+
+
+def _check_precision(grid: Grid) -> None:
+    dtype = coords_dtype()
+    for axis in grid.axes:
+        distinct = len(np.unique(axis.values.astype(dtype)))
+        if distinct < len(axis):
+            raise ValueError(
+                f"the grid is finer than {dtype} resolves: the {len(axis)} coordinates of {axis.name!r} in "
+                f"[{axis.values[0]:.9g}, {axis.values[-1]:.9g}] collapse to {distinct}; use float64 "
+                "(jax.config.update('jax_enable_x64', True)), centre the coordinates on 0, or take fewer points"
+            )
+
+
+def _check_outputs(fn: Any, grid: Grid) -> None:
+    try:
+        hash(jax.tree.structure(fn))
+    except TypeError as error:
+        raise TypeError(f"the static fields of {type(fn).__name__} must be hashable: {error}") from error
+    output_shapes(fn, grid.ndim)
+
+
+def _resolve_devices(devices: Devices) -> tuple[jax.Device, ...]:
+    local = jax.local_devices()
+    if devices is None:
+        return tuple(local)
+    if isinstance(devices, int):
+        if not 1 <= devices <= len(local):
+            raise ValueError(f"devices={devices}, but there are {len(local)} local devices: {local}")
+        return tuple(local[:devices])
+    if not devices:
+        raise ValueError("devices is empty; give jax devices, a number of them, or None for all")
+    return tuple(devices)
+
+
+# ------------------------------------------------------------------------------------------------------------- job
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """One sweep: its tiles, the width they are computed with, and where finished ones go."""
+
+    layout: Layout
+    width: int
+    store: RunStore | None
+    plan: dict[str, Any]
+
+    @classmethod
+    def begin(cls, fn: Any, grid: Grid, runner: "_Runner", batch: Batch, max_memory: int | None, path: Any) -> "_Job":
+        """Plan the tiles, or take the plan over from the store that is to be resumed."""
+        if path is None:
+            timing = runner.timing(batch, max_memory)
+            return cls(_layout(fn, grid, timing), timing.width, None, _batching(timing.width))
+        what = _fingerprint(fn, grid)
+        if is_run(path):
+            width = _stored_width(path) if batch == "auto" else batch
+            store = open_run(path, what | _batching(width), _layout(fn, grid, Timing(width, 1.0)), {})
+        else:
+            timing = runner.timing(batch, max_memory)
+            store = _create_or_join(path, what | _batching(timing.width), _layout(fn, grid, timing), batch)
+        layout = dataclasses.replace(store.layout, grid=grid)
+        return cls(layout, store.plan["batching"]["width"], store, store.plan)
+
+    def run(self, runner: "_Runner", shard: tuple[int, int] | None, show: Any) -> Landscape:
+        """Compute the tiles that are missing and return everything that is known."""
+        keep = _InMemory(self.layout) if self.store is None else _InStore(self.store, self.layout)
+        index, count = shard or (0, 1)
+        mine = range(index, self.layout.num_tiles, count)
+        finished = keep.finished()
+        todo = [tile for tile in mine if tile not in finished]
+        progress = Progress(sum(map(self.layout.size, mine)), sum(map(self.layout.size, finished.intersection(mine))), show)
+        start = time.perf_counter()
+        with contextlib.closing(progress), keep.interruptible() as stop:
+            for number, (tile, values) in enumerate(runner.tiles(self.layout, self.width, todo, progress.say), 1):
+                keep.write(tile, values)
+                progress.advance(self.layout.size(tile))
+                if stop.is_set() and number < len(todo):
+                    raise Interrupted(f"stopped after {number} tiles; the same call resumes {keep.where}")
+        call = {"evaluations": sum(map(self.layout.size, todo)), "seconds": round(time.perf_counter() - start, 3)}
+        return keep.landscape({"plan": self.plan, "provenance": _provenance()}, call | {"devices": runner.names})
+
+
+class _InMemory:
+    """Keeps tiles in the arrays of the result."""
+
+    where = "from the start, since no store was given"
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.values, self.computed = layout.empty()
+
+    def finished(self) -> set[int]:
+        return set()
+
+    def interruptible(self) -> contextlib.AbstractContextManager[threading.Event]:
+        return contextlib.nullcontext(threading.Event())
+
+    def write(self, tile: int, values: Mapping[str, np.ndarray]) -> None:
+        region, shape = self.layout.region(tile), self.layout.shape(tile)
+        for name, value in values.items():
+            self.values[name][region] = value.reshape(shape + value.shape[1:])
+        self.computed[region] = True
+
+    def landscape(self, meta: dict[str, Any], call: dict[str, Any]) -> Landscape:
+        meta["calls"] = [call]
+        return Landscape(self.layout.grid, self.values, self.computed, dict.fromkeys(self.values), meta)
+
+
+class _InStore:
+    """Keeps tiles in a run store; damaged ones count as missing."""
+
+    def __init__(self, store: RunStore, layout: Layout) -> None:
+        self.store, self.layout = store, layout
+        self.where = f"from {store.path}"
+
+    def finished(self) -> set[int]:
+        for tile in self.store.unreadable(self.layout):
+            warnings.warn(f"tile {tile} of {self.store.path} is damaged and is computed again", stacklevel=4)
+            self.store.discard(self.layout, tile)
+        return self.store.finished()
+
+    def interruptible(self) -> contextlib.AbstractContextManager[threading.Event]:
+        return interruptible()
+
+    def write(self, tile: int, values: Mapping[str, np.ndarray]) -> None:
+        self.store.write(self.layout, tile, values)
+
+    def landscape(self, meta: dict[str, Any], call: dict[str, Any]) -> Landscape:
+        earlier = self.store.meta
+        calls = earlier.get("calls", []) + ([call] if call["evaluations"] else [])
+        self.store.write_meta(earlier | meta | {"calls": calls})
+        return dataclasses.replace(self.store.read(), grid=self.layout.grid)
+
+
+def _layout(fn: Any, grid: Grid, timing: Timing) -> Layout:
+    """Tiles of about a second, so that little is lost when a run is killed, but not too many files."""
+    outputs = {name: (tuple(s.shape), np.dtype(s.dtype)) for name, s in output_shapes(fn, grid.ndim).items()}
+    wanted = max(TILE_SECONDS / max(timing.seconds, 1e-9), grid.size / MAX_TILES, timing.width)
+    return Layout(grid, outputs, row_tile(grid.shape, int(min(wanted, capacity(fn, grid.ndim)))))
+
+
+def _batching(width: int) -> dict[str, Any]:
+    return {"batching": {"width": width}}
+
+
+def _stored_width(path: Any) -> int:
+    return RunStore(Path(path)).plan.get("batching", {}).get("width", 1)
+
+
+def _create_or_join(path: Any, plan: dict[str, Any], layout: Layout, batch: Batch) -> RunStore:
+    """Create the store; where another process was first and tuned to another width, take over its choice."""
+    try:
+        return open_run(path, plan, layout, {})
+    except PlanMismatch as mismatch:
+        if batch != "auto" or mismatch.differences.keys() != {"batching.width"}:
+            raise
+        return RunStore(Path(path))
+
+
+def _fingerprint(fn: Any, grid: Grid) -> dict[str, Any]:
+    """Everything that the values depend on: grid, program, arrays, precision and versions."""
+    coords = jax.ShapeDtypeStruct((grid.ndim,), coords_dtype())
+    with jax.default_matmul_precision("highest"):
+        program = jax.make_jaxpr(evaluate_point)(fn, coords)
+    text = re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr))
+    leaves = jax.tree_util.tree_leaves_with_path(fn)
+    return {
+        "grid": {axis.name: _digest(axis.values) for axis in grid.axes},
+        "function": {
+            "program": hashlib.sha256(text.encode()).hexdigest()[:16],
+            "constants": [_digest(c) for c in program.consts],
+            "arrays": {_tree.key_name(path): _digest(leaf) for path, leaf in leaves},
+        },
+        "precision": str(coords_dtype()),
+        "versions": {"jax": jax.__version__, "platform": jax.default_backend()},
+    }
+
+
+def _digest(array: Any) -> str:
+    """Shape, type and a hash of the contents."""
+    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    host = np.ascontiguousarray(array)
+    return f"{host.dtype}{list(host.shape)} {hashlib.sha256(host.tobytes()).hexdigest()[:16]}"
+
+
+def _provenance() -> dict[str, Any]:
+    return {
+        "landscape": __version__,
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "precision": str(coords_dtype()),
+        "matmul_precision": "highest",
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+# --------------------------------------------------------------------------------------------------------- runners
+
+
+class _Runner(Protocol):
+    """Who computes tiles."""
+
+    names: list[str]
+
+    def timing(self, batch: Batch, max_memory: int | None) -> Timing:
+        """Choose a width, or time the one that was asked for."""
+        ...
+
+    def tiles(self, layout: Layout, width: int, todo: list[int], say: Say) -> Iterator[tuple[int, Values]]:
+        """Values of the tiles, in any order."""
+        ...
+
+
+class _Local:
+    """Runs tiles on this process's devices."""
+
+    def __init__(self, fn: Any, grid: Grid, devices: tuple[jax.Device, ...]) -> None:
+        self.kernel, self.grid = Kernel.build(fn, grid.ndim, devices), grid
+        self.names = [f"{d.platform}:{d.id} {d.device_kind}" for d in devices]
+
+    def timing(self, batch: Batch, max_memory: int | None) -> Timing:
+        return _timing(self.kernel, _spread(self.grid), self.grid.size, batch, max_memory)
+
+    def tiles(self, layout: Layout, width: int, todo: list[int], say: Say) -> Iterator[tuple[int, Values]]:
+        """The tiles in turn; the next one is computed while one is handed over."""
+        shrinking = _Shrinking(self.kernel.with_width(width), say)
+        flying: deque[tuple[int, Any]] = deque()
+        for tile in todo:
+            flying.append((tile, shrinking.start(layout.points(tile))))
+            if len(flying) > 1:
+                yield flying[0][0], flying.popleft()[1]()
+        for tile, wait in flying:
+            yield tile, wait()
+
+
+class _Shrinking:
+    """A kernel that halves its width when the device runs out of memory, saying so once."""
+
+    def __init__(self, kernel: Kernel, say: Say) -> None:
+        self.kernel, self.say, self.said = kernel, say, False
+
+    def start(self, points: np.ndarray) -> Callable[[], Values]:
+        """Begin to evaluate; the returned function waits for the values."""
+        try:
+            pending = self.kernel(points)
+        except jax.errors.JaxRuntimeError as error:
+            return partial(self._again, points, error)
+        return partial(self._wait, points, pending)
+
+    def _wait(self, points: np.ndarray, pending: Pending) -> Values:
+        try:
+            return pending.wait()
+        except jax.errors.JaxRuntimeError as error:
+            return self._again(points, error)
+
+    def _again(self, points: np.ndarray, error: jax.errors.JaxRuntimeError) -> Values:
+        if not is_out_of_memory(error) or self.kernel.width == 1:
+            raise error
+        self.kernel = self.kernel.with_width(self.kernel.width // 2)
+        if not self.said:
+            self.say(f"the device is out of memory; going on with {self.kernel.width} points at a time or fewer")
+            self.said = True
+        return self.start(points)()
+
+
+class _Remote:
+    """Runs tiles on the workers of an executor."""
+
+    def __init__(self, fn: Any, grid: Grid, executor: concurrent.futures.Executor) -> None:
+        host_fn = jax.tree.map(_to_host, fn)
+        payload = _pickle((host_fn, grid.ndim, coords_dtype() == jnp.float64))
+        self.task = (hashlib.sha256(payload).hexdigest(), payload)
+        self.executor, self.grid = executor, grid
+        self.names = [f"workers of {type(executor).__name__}"]
+
+    def timing(self, batch: Batch, max_memory: int | None) -> Timing:
+        """Tuned by a worker, on the worker's devices."""
+        points = _spread(self.grid)
+        return self.executor.submit(_timing_at_worker, *self.task, points, self.grid.size, batch, max_memory).result()
+
+    def tiles(self, layout: Layout, width: int, todo: list[int], say: Say) -> Iterator[tuple[int, Values]]:
+        """The tiles as they come back, a few handed out ahead."""
+        queue, flying = iter(todo), {}
+
+        def hand_out(count: int) -> None:
+            for tile in itertools.islice(queue, count):
+                flying[self.executor.submit(_tile_at_worker, *self.task, width, layout.points(tile))] = tile
+
+        hand_out(IN_FLIGHT)
+        while flying:
+            done, _ = concurrent.futures.wait(flying, return_when=concurrent.futures.FIRST_COMPLETED)
+            for future in done:
+                yield flying.pop(future), future.result()
+            hand_out(len(done))
+
+
+def _to_host(leaf: Any) -> Any:
+    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return leaf if is_key or not isinstance(leaf, jax.Array) else np.asarray(leaf)
+
+
+def _pickle(value: Any) -> bytes:
+    try:
+        import cloudpickle as pickler
+    except ImportError:
+        pickler = pickle
+    try:
+        return pickler.dumps(value)
+    except Exception as error:
+        raise TypeError(
+            f"executor= sends the point function to other processes, and it cannot be pickled ({error}); "
+            "pip install 'loss-atlas[cluster]' for functions defined in a script, or define it in a module"
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _kernel_at_worker(digest: str, payload: bytes) -> Kernel:
+    fn, num_coords, _ = pickle.loads(payload)
+    return Kernel.build(fn, num_coords, jax.local_devices())
+
+
+def _precision_of(payload: bytes) -> Any:
+    return jax.enable_x64(pickle.loads(payload)[2])
+
+
+def _timing_at_worker(digest: str, payload: bytes, points: np.ndarray, num: int, batch: Batch, memory: Any) -> Timing:
+    with _precision_of(payload):
+        return _timing(_kernel_at_worker(digest, payload), points, num, batch, memory)
+
+
+def _tile_at_worker(digest: str, payload: bytes, width: int, points: np.ndarray) -> Values:
+    with _precision_of(payload):
+        kernel = _kernel_with_width(digest, payload, width)
+        return _Shrinking(kernel, print).start(points)()
+
+
+@lru_cache(maxsize=4)
+def _kernel_with_width(digest: str, payload: bytes, width: int) -> Kernel:
+    """Kept between tiles, so that a worker compiles once."""
+    return _kernel_at_worker(digest, payload).with_width(width)
+
+
+def _timing(kernel: Kernel, points: np.ndarray, num: int, batch: Batch, max_memory: int | None) -> Timing:
+    points = np.resize(points, (kernel.max_points, points.shape[1]))
+    if batch != "auto":
+        return measure(kernel.with_width(batch), points)
+    return tune(kernel, points, num, max_memory)
+
+
+def _spread(grid: Grid, num: int = 4096) -> np.ndarray:
+    """Points all over the grid in a random order, the same each time, for timing."""
+    flat = np.random.default_rng(0).integers(0, grid.size, min(num, 4 * grid.size))
+    return grid.points_at(flat)

@@ -1,0 +1,288 @@
+"""Labelled coordinates and values: `Axis`, `Grid` and `Landscape`, in NumPy alone.
+
+A grid is the outer product of its axes. Array order holds everywhere, once and for all: `values[name][i, j]`
+belongs to `axes[0].values[i]` and `axes[1].values[j]`. Only the plotting functions transpose.
+
+>>> from landscape.grid import Grid
+>>> grid = Grid.square(1.0, 5)
+>>> grid.shape, grid.names
+((5, 5), ('alpha', 'beta'))
+>>> grid.points()[1]
+array([-1. , -0.5])
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+DEFAULT_NAMES = ("alpha", "beta", "gamma", "delta")
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One coordinate axis.
+
+    Attributes:
+        name: identifier, the key of the coordinate in a stored result (`alpha`).
+        values: the coordinates, float64, shape `(n,)`, strictly increasing.
+        label: text for plots; the name is used when empty.
+    """
+
+    name: str
+    values: np.ndarray
+    label: str = ""
+
+    @classmethod
+    def linspace(cls, name: str, low: float, high: float, num: int, label: str = "") -> "Axis":
+        """`num` equally spaced coordinates from `low` to `high`, both included."""
+        _check_num(num)
+        if not (np.isfinite(low) and np.isfinite(high)) or (num > 1 and not low < high):
+            raise ValueError(f"axis {name!r} needs finite low < high, got {low} and {high}")
+        return cls(name, _centred_linspace(float(low), float(high), num), label)
+
+    @classmethod
+    def covering(cls, name: str, low: float, high: float, num: int, label: str = "", through: float = 0.0) -> "Axis":
+        """At least `[low, high]` in `num` equal steps, placed so that `through` is one of the coordinates."""
+        _check_num(num)
+        if num < 3 or not low <= through <= high or low == high:
+            raise ValueError(
+                f"axis {name!r}: needs low <= {through} <= high, low < high and num >= 3, got {low}, {high}, {num}"
+            )
+        below = min(max(round((through - low) / (high - low) * (num - 1)), int(low < through)), num - 1)
+        below -= int(below == num - 1 and high > through)
+        above = num - 1 - below
+        step = max((through - low) / below if below else 0.0, (high - through) / above if above else 0.0)
+        return cls(name, through + step * np.arange(-below, above + 1, dtype=np.float64), label)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def text(self) -> str:
+        """The label, or the name where there is none."""
+        return self.label or self.name
+
+
+def _check_num(num: Any) -> None:
+    if isinstance(num, bool) or not isinstance(num, int | np.integer):
+        raise TypeError(f"the number of points must be an integer, got {num!r} ({type(num).__name__})")
+    if num < 1:
+        raise ValueError(f"the number of points must be at least 1, got {num}")
+
+
+def _centred_linspace(low: float, high: float, num: int) -> np.ndarray:
+    """`np.linspace`, symmetric to the bit about its middle: the centre of [-1, 1] is exactly 0."""
+    if num == 1:
+        return np.array([0.5 * (low + high)])
+    values = np.linspace(low, high, num)
+    return 0.5 * (values - values[::-1]) + 0.5 * (low + high)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The outer product of axes: `grid.shape == tuple(len(axis) for axis in grid.axes)`."""
+
+    axes: tuple[Axis, ...]
+
+    @classmethod
+    def line(cls, extent: float | tuple[float, float] = (-0.5, 1.5), num: int = 201, name: str = "alpha") -> "Grid":
+        """A 1-D grid over `(low, high)`, or over `[-extent, extent]` for a number.
+
+        Raises:
+            ValueError: `num` below 1, or a range that is empty or not finite.
+        """
+        return cls((Axis.linspace(name, *_interval(extent), num),))
+
+    @classmethod
+    def square(
+        cls, extent: float | tuple[float, float] = 1.0, num: int = 51, names: tuple[str, str] = ("alpha", "beta")
+    ) -> "Grid":
+        """A 2-D grid, `num` by `num`, over the same range on both axes.
+
+        The default is the convention of Li et al. (2018), section 4: 51 x 51 points over [-1, 1]^2 in units of
+        the (filter-normalised) directions. An odd `num` puts the centre on the grid.
+        """
+        return cls(tuple(Axis.linspace(name, *_interval(extent), num) for name in names))
+
+    @classmethod
+    def of(cls, **values: Any) -> "Grid":
+        """A grid of any dimension from coordinates by name: `Grid.of(x=np.linspace(0, 1, 7), y=[0., 2.])`."""
+        return cls(tuple(Axis(name, np.asarray(v, dtype=np.float64)) for name, v in values.items()))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of coordinates along each axis."""
+        return tuple(len(axis) for axis in self.axes)
+
+    @property
+    def size(self) -> int:
+        """Number of points."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.axes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the axes."""
+        return tuple(axis.name for axis in self.axes)
+
+    def check(self) -> None:
+        """Raise `ValueError` unless the grid has points, distinct names and increasing finite coordinates."""
+        if not self.axes:
+            raise ValueError("the grid has no axes; build one with Grid.line, Grid.square or Grid.of")
+        if len(set(self.names)) != self.ndim or not all(name.isidentifier() for name in self.names):
+            raise ValueError(f"axis names must be distinct identifiers, got {self.names}")
+        for axis in self.axes:
+            if axis.values.ndim != 1 or axis.values.size == 0:
+                raise ValueError(f"axis {axis.name!r} must hold at least one coordinate, got shape {axis.values.shape}")
+            if not np.all(np.isfinite(axis.values)) or np.any(np.diff(axis.values) <= 0):
+                raise ValueError(f"axis {axis.name!r} must be finite and strictly increasing, got {axis.values}")
+
+    def points(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Coordinates of the points `start..stop` in C order, float64, shape `(stop - start, ndim)`."""
+        flat = np.arange(start, self.size if stop is None else stop)
+        return self.points_at(flat)
+
+    def points_at(self, flat: np.ndarray) -> np.ndarray:
+        """Coordinates of the points with these flat (C order) indices, shape `(len(flat), ndim)`."""
+        index = np.unravel_index(flat, self.shape)
+        return np.stack([axis.values[i] for axis, i in zip(self.axes, index)], axis=-1)
+
+    def zoom(self, center: Any, factor: float) -> "Grid":
+        """The same number of points over a range `factor` times smaller around `center`."""
+        center = np.broadcast_to(np.asarray(center, dtype=np.float64), (self.ndim,))
+        if not factor > 0:
+            raise ValueError(f"zoom factor must be positive, got {factor}")
+        return Grid(tuple(_zoomed(axis, c, factor) for axis, c in zip(self.axes, center)))
+
+    def refined(self, factor: int = 2) -> "Grid":
+        """The same range with every interval divided in `factor`: the old points are among the new ones."""
+        _check_num(factor)
+        return Grid(tuple(dataclasses.replace(axis, values=_subdivide(axis.values, factor)) for axis in self.axes))
+
+    def index(self, coords: Any) -> tuple[int, ...]:
+        """Index of the grid point nearest to `coords`."""
+        coords = np.broadcast_to(np.asarray(coords, dtype=np.float64), (self.ndim,))
+        return tuple(int(np.argmin(np.abs(axis.values - c))) for axis, c in zip(self.axes, coords))
+
+
+def _interval(extent: float | tuple[float, float]) -> tuple[float, float]:
+    low, high = extent if isinstance(extent, tuple | list) else (-extent, extent)
+    return float(low), float(high)
+
+
+def _zoomed(axis: Axis, center: float, factor: float) -> Axis:
+    half = 0.5 * (axis.values[-1] - axis.values[0]) / factor
+    return Axis.linspace(axis.name, center - half, center + half, len(axis), axis.label)
+
+
+def _subdivide(values: np.ndarray, factor: int) -> np.ndarray:
+    fine = np.interp(np.arange((len(values) - 1) * factor + 1) / factor, np.arange(len(values)), values)
+    fine[::factor] = values
+    return fine
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape:
+    """The result of a sweep: named values over a grid.
+
+    Attributes:
+        grid: the coordinates.
+        values: `{name: array}`, each of shape `(*grid.shape, ...)`. Measured values are never altered: NaN and
+            infinity stay where they were found. Points that were not evaluated hold NaN (0 for integers).
+        computed: boolean, shape `grid.shape`: the points that were evaluated.
+        error: `{name: bound or None}`; a sweep of every point has no error to state, so `None`.
+        meta: what else is known of the run (plan, provenance, timings, paths), as plain JSON data.
+    """
+
+    grid: Grid
+    values: Mapping[str, np.ndarray]
+    computed: np.ndarray
+    error: Mapping[str, float | None] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return tuple(self.values)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        try:
+            return self.values[name]
+        except KeyError:
+            raise KeyError(f"no output {name!r} in this landscape; it has {', '.join(self.names)}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values)
+
+    def __repr__(self) -> str:
+        axes = ", ".join(f"{a.name}: {len(a)} in [{a.values[0]:.4g}, {a.values[-1]:.4g}]" for a in self.grid.axes)
+        done = "" if self.computed.all() else f", {int(self.computed.sum())} of {self.grid.size} computed"
+        return f"Landscape({axes}; {', '.join(self.names)}{done})"
+
+    def slice(self, **index: int) -> "Landscape":
+        """The landscape with some axes fixed by index: `landscape.slice(beta=25)` has one axis fewer."""
+        unknown = sorted(index.keys() - set(self.grid.names))
+        if unknown:
+            raise ValueError(f"no axis {unknown[0]!r}; the axes are {', '.join(self.grid.names)}")
+        key = tuple(index.get(name, slice(None)) for name in self.grid.names)
+        axes = tuple(axis for axis in self.grid.axes if axis.name not in index)
+        if not axes:
+            raise ValueError("a slice must keep at least one axis; index landscape[name] for a single point")
+        values = {name: value[key] for name, value in self.values.items()}
+        return dataclasses.replace(self, grid=Grid(axes), values=values, computed=self.computed[key])
+
+    def assign(self, **values: Any) -> "Landscape":
+        """A copy with further outputs: `landscape.assign(gap=landscape["test_loss"] - landscape["train_loss"])`."""
+        new = {name: np.asarray(value) for name, value in values.items()}
+        for name, value in new.items():
+            if value.shape[: self.grid.ndim] != self.grid.shape:
+                raise ValueError(f"{name} must have shape {self.grid.shape} + (...), got {value.shape}")
+        return dataclasses.replace(self, values={**self.values, **new})
+
+    def with_meta(self, **entries: Any) -> "Landscape":
+        """A copy with further entries in `meta`."""
+        return dataclasses.replace(self, meta={**self.meta, **entries})
+
+    def argmin(self, name: str) -> tuple[int, ...]:
+        """Index of the smallest finite value among the computed points.
+
+        Raises:
+            ValueError: the output is not one number a point, or no computed point is finite.
+        """
+        values = self[name]
+        if values.shape != self.grid.shape:
+            raise ValueError(f"{name!r} holds {values.shape[self.grid.ndim:]} values a point; argmin needs one")
+        masked = np.where(self.computed & np.isfinite(values), values, np.inf)
+        if not np.any(np.isfinite(masked)):
+            raise ValueError(f"{name!r} has no finite value on this grid")
+        return tuple(int(i) for i in np.unravel_index(np.argmin(masked), masked.shape))
+
+    def coords(self, index: tuple[int, ...]) -> np.ndarray:
+        """Coordinates of the point with this index, shape `(ndim,)`."""
+        return np.array([axis.values[i] for axis, i in zip(self.grid.axes, index)])
+
+    def to_xarray(self) -> Any:
+        """This landscape as an `xarray.Dataset` (extra `io`)."""
+        try:
+            import xarray
+        except ImportError as error:
+            raise ImportError("to_xarray needs xarray: pip install 'loss-atlas[io]'") from error
+        data = {name: (dims(self.grid, name, value.ndim), value) for name, value in self.values.items()}
+        data["computed"] = (self.grid.names, self.computed)
+        coords = {axis.name: (axis.name, axis.values, {"long_name": axis.text}) for axis in self.grid.axes}
+        return xarray.Dataset(data, coords=coords)
+
+
+def dims(grid: Grid, name: str, ndim: int) -> tuple[str, ...]:
+    """Dimension names of an output: the axes, then `name_0`, `name_1`, ... for what each point holds."""
+    return grid.names + tuple(f"{name}_{i}" for i in range(ndim - grid.ndim))

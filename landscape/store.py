@@ -1,0 +1,404 @@
+"""The run store: a zarr v3 directory that holds a landscape while it is computed and after.
+
+Layout of `run.zarr`: one array per output and one per axis, with dimension names, so
+`xarray.open_zarr(path, consolidated=False)` reads it without this package. A chunk is a tile. `computed` is
+written last of each tile: its chunk is the commit mark, and finished tiles are found by listing those keys. Every
+file appears by an atomic rename, so a process may be killed at any moment.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from landscape.grid import Axis, Grid, Landscape, dims
+
+FORMAT = 1
+DONE = "computed"
+STALE_SECONDS = 3600.0
+
+
+class PlanMismatch(ValueError):
+    """A store holds another run than the one asked for.
+
+    Attributes:
+        differences: `{field: (stored, requested)}`.
+    """
+
+    def __init__(self, path: Path, differences: Mapping[str, tuple[Any, Any]]) -> None:
+        self.differences = dict(differences)
+        rows = "\n".join(f"  {field}: stored {old!r}, asked for {new!r}" for field, (old, new) in differences.items())
+        super().__init__(
+            f"{path} holds the results of another plan; nothing was overwritten. What differs:\n{rows}\n"
+            "Choose another store, or delete this one to start anew."
+        )
+
+
+class StoreError(OSError):
+    """The store cannot be read or written; the message says which file and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What a store is made of: the grid, `{output: (trailing shape, dtype)}` and the shape of a tile."""
+
+    grid: Grid
+    outputs: Mapping[str, tuple[tuple[int, ...], np.dtype]]
+    tile: tuple[int, ...]
+
+    @property
+    def num_tiles(self) -> int:
+        """Number of tiles."""
+        return int(np.prod(self.blocks))
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Number of tiles along each axis."""
+        return tuple(-(-n // t) for n, t in zip(self.grid.shape, self.tile))
+
+    def region(self, tile: int) -> tuple[slice, ...]:
+        """The part of the grid that a tile covers, trimmed at the edges."""
+        block = np.unravel_index(tile, self.blocks)
+        return tuple(slice(int(b) * t, min((int(b) + 1) * t, n)) for b, t, n in zip(block, self.tile, self.grid.shape))
+
+    def points(self, tile: int) -> np.ndarray:
+        """Coordinates of a tile's points in C order, float64, shape `(n, ndim)`."""
+        parts = [axis.values[s] for axis, s in zip(self.grid.axes, self.region(tile))]
+        return np.stack(np.meshgrid(*parts, indexing="ij"), axis=-1).reshape(-1, self.grid.ndim)
+
+    def shape(self, tile: int) -> tuple[int, ...]:
+        """Shape of the part of the grid that a tile covers."""
+        return tuple(s.stop - s.start for s in self.region(tile))
+
+    def size(self, tile: int) -> int:
+        """Number of points of a tile."""
+        return int(np.prod(self.shape(tile)))
+
+    def empty(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Arrays for all values, filled as not computed, and the mask."""
+        values = {n: np.full(self.grid.shape + s, fill_value(d), dtype=d) for n, (s, d) in self.outputs.items()}
+        return values, np.zeros(self.grid.shape, dtype=bool)
+
+
+def row_tile(shape: tuple[int, ...], target: int) -> tuple[int, ...]:
+    """A tile of at most about `target` points: whole trailing axes, an even share of one, one of the leading."""
+    tile: list[int] = []
+    room = max(1, target)
+    for n in reversed(shape):
+        take = n if n <= room else -(-n // -(-n // room))
+        tile.insert(0, take)
+        room = room // take if take == n else 1
+    return tuple(tile)
+
+
+def fill_value(dtype: np.dtype) -> Any:
+    """What a point that was not computed holds: NaN, or 0 where the type has none."""
+    return np.nan if np.issubdtype(dtype, np.inexact) else np.zeros((), dtype)[()]
+
+
+class RunStore:
+    """Reads and writes one run directory. Make one with `open_run`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._arrays: dict[str, Any] = {}
+        with _readable(path):
+            self._group = _zarr().open_group(path, mode="r+" if os.access(path, os.W_OK) else "r")
+            record: Any = self._group.attrs.asdict().get("landscape")
+        if record is None:
+            raise StoreError(f"{path} is a zarr group, but not one of a landscape")
+        if record["format"] != FORMAT:
+            raise StoreError(f"{path} has format {record['format']}, this version reads {FORMAT}")
+        self.plan: dict[str, Any] = record["plan"]
+        self.tile = tuple(record["tile"])
+        self.names: list[str] = record["outputs"]
+        self._axes: list[dict[str, Any]] = record["axes"]
+
+    @property
+    def layout(self) -> Layout:
+        """The layout that the stored arrays have."""
+        with _readable(self.path):
+            axes = tuple(Axis(a["name"], self._array(a["name"])[:], a["label"]) for a in self._axes)
+        grid = Grid(axes)
+        outputs = {n: (self._array(n).shape[grid.ndim :], self._array(n).dtype) for n in self.names}
+        return Layout(grid, outputs, self.tile)
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The meta entries stored so far."""
+        return decode(self._group.attrs.asdict().get("meta", {}))
+
+    def write_meta(self, meta: Mapping[str, Any]) -> None:
+        """Replace the meta entries; an atomic rewrite of the group's attributes."""
+        with _writable(self.path):
+            self._group.attrs["meta"] = encode(meta)
+
+    def finished(self) -> set[int]:
+        """Tiles whose commit mark is there."""
+        root, blocks = self.path / DONE / "c", self.layout.blocks
+        keys = (p.relative_to(root).parts for p in root.rglob("*") if p.is_file() and p.name.isdigit())
+        return {int(np.ravel_multi_index([int(k) for k in key], blocks)) for key in keys}
+
+    def write(self, layout: Layout, tile: int, values: Mapping[str, np.ndarray]) -> None:
+        """Store the values of a tile, then its commit mark."""
+        region, shape = layout.region(tile), layout.shape(tile)
+        with _writable(self.path), _zarr().config.set({"array.write_empty_chunks": True}):
+            for name, value in values.items():
+                self._array(name)[region] = value.reshape(shape + value.shape[1:])
+            self._array(DONE)[region] = np.ones(shape, dtype=bool)
+
+    def unreadable(self, layout: Layout) -> list[int]:
+        """Finished tiles of which a chunk cannot be read back."""
+        return [tile for tile in sorted(self.finished()) if self._damage(layout, tile)]
+
+    def discard(self, layout: Layout, tile: int) -> None:
+        """Remove a tile's commit mark, so that it is computed again."""
+        block = np.unravel_index(tile, layout.blocks)
+        with _writable(self.path):
+            self.path.joinpath(DONE, "c", *(str(int(b)) for b in block)).unlink(missing_ok=True)
+
+    def read(self) -> Landscape:
+        """Everything computed so far.
+
+        Raises:
+            StoreError: a chunk is damaged; the message says which.
+        """
+        layout = self.layout
+        try:
+            values = {name: self._array(name)[...] for name in self.names}
+            computed = self._array(DONE)[...]
+        except Exception as error:
+            damage = [d for d in (self._damage(layout, tile) for tile in sorted(self.finished())) if d]
+            raise StoreError(
+                f"{self.path} has damaged chunks: {'; '.join(damage) or error}. The other tiles are intact: run the "
+                "sweep again with this store, and the damaged ones are computed anew"
+            ) from error
+        filled = {name: _masked(value, computed) for name, value in values.items()}
+        return Landscape(layout.grid, filled, computed, dict.fromkeys(self.names), self.meta)
+
+    def _array(self, name: str) -> Any:
+        """The zarr array of that name, opened once."""
+        if name not in self._arrays:
+            with _zarr().config.set({"array.write_empty_chunks": True}):
+                self._arrays[name] = self._group[name]
+        return self._arrays[name]
+
+    def _damage(self, layout: Layout, tile: int) -> str:
+        for name in [*self.names, DONE]:
+            try:
+                self._array(name)[layout.region(tile)]
+            except Exception as error:
+                block = "/".join(str(int(b)) for b in np.unravel_index(tile, layout.blocks))
+                return f"{name}/c/{block} ({error})"
+        return ""
+
+
+def _masked(values: np.ndarray, computed: np.ndarray) -> np.ndarray:
+    """Values of tiles that were never committed are not results: fill them as not computed."""
+    if computed.all():
+        return values
+    values = values.copy()
+    values[~computed] = fill_value(values.dtype)
+    return values
+
+
+def open_run(path: str | os.PathLike[str], plan: Mapping[str, Any], layout: Layout, meta: Mapping[str, Any]) -> RunStore:
+    """Open the store of this plan, or create it.
+
+    Two processes may call this at the same time: one creates, by the rename of a complete directory, the other
+    opens.
+
+    Raises:
+        PlanMismatch: the store holds another plan.
+        StoreError: the path is a file, cannot be written, or holds something else.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"the store {path} is a file; give a directory (it will be created), for example {path}.zarr")
+    if not is_run(path):
+        if path.is_dir() and any(path.iterdir()):
+            raise StoreError(f"{path} is a directory with other contents; give an empty or a new one")
+        _create(path, plan, layout, meta)
+    store = RunStore(path)
+    differences = plan_differences(store.plan, plan)
+    if differences:
+        raise PlanMismatch(path, differences)
+    _sweep_up(path)
+    return store
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether a run store is there."""
+    return (Path(path) / "zarr.json").is_file()
+
+
+def plan_differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """`{field: (stored, requested)}` of the fields that differ, nested ones joined by dots."""
+    old, new = flatten(stored), flatten(json.loads(json.dumps(encode(requested))))
+    return {k: (old.get(k), new.get(k)) for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dict as one level, keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def save(landscape: Landscape, path: str | os.PathLike[str]) -> None:
+    """Write a landscape to a zarr directory that `load`, the command line and xarray read.
+
+    Raises:
+        StoreError: something is there already, or the path cannot be written.
+    """
+    path = Path(path)
+    if path.exists():
+        raise StoreError(f"{path} exists already; choose another path or delete it first")
+    outputs = {n: (v.shape[landscape.grid.ndim :], v.dtype) for n, v in landscape.values.items()}
+    layout = Layout(landscape.grid, outputs, row_tile(landscape.grid.shape, 2**18))
+    _create(path, {"saved": True}, layout, landscape.meta)
+    store = RunStore(path)
+    with _writable(path), _zarr().config.set({"array.write_empty_chunks": True}):
+        for name, value in landscape.values.items():
+            store._array(name)[...] = value
+        store._array(DONE)[...] = landscape.computed
+
+
+def load(path: str | os.PathLike[str]) -> Landscape:
+    """Read the landscape in a run directory, finished or not.
+
+    Raises:
+        StoreError: nothing is there, it is not a run store, or a chunk is damaged.
+    """
+    path = Path(path)
+    if not is_run(path):
+        found = "a file" if path.is_file() else "a directory without zarr.json" if path.is_dir() else "nothing"
+        raise StoreError(f"no landscape at {path}: found {found}; give the .zarr directory that a sweep wrote")
+    return RunStore(path).read()
+
+
+def _create(path: Path, plan: Mapping[str, Any], layout: Layout, meta: Mapping[str, Any]) -> None:
+    """Write all metadata and coordinates next to `path`, then rename: the store appears whole or not at all."""
+    building = path.parent / f"{path.name}.{uuid.uuid4().hex}.partial"
+    try:
+        with _writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _fill(building, plan, layout, meta)
+            _rename_unless_made(building, path)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _rename_unless_made(building: Path, path: Path) -> None:
+    """Rename a directory into place; another process may have been first, and then its store counts."""
+    try:
+        building.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not is_run(path):
+            raise
+
+
+def _fill(path: Path, plan: Mapping[str, Any], layout: Layout, meta: Mapping[str, Any]) -> None:
+    grid = layout.grid
+    clash = set(layout.outputs) & {*grid.names, DONE}
+    if clash:
+        raise ValueError(f"the output {clash.pop()!r} has the name of an axis or of the mask {DONE!r}; rename it")
+    axes = [{"name": a.name, "label": a.label} for a in grid.axes]
+    record = {"format": FORMAT, "plan": encode(plan), "tile": layout.tile, "outputs": [*layout.outputs], "axes": axes}
+    attributes = {"landscape": record, "meta": encode(meta)}
+    group = _zarr().open_group(path, mode="w", attributes=attributes)
+    for axis in grid.axes:
+        coordinate = group.create_array(
+            axis.name, shape=(len(axis),), dtype="float64", dimension_names=(axis.name,), attributes={"long_name": axis.text}
+        )
+        coordinate[:] = axis.values
+    for name, (shape, dtype) in {**layout.outputs, DONE: ((), np.dtype(bool))}.items():
+        group.create_array(
+            name,
+            shape=grid.shape + shape,
+            chunks=layout.tile + tuple(max(1, n) for n in shape),
+            dtype=dtype,
+            fill_value=fill_value(dtype),
+            dimension_names=dims(grid, name, grid.ndim + len(shape)),
+            compressors=[_zstd()],
+        )
+
+
+def _zarr() -> Any:
+    import zarr
+
+    return zarr
+
+
+def _zstd() -> Any:
+    """Compression that stores a checksum, so a damaged chunk is noticed."""
+    from zarr.codecs import ZstdCodec
+
+    return ZstdCodec(level=1, checksum=True)
+
+
+def _sweep_up(path: Path) -> None:
+    """Delete what killed writers left behind more than an hour ago."""
+    for leftover in [*path.rglob("*.partial"), *path.parent.glob(f"{path.name}.*.partial")]:
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+
+@contextlib.contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        why = {
+            errno.ENOSPC: "the disk is full; free some space",
+            errno.EDQUOT: "the disk quota is used up; free some space",
+            errno.EACCES: "permission denied; choose a folder that you may write to",
+            errno.EPERM: "not permitted; choose a folder that you may write to",
+            errno.EROFS: "the file system is read-only; choose another folder",
+        }.get(error.errno or 0, f"{error.strerror or error}")
+        raise StoreError(
+            f"cannot write to {path}: {why}. Finished tiles are safe: the same call with this store resumes after them"
+        ) from error
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"cannot read the run store {path}: {error}") from error
+
+
+def encode(value: Any) -> Any:
+    """Plain JSON data: arrays become lists, floats that JSON lacks become `{"float": "nan"}`."""
+    if isinstance(value, Mapping):
+        return {str(k): encode(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [encode(v) for v in value]
+    if hasattr(value, "tolist"):
+        return encode(np.asarray(value).tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return {"float": repr(value)}
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def decode(value: Any) -> Any:
+    """The inverse of `encode`, as far as JSON keeps types."""
+    if isinstance(value, dict):
+        return float(value["float"]) if value.keys() == {"float"} else {k: decode(v) for k, v in value.items()}
+    return [decode(v) for v in value] if isinstance(value, list) else value

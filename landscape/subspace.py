@@ -1,0 +1,366 @@
+r"""Affine subspaces of parameter space, and the directions that span them.
+
+A point of a `Subspace` is $\theta(c) = \theta_0 + \sum_i c_i d_i$. The directions are stacked: each leaf has a
+leading axis of length `k`.
+
+>>> import jax, jax.numpy as jnp
+>>> from landscape import Subspace, subspace
+>>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
+>>> directions = subspace.random_directions(jax.random.key(0), params)
+>>> directions = subspace.filter_normalize(directions, params)
+>>> plane = Subspace(params, directions)
+>>> plane(jnp.zeros(2))["kernel"].shape
+(3, 2)
+>>> [round(float(c), 5) for c in plane.project(plane(jnp.array([0.5, -0.25])))]
+[0.5, -0.25]
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from landscape import _tree
+from landscape.grid import Grid
+
+FilterAxis = int | tuple[int, ...] | None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Subspace:
+    """The affine map `coords -> origin + sum_i coords[i] * directions[i]` and its least-squares inverse.
+
+    Attributes:
+        origin: parameters at the coordinates 0.
+        directions: pytree like `origin` whose leaves carry a leading axis of length `k`.
+    """
+
+    origin: PyTree
+    directions: PyTree
+
+    @property
+    def dim(self) -> int:
+        """Number of directions, `k`."""
+        return _tree.num_stacked(self.directions)
+
+    def __call__(self, coords: Float[Array, " k"]) -> PyTree:
+        """Parameters at `coords`; exactly the origin at 0."""
+        return jax.tree.map(lambda o, s: jnp.asarray(o) + s, self.origin, _tree.combine(coords, self.directions))
+
+    def project(self, params: PyTree) -> Float[Array, " k"]:
+        """Coordinates of the point of the subspace nearest to `params` in the Euclidean norm.
+
+        Solves the least-squares problem, so it is right for directions that are neither orthogonal nor of unit
+        length. Singular directions get the solution of least norm.
+        """
+        return least_squares(self.directions, jax.tree.map(jnp.subtract, params, self.origin))
+
+    def residual(self, params: PyTree) -> Float[Array, ""]:
+        """Euclidean distance of `params` from the subspace: what the picture does not show."""
+        nearest = self(self.project(params))
+        difference = _tree.as_stack(jax.tree.map(jnp.subtract, params, nearest))
+        return jnp.sqrt(_tree.inner(difference, difference)[0, 0])
+
+    def gram(self) -> Float[Array, "k k"]:
+        """Inner products of the directions; diagonal for an orthogonal plane, whose picture is not sheared."""
+        return _tree.inner(self.directions, self.directions)
+
+    def check_grid(self, grid: Grid) -> None:
+        """Raise unless this is an affine map that a float of this precision resolves on `grid`.
+
+        Raises:
+            TypeError: a parameter is not a real floating-point array.
+            ValueError: directions of another structure, another dimension than the grid, or steps of the grid
+                smaller than the rounding of the parameters.
+        """
+        _tree.check_params(self.origin, "origin")
+        _tree.check_like(self.directions, self.origin, "directions", "the origin", stacked=True)
+        if grid.ndim != self.dim:
+            raise ValueError(f"the subspace has {self.dim} directions, the grid {grid.ndim} axes; they must agree")
+        self._check_resolution(grid)
+
+    def _check_resolution(self, grid: Grid) -> None:
+        """Compare one step of the grid with the rounding of the parameters that it moves, in the Euclidean norm."""
+        rounding = jax.tree.map(_squared_rounding, self.origin, self.directions)
+        rounding = np.sqrt(np.sum([np.asarray(x, dtype=np.float64) for x in jax.tree.leaves(rounding)], axis=0))
+        lengths = np.sqrt(np.asarray(jnp.diagonal(self.gram()), dtype=np.float64))
+        for axis, length, ulp in zip(grid.axes, lengths, rounding):
+            if len(axis) > 1 and 0 < length * np.min(np.diff(axis.values)) < ulp:
+                step, dtype = np.min(np.diff(axis.values)), jax.tree.leaves(self.origin)[0].dtype
+                raise ValueError(
+                    f"the grid is finer than {dtype} resolves: one step of {axis.name!r} ({step:.3g}) moves the "
+                    f"parameters by {length * step:.3g}, less than their rounding ({ulp:.3g}), so neighbouring "
+                    "points would be the same point; use float64 (jax.config.update('jax_enable_x64', True) and "
+                    "float64 parameters), a larger extent or fewer points"
+                )
+
+
+def _squared_rounding(origin: Any, directions: Array) -> Array:
+    """Mean squared rounding error of the entries of a leaf that each direction moves, shape `(k,)`.
+
+    Rounding to a spacing of `eps |x|` is uniform over one spacing: its variance is `(eps |x|)^2 / 12`.
+    """
+    eps = float(jnp.finfo(jnp.result_type(origin)).eps)
+    moved = jnp.where(directions != 0, jnp.square(jnp.asarray(origin)), 0)
+    return jnp.sum(moved.reshape(moved.shape[0], -1), axis=1) * eps**2 / 12
+
+
+def least_squares(directions: PyTree, vector: PyTree) -> Float[Array, " k"]:
+    """Coefficients of the combination of stacked `directions` that is nearest to `vector`.
+
+    Solved through the Gram matrix of the directions scaled to unit length; singular directions get the solution
+    of least norm.
+    """
+    gram = _tree.inner(directions, directions)
+    lengths = jnp.sqrt(jnp.diagonal(gram))
+    scale = jnp.where(lengths > 0, lengths, 1.0)
+    right = _tree.inner(directions, _tree.as_stack(vector))[:, 0] / scale
+    solution, *_ = jnp.linalg.lstsq(gram / jnp.outer(scale, scale), right)
+    return solution / scale
+
+
+def random_directions(key: Array, params: PyTree, num: int = 2) -> PyTree:
+    """`num` directions with independent standard normal entries, stacked.
+
+    Args:
+        key: random key.
+        params: the tree whose structure, shapes and dtypes the directions take.
+        num: number of directions.
+
+    Raises:
+        TypeError: a leaf of `params` is not a real floating-point array.
+    """
+    _tree.check_params(params)
+    leaves, treedef = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [jax.random.normal(k, (num, *jnp.shape(x)), jnp.result_type(x)) for k, x in zip(keys, leaves)]
+    return jax.tree.unflatten(treedef, drawn)
+
+
+def flax_filter_axis(name: str, leaf: Any) -> FilterAxis:
+    """Axes that index the filters of a flax (linen, nnx) or haiku parameter, `None` for one without filters.
+
+    Kernels of dense and convolution layers hold their filters on the last axis; an embedding is one filter per
+    row; the query, key and value kernels of attention `(features, heads, head_dim)` on the last two.
+    """
+    words = name.split(".")
+    if _is_vector(words, leaf):
+        return None
+    if "embedding" in words or words[-1] in ("embeddings", "embedding"):
+        return 0
+    if jnp.ndim(leaf) == 3 and any(word in ("query", "key", "value") for word in words):
+        return (1, 2)
+    return -1
+
+
+def torch_filter_axis(name: str, leaf: Any) -> FilterAxis:
+    """Axes that index the filters of a PyTorch or equinox parameter: the first, for every kind of weight."""
+    return None if _is_vector(name.split("."), leaf) else 0
+
+
+_VECTORS = {"bias", "b", "scale", "offset", "gamma", "beta"}
+
+
+def _is_vector(words: list[str], leaf: Any) -> bool:
+    """Biases and norm scales have no filters. By name too, since some carry more than one axis: the bias of an
+    equinox convolution is `(out, 1, 1)`, that of flax attention `(heads, head_dim)`."""
+    last = words[-2] if words[-1] == "value" and len(words) > 1 else words[-1]
+    return jnp.ndim(leaf) <= 1 or last in _VECTORS
+
+
+LAYOUTS: dict[str, Callable[[str, Any], FilterAxis]] = {
+    "flax": flax_filter_axis,
+    "haiku": flax_filter_axis,
+    "torch": torch_filter_axis,
+    "equinox": torch_filter_axis,
+}
+
+
+def filter_normalize(
+    dirs: PyTree,
+    params: PyTree,
+    *,
+    filter_axis: int | str | Callable[[str, Any], FilterAxis] = -1,
+    include_vectors: bool = False,
+) -> PyTree:
+    r"""Rescale each filter of each direction to the norm of that filter in `params`.
+
+    $d_{ij} \leftarrow \frac{d_{ij}}{\|d_{ij}\|}\|\theta_{ij}\|$ for filter $j$ of layer $i$ (Li et al. 2018,
+    section 4), which makes the picture independent of the scale of the layers of a scale-invariant network.
+
+    Args:
+        dirs: stacked directions.
+        params: the parameters they start from.
+        filter_axis: the axis that counts the filters. An integer for all leaves: -1 fits flax and haiku, 0 fits
+            PyTorch and equinox. A layout by name, `"flax"`, `"haiku"`, `"torch"` or `"equinox"`, also knows
+            embeddings and attention. Or a function `(name, leaf) -> axis, axes or None`.
+        include_vectors: whether biases and norm scales take part, each as one filter. They are fixed by default,
+            as in the paper's code (`xignore='biasbn'`).
+
+    Returns:
+        Directions of the same structure. A filter of zero norm in `params` gets a zero direction.
+
+    Raises:
+        ValueError: `dirs` does not look like `params`, or the layout is unknown.
+    """
+    _tree.check_like(dirs, params, "dirs", "params", stacked=True)
+    rule = _filter_rule(filter_axis)
+
+    def normalize(name: str, w: Array, d: Array) -> Array:
+        axes = rule(name, w)
+        if axes is None:
+            return _match_norms(d, w, ()) if include_vectors else jnp.zeros_like(d)
+        return _match_norms(d, w, axes if isinstance(axes, tuple) else (axes,))
+
+    return _tree.map_with_name(normalize, params, dirs)
+
+
+def _filter_rule(filter_axis: Any) -> Callable[[str, Any], FilterAxis]:
+    if callable(filter_axis):
+        return filter_axis
+    if isinstance(filter_axis, str):
+        if filter_axis not in LAYOUTS:
+            raise ValueError(f"filter_axis must be an axis, a function or one of {sorted(LAYOUTS)}, got {filter_axis!r}")
+        return LAYOUTS[filter_axis]
+    return lambda name, leaf: None if _is_vector(name.split("."), leaf) else filter_axis
+
+
+def _match_norms(d: Array, w: Array, filter_axes: tuple[int, ...]) -> Array:
+    """Scale `d` so that its norms over all axes but `filter_axes` are those of `w`; NaN-free for zero norms."""
+    kept = {axis % jnp.ndim(w) for axis in filter_axes}
+    over = tuple(axis for axis in range(jnp.ndim(w)) if axis not in kept)
+    target = jnp.sqrt(jnp.sum(jnp.square(w), axis=over, keepdims=True))
+    norms = jnp.sqrt(jnp.sum(jnp.square(d), axis=tuple(axis + 1 for axis in over), keepdims=True))
+    return d * jnp.where(norms > 0, target / jnp.where(norms > 0, norms, 1), 0).astype(d.dtype)
+
+
+def layer_normalize(dirs: PyTree, params: PyTree, *, include_vectors: bool = False) -> PyTree:
+    """Rescale each leaf of each direction to the norm of that leaf in `params` (Li et al. 2018, section 4)."""
+    _tree.check_like(dirs, params, "dirs", "params", stacked=True)
+
+    def normalize(name: str, w: Array, d: Array) -> Array:
+        if _is_vector(name.split("."), w) and not include_vectors:
+            return jnp.zeros_like(d)
+        return _match_norms(d, w, ())
+
+    return _tree.map_with_name(normalize, params, dirs)
+
+
+def orthonormalize(dirs: PyTree) -> PyTree:
+    """Orthonormal directions with the same span, each near the one it came from (Gram-Schmidt, by QR).
+
+    Raises:
+        ValueError: the directions are linearly dependent to rounding.
+    """
+    flat = jnp.concatenate([x.reshape(x.shape[0], -1) for x in jax.tree.leaves(dirs)], axis=1)
+    lengths = jnp.linalg.norm(flat, axis=1, keepdims=True)
+    q, r = jnp.linalg.qr((flat / jnp.where(lengths > 0, lengths, 1)).T)
+    diagonal = jnp.diagonal(r)
+    if not isinstance(diagonal, jax.core.Tracer) and bool(jnp.any(jnp.abs(diagonal) < 1e-5)):
+        raise ValueError("the directions are linearly dependent: they do not span a space of their number")
+    return _unravel_stack((q * jnp.sign(diagonal)).T, dirs)
+
+
+def _unravel_stack(flat: Array, like: PyTree) -> PyTree:
+    leaves, treedef = jax.tree.flatten(like)
+    ends = np.cumsum([np.prod(x.shape[1:], dtype=int) for x in leaves])[:-1]
+    parts = jnp.split(flat, ends, axis=1)
+    rows = [p.reshape(flat.shape[0], *x.shape[1:]).astype(x.dtype) for p, x in zip(parts, leaves)]
+    return jax.tree.unflatten(treedef, rows)
+
+
+def pca_directions(snapshots: PyTree, num: int = 2) -> tuple[PyTree, Float[Array, " num"]]:
+    """Principal directions of a path of parameters.
+
+    Principal component analysis of the snapshots about their mean (Lorch 2016; Li et al. 2018, section 7). Signs
+    are chosen so that the path ends on the positive side of where it began.
+
+    Args:
+        snapshots: a stack of `T` parameter trees.
+        num: number of directions, below `T`.
+
+    Returns:
+        Orthonormal stacked directions, and the share of the snapshots' variance that each explains. Compare
+        with `random_walk_explained`: a high share by itself is what any random walk shows.
+
+    Raises:
+        ValueError: fewer than `num + 1` snapshots, or snapshots that do not vary in `num` directions.
+    """
+    length = _tree.num_stacked(snapshots)
+    if not 1 <= num < length:
+        raise ValueError(f"{num} principal directions need at least {num + 1} snapshots, got {length}")
+    centred = jax.tree.map(lambda x: x - jnp.mean(x, axis=0), snapshots)
+    variances, weights = jnp.linalg.eigh(_tree.inner(centred, centred))
+    variances, weights = jnp.maximum(variances[::-1], 0), weights[:, ::-1][:, :num]
+    weights = weights * jnp.where(weights[-1] < weights[0], -1, 1)
+    explained = variances[:num] / jnp.sum(variances)
+    if not isinstance(explained, jax.core.Tracer) and not bool(jnp.all(explained > 1e-10)):
+        raise ValueError(f"the snapshots vary in fewer than {num} directions: explained variance {explained}")
+    dirs = jax.tree.map(lambda x: jnp.tensordot(weights.T.astype(x.dtype), x, axes=1), centred)
+    return orthonormalize(dirs), explained
+
+
+def random_walk_explained(num_snapshots: int, num: int = 2) -> np.ndarray:
+    r"""Share of variance that each principal direction of a high-dimensional random walk explains, shape `(num,)`.
+
+    The null hypothesis for `pca_directions`: for `T` snapshots the eigenvalues are
+    $\lambda_k \propto [2 (1 - \cos(\pi k / T))]^{-1}$, $k = 1..T-1$ (Antognini & Sohl-Dickstein 2018, equation 5),
+    which tends to $6 / (\pi k)^2$: 60.8 % and 15.2 %, whatever is walked.
+    """
+    k = np.arange(1, num_snapshots)
+    eigenvalues = 0.5 / (1 - np.cos(np.pi * k / num_snapshots))
+    return (eigenvalues / eigenvalues.sum())[:num]
+
+
+def line(a: PyTree, b: PyTree) -> Subspace:
+    """The line with `a` at coordinate 0 and `b` at 1 (Goodfellow et al. 2015)."""
+    _tree.check_params(a, "a")
+    _tree.check_like(b, a, "b", "a")
+    return Subspace(a, _tree.as_stack(jax.tree.map(jnp.subtract, b, a)))
+
+
+def plane_through(a: PyTree, b: PyTree, c: PyTree) -> Subspace:
+    """The plane through three points, with `a` at (0, 0) and `b` at (1, 0).
+
+    The second direction is the part of `c - a` orthogonal to `b - a`, brought to the length of `b - a`
+    (Garipov et al. 2018, appendix A.1, up to units), so distances in the picture are distances in parameter space,
+    in units of |b - a|. Where `c` lies is `plane.project(c)`.
+
+    Raises:
+        ValueError: the points have different structures, or lie on one line.
+    """
+    _tree.check_params(a, "a")
+    _tree.check_like(b, a, "b", "a")
+    _tree.check_like(c, a, "c", "a")
+    u, v = (jax.tree.map(jnp.subtract, x, a) for x in (b, c))
+    try:
+        unit = orthonormalize(_tree.stack([u, v]))
+    except ValueError as error:
+        raise ValueError("the three points lie on one line, so they span no plane") from error
+    length = jnp.sqrt(_tree.inner(_tree.as_stack(u), _tree.as_stack(u))[0, 0])
+    return Subspace(a, jax.tree.map(lambda x: x * length.astype(x.dtype), unit))
+
+
+def mask(dirs: PyTree, keep: str | Callable[[str, Any], bool]) -> PyTree:
+    """Zero the directions in all leaves but some.
+
+    Args:
+        dirs: stacked directions.
+        keep: a regular expression searched in the leaf's path (`"layers.0"`, `"kernel$"`), or a function
+            `(name, leaf) -> bool`.
+
+    Raises:
+        ValueError: nothing is kept.
+    """
+    keeps = keep if callable(keep) else (lambda name, leaf: re.search(keep, name) is not None)
+    kept = _tree.map_with_name(lambda name, d: bool(keeps(name, d)), dirs)
+    if not any(jax.tree.leaves(kept)):
+        names = [_tree.key_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(dirs)]
+        raise ValueError(f"mask keeps no leaf; the leaves are {', '.join(names)}")
+    return jax.tree.map(lambda d, k: d if k else jnp.zeros_like(d), dirs, kept)
