@@ -194,15 +194,16 @@ def default_memory(device: jax.Device) -> int:
 
 
 def measure(kernel: Kernel, points: np.ndarray) -> Timing:
-    """Time one width on real points: compile, warm up, then the better of two runs long enough to trust."""
+    """Time one width on real points: compile, warm up, then the best of up to three runs long enough to trust."""
     start = time.perf_counter()
     memory = kernel.program.memory_analysis()
     compile_seconds = time.perf_counter() - start
     count = min(kernel.width * len(kernel.devices), len(points))
     seconds = _seconds(kernel, points[:count]) / count
-    if seconds * count < 4 * PROBE_SECONDS:
+    if seconds * count < PROBE_SECONDS:
         count = int(np.clip(PROBE_SECONDS / seconds, count, min(len(points), kernel.max_points)))
-        seconds = min(_seconds(kernel, points[:count]) for _ in range(2)) / count
+    repeats = int(np.clip(3 * PROBE_SECONDS / (seconds * count), 1, 3))
+    seconds = min(_seconds(kernel, points[:count]) / count for _ in range(repeats))
     return Timing(kernel.width, seconds, compile_seconds, getattr(memory, "temp_size_in_bytes", 0))
 
 

@@ -1,0 +1,314 @@
+"""What every experiment script shares: flags, output folder, resuming, exit codes, and the closing table.
+
+An experiment is a module with a frozen `Config`, a `SMOKE` config, and three functions: `run(config, lab)` computes
+landscapes and writes nothing itself, `plot(result)` draws figures from the landscapes alone, `findings(result)` lists
+what was expected beside what was found.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+EXIT_BAD_INPUT = 2
+EXIT_PLAN_MISMATCH = 3
+EXIT_INTERRUPTED = 130
+
+
+class UsageError(Exception):
+    """Something the user asked for cannot be done; the message says what to do instead."""
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Flags of every experiment."""
+
+    out: Path | None = None
+    """Folder for the results; results/NAME by default."""
+    problem: str | None = None
+    """Your own model: module:factory or file.py:factory, where factory() returns a landscape.Problem."""
+    smoke: bool = False
+    """A tiny configuration that runs in seconds, to see that everything works."""
+    resume: bool = True
+    """Go on with what is in the folder; --no-resume deletes this experiment's earlier results first."""
+    plan: bool = False
+    """Print points, tiles, memory, disk and time, and write nothing."""
+    x64: bool = False
+    """Compute in float64."""
+    devices: int | None = None
+    """How many local devices to use; all of them by default."""
+    batch: int | Literal["auto"] = "auto"
+    """Points evaluated at a time; measured by default."""
+    shard: str | None = None
+    """i/n: compute only every n-th tile from the i-th, for jobs that share one folder."""
+    figures: bool = True
+    """Draw the figures."""
+    progress: bool | Literal["auto"] = "auto"
+    """A progress bar: on a terminal only, always, or never."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """Where an experiment computes: the store, the devices, the user's problem."""
+
+    out: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    problem: Any = None
+    planning: bool = False
+
+    def sweep(self, name: str, fn: Any, grid: Any) -> Any:
+        """`landscape.sweep` into the store `name.zarr`, or only its plan."""
+        import landscape as ls
+
+        if self.planning:
+            keep = {k: v for k, v in self.options.items() if k in ("batch", "devices")}
+            print(f"{name}\n{ls.plan(fn, grid, **keep)}\n")
+            return None
+        say(f"sweep {name}: {' x '.join(map(str, grid.shape))} points")
+        return ls.sweep(fn, grid, store=self.out and self.out / f"{name}.zarr", **self.options)
+
+    def remember(self, name: str, key: Any, compute: Callable[[], Any]) -> Any:
+        """A pytree of arrays from an earlier run with the same `key`, or computed and kept for the next one.
+
+        Processes that share a folder all get the arrays of the one that was first.
+        """
+        import jax
+        import numpy as np
+
+        if self.out is None or self.planning:
+            return compute()
+        shapes = jax.eval_shape(compute)
+        file = self.out / f"{name}.npz"
+        if not _holds(file, key):
+            leaves = jax.tree.leaves(compute())
+            self.out.mkdir(parents=True, exist_ok=True)
+            _publish(file, {f"leaf_{i}": np.asarray(x) for i, x in enumerate(leaves)}, key)
+        with np.load(file) as stored:
+            leaves = [jax.numpy.asarray(stored[f"leaf_{i}"]) for i in range(len(stored.files) - 1)]
+        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def _holds(file: Path, key: Any) -> bool:
+    import numpy as np
+
+    if not file.is_file():
+        return False
+    with np.load(file) as stored:
+        return str(stored["key"]) == json.dumps(key, default=str)
+
+
+def _publish(file: Path, arrays: dict[str, Any], key: Any) -> None:
+    """Write a file whole or not at all, unless another process has just written it."""
+    import os
+
+    import numpy as np
+
+    temporary = file.with_suffix(f".{os.getpid()}.partial.npz")
+    np.savez(temporary, key=json.dumps(key, default=str), **arrays)
+    if _holds(file, key):
+        temporary.unlink()
+    else:
+        temporary.replace(file)
+
+
+def say(text: str) -> None:
+    """One line of progress, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def load_problem(target: str) -> Any:
+    """The `Problem` that `module:factory` or `file.py:factory` makes.
+
+    Raises:
+        UsageError: no such module, file or factory, or it returns something else.
+    """
+    import landscape as ls
+
+    source, separator, name = target.rpartition(":")
+    if not separator or not source or not name:
+        raise UsageError(f"--problem wants module:factory or file.py:factory, got {target!r}")
+    factory = getattr(_import(source, target), name, None)
+    if not callable(factory):
+        raise UsageError(f"--problem {target}: {source} has no function {name!r}")
+    problem = factory()
+    if not isinstance(problem, ls.Problem):
+        raise UsageError(f"--problem {target}: {name}() must return a landscape.Problem, got {type(problem).__name__}")
+    problem.check()
+    return problem
+
+
+def _import(source: str, target: str) -> Any:
+    if source.endswith(".py"):
+        path = Path(source)
+        if not path.is_file():
+            raise UsageError(f"--problem {target}: there is no file {path.resolve()}")
+        spec: Any = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+        return module
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(source)
+    except ModuleNotFoundError as error:
+        if error.name is not None and not f"{source}.".startswith(f"{error.name}."):
+            raise
+        raise UsageError(
+            f"--problem {target}: there is no module {error.name!r} here or on the Python path; "
+            "give module:factory or file.py:factory"
+        ) from error
+
+
+def main(experiment: str, config_type: type, smoke: Any, run: Any, plot: Any, findings: Any) -> None:
+    """Parse the command line, run the experiment, draw, and print the table. Ends the process."""
+    defaults = smoke if "--smoke" in sys.argv else config_type()
+    module = sys.modules[run.__module__]
+    command = dataclasses.make_dataclass(
+        "Command", [("config", tyro.conf.OmitArgPrefixes[config_type]), ("flags", tyro.conf.OmitArgPrefixes[Flags])]
+    )
+    parsed: Any = tyro.cli(
+        tyro.conf.OmitArgPrefixes[command],
+        default=command(defaults, Flags()),
+        description=module.__doc__,
+        prog=f"experiments/{experiment}.py",
+    )
+    try:
+        status = _execute(experiment, parsed.config, parsed.flags, run, plot, findings)
+    except BaseException as error:
+        status = _exit_status(error)
+    sys.stdout.flush()
+    sys.exit(status)
+
+
+def _execute(experiment: str, config: Any, flags: Flags, run: Any, plot: Any, findings: Any) -> int:
+    import jax
+
+    start = time.perf_counter()
+    if flags.x64:
+        jax.config.update("jax_enable_x64", True)
+    out = flags.out or Path("results") / experiment
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; give a folder")
+    options: dict[str, Any] = {"devices": flags.devices, "progress": flags.progress, "batch": flags.batch}
+    options["shard"] = _parse_shard(flags.shard)
+    problem = load_problem(flags.problem) if flags.problem else None
+    lab = Lab(out, options, problem, flags.plan)
+    say(f"devices: {', '.join(map(str, jax.local_devices()[: flags.devices]))}")
+    if flags.plan:
+        run(config, lab)
+        return 0
+    if not flags.resume:
+        _forget(out)
+    result = run(config, lab)
+    _write_config(out, experiment, config, flags)
+    return _finish(result, out, flags, plot, findings, start)
+
+
+def _finish(result: Mapping[str, Any], out: Path, flags: Flags, plot: Any, findings: Any, start: float) -> int:
+    missing = {name: int((~landscape.computed).sum()) for name, landscape in result.items()}
+    if any(missing.values()):
+        say("waiting for the other shards: " + ", ".join(f"{n} points of {k}" for k, n in missing.items() if n))
+        return 0
+    if flags.figures:
+        _draw(result, out, plot)
+    rows = findings(result)
+    (out / "findings.json").write_text(json.dumps([dict(zip(("what", "expected", "found"), r)) for r in rows], indent=1))
+    print(table(rows))
+    say(f"results in {out}, {time.perf_counter() - start:.1f} s")
+    return 0
+
+
+def _draw(result: Mapping[str, Any], out: Path, plot: Any) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from landscape import plotting
+
+    with plotting.style("paper"):
+        for name, figure in plot(result).items():
+            meta = {"Experiment": out.name, **_flat_provenance(result)}
+            plotting.save_figure(figure, out / name, meta)
+            matplotlib.pyplot.close(figure)
+
+
+def _flat_provenance(result: Mapping[str, Any]) -> dict[str, str]:
+    first = next(iter(result.values()))
+    return {k: str(v) for k, v in first.meta.get("provenance", {}).items()}
+
+
+def _forget(out: Path) -> None:
+    """Delete what an earlier run of an experiment left in its folder, and nothing else."""
+    import shutil
+
+    for path in [*out.glob("*.zarr"), *out.glob("*.npz")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _parse_shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    parts = text.split("/")
+    if len(parts) != 2 or not all(p.isdigit() for p in parts) or int(parts[0]) >= int(parts[1]):
+        raise UsageError(f"--shard wants i/n with 0 <= i < n, for example 0/2, got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def _write_config(out: Path, experiment: str, config: Any, flags: Flags) -> None:
+    record = {"experiment": experiment, "config": dataclasses.asdict(config), "flags": dataclasses.asdict(flags)}
+    record["commit"] = _commit()
+    temporary = out / "config.json.partial"
+    temporary.write_text(json.dumps(record, indent=1, default=str))
+    temporary.replace(out / "config.json")
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this script lies in, with a mark for uncommitted changes."""
+    here = Path(__file__).parent
+    try:
+        args = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(args, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _exit_status(error: BaseException) -> int:
+    """The exit status for what stopped an experiment, after saying on stderr what it was."""
+    from landscape.store import PlanMismatch, StoreError
+
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else EXIT_BAD_INPUT
+    if isinstance(error, KeyboardInterrupt):
+        say(f"interrupted: {error or 'nothing was lost that was stored; the same command resumes'}")
+        return EXIT_INTERRUPTED
+    if isinstance(error, PlanMismatch):
+        say(f"{error}\n(--out takes another folder, --no-resume replaces the results in this one)")
+        return EXIT_PLAN_MISMATCH
+    if isinstance(error, UsageError | StoreError) or (isinstance(error, TypeError | ValueError) and _is_ours(error)):
+        say(f"error: {error}")
+    else:
+        traceback.print_exception(error)
+    return EXIT_BAD_INPUT if not isinstance(error, OSError) or isinstance(error, StoreError) else 1
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a check of this project raised the error, rather than the user's own model."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = {"landscape", Path(__file__).parent.name}
+    return bool(frames) and Path(frames[-1].filename).parent.name in here
+
+
+def table(rows: Sequence[tuple[str, str, str]]) -> str:
+    """Rows of `(what, expected, found)` in aligned columns."""
+    head = [("", "expected", "found"), *rows]
+    widths = [max(len(row[i]) for row in head) for i in range(3)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in head)
