@@ -77,6 +77,11 @@ def check_like(tree: PyTree, reference: PyTree, what: str, reference_name: str, 
             f"{what} must have the structure of {reference_name}: missing leaves {missing or 'none'}, "
             f"unexpected leaves {extra or 'none'}"
         )
+    if jax.tree.structure(tree) != jax.tree.structure(reference):
+        raise ValueError(
+            f"{what} must have the structure of {reference_name}: the leaves have the same names, but the containers "
+            f"differ, {jax.tree.structure(tree)} and {jax.tree.structure(reference)}"
+        )
     for name, leaf in ours.items():
         shape = jnp.shape(leaf)[1:] if stacked else jnp.shape(leaf)
         if shape != jnp.shape(theirs[name]) or (stacked and jnp.ndim(leaf) == 0):
@@ -98,14 +103,26 @@ def num_stacked(tree: PyTree) -> int:
 
 
 def combine(coefficients: Float[Array, " k"], stacked: PyTree) -> PyTree:
-    """`sum_i coefficients[i] * stacked[i]`, leaf by leaf, in the leaf's own precision."""
-    return jax.tree.map(lambda s: jnp.tensordot(coefficients.astype(s.dtype), s, axes=1), stacked)
+    """`sum_i coefficients[i] * stacked[i]`, leaf by leaf, in the leaf's precision and at least float32."""
+
+    def leaf(s: Array) -> Array:
+        s = at_least_single(s)
+        return jnp.tensordot(coefficients.astype(s.dtype), s, axes=1, precision="highest")
+
+    return jax.tree.map(leaf, stacked)
+
+
+def at_least_single(x: Any) -> Array:
+    """`x` in float32 if it is of lower precision: sums of squares overflow in float16 and drown in bfloat16."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def inner(a: PyTree, b: PyTree) -> Float[Array, "i j"]:
     """Matrix of inner products between two stacks of trees, summed over all leaves."""
 
     def leaf(x: Array, y: Array) -> Array:
+        x, y = at_least_single(x), at_least_single(y)
         return jnp.matmul(x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1).T, precision="highest")
 
     return sum(jax.tree.leaves(jax.tree.map(leaf, a, b)), start=jnp.zeros(()))  # ty: ignore

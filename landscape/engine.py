@@ -208,11 +208,9 @@ def _check_precision(grid: Grid) -> None:
 
 
 def _check_outputs(fn: Any, grid: Grid) -> None:
-    try:
-        hash(jax.tree.structure(fn))
-    except TypeError as error:
-        raise TypeError(f"the static fields of {type(fn).__name__} must be hashable: {error}") from error
-    output_shapes(fn, grid.ndim)
+    outputs = output_shapes(fn, grid.ndim)
+    if not outputs:
+        raise ValueError("fn returned an empty dict: there is nothing to map")
 
 
 def _resolve_devices(devices: Devices) -> tuple[jax.Device, ...]:
@@ -309,7 +307,7 @@ class _InStore:
         self.where = f"from {store.path}"
 
     def finished(self) -> set[int]:
-        for tile in self.store.unreadable(self.layout):
+        for tile in self.store.damaged(self.layout):
             warnings.warn(f"tile {tile} of {self.store.path} is damaged and is computed again", stacklevel=4)
             self.store.discard(self.layout, tile)
         return self.store.finished()

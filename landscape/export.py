@@ -49,28 +49,29 @@ def export(
 ) -> Path:
     """Write a landscape to one file that other programs read.
 
-    `json`: nested lists `[i, j]`, any dimension. JSON has no NaN, so it is `{"float": "nan"}`, and infinity is
-        `"inf"` or `"-inf"` in its place; `landscape.store.decode` undoes it. Carries meta.
+    `json`: nested lists `[i, j]`, any dimension, with meta. JSON has no NaN and no infinity: they are
+        `{"float": "nan"}`, `{"float": "inf"}` and `{"float": "-inf"}`; `landscape.store.decode` undoes it.
     `npz`: one array for each axis, each output and `computed`, order `[i, j]`, any dimension. The array
         `landscape` is JSON text with the names of the axes in order, and meta.
     `csv`: a row for each point in C order, the last axis fastest: coordinates, outputs, `computed` (1 or 0).
         NaN is `nan`, infinity `inf`. Any dimension, no meta.
-    `nc`: netCDF-4 with named dimensions and coordinates, order `[i, j]`, any dimension. The variable `landscape`
-        is JSON text with meta.
+    `nc`: netCDF-4 with named dimensions and coordinates, order `[i, j]`, any dimension. The variable
+        `landscape` is JSON text with meta.
     `h5`: the keys of Li et al. (2018) for one or two axes, order `[y, x]`, see below. `landscape` as in `nc`.
     `vti`: ParaView ImageData for one to three equally spaced axes, which become x, y, z. No meta.
     `vtr`: ParaView RectilinearGrid for one to three axes with any spacing. No meta.
 
-    Numbers are exact in all of them. Outputs that hold several numbers a point keep their shape, but in `csv`,
-    `vti` and `vtr` they become `name_0`, `name_1`, ... (`name_0_1` for a matrix).
+    Numbers are exact in all of them. Outputs that hold several numbers a point keep their shape, but in
+    `csv`, `vti` and `vtr` they become `name_0`, `name_1`, ... (`name_0_1` for a matrix).
 
-    In `h5`, `xcoordinates` is the first axis, `ycoordinates` the second, and arrays have shape `(ny, nx)`. This
-    is what `plot_2D.py` and `h52vtp.py` of github.com/tomgoldstein/loss-landscape read: they pair an array with
-    `np.meshgrid(x, y)`, so `train_loss[j, i]` belongs to `xcoordinates[i]` and `ycoordinates[j]`. (Their writer
-    fills in that order an array that it declared `(nx, ny)`: its own files are right for square grids only.)
-    `train_loss` and `test_loss` are float64, `train_acc` and `test_acc` percent, where our accuracies are
-    fractions. A landscape of one objective gives its `loss` and `accuracy` as `train_loss` and `train_acc`.
-    Points that were not computed hold NaN, where Li et al. write -1. Other outputs keep their own names.
+    In `h5`, `xcoordinates` is the first axis, `ycoordinates` the second, and arrays have shape `(ny, nx)`.
+    This is what `plot_2D.py` and `h52vtp.py` of github.com/tomgoldstein/loss-landscape read: they pair an
+    array with `np.meshgrid(x, y)`, so `train_loss[j, i]` belongs to `xcoordinates[i]` and `ycoordinates[j]`.
+    (Their writer fills in that order an array that it declared `(nx, ny)`: its own files are right for square
+    grids only.) `train_loss` and `test_loss` are float64, `train_acc` and `test_acc` percent, where our
+    accuracies are fractions. A landscape of one objective gives its `loss` and `accuracy` as `train_loss` and
+    `train_acc`. Points that were not computed hold NaN, where Li et al. write -1. Other outputs keep their
+    names.
 
     Args:
         landscape: what to write.
@@ -163,7 +164,11 @@ def _write_json(landscape: Landscape, path: Path) -> None:
     for axis, entry in zip(landscape.grid.axes, record["axes"]):
         entry["values"] = encode(axis.values)
     record["outputs"] = {
-        name: {"dims": dims(landscape.grid, name, value.ndim), "dtype": value.dtype.name, "values": encode(value)}
+        name: {
+            "dims": dims(landscape.grid, name, value.ndim),
+            "dtype": value.dtype.name,
+            "values": encode(value),
+        }
         for name, value in landscape.values.items()
     }
     record[DONE] = encode(landscape.computed)
@@ -233,7 +238,9 @@ def _li_outputs(landscape: Landscape) -> dict[str, np.ndarray]:
 def _percent(name: str, value: np.ndarray) -> np.ndarray:
     finite = value[np.isfinite(value)]
     if np.any(finite < 0) or np.any(finite > 1 + 1e-6):
-        raise ValueError(f"{name!r} must lie in [0, 1], got {finite.min():.4g} to {finite.max():.4g}")
+        raise ValueError(
+            f"{name!r} must be a fraction, in [0, 1], got {finite.min():.4g} to {finite.max():.4g}"
+        )
     return 100.0 * value.astype(np.float64)
 
 

@@ -45,17 +45,24 @@ class Axis:
 
     @classmethod
     def covering(cls, name: str, low: float, high: float, num: int, label: str = "", through: float = 0.0) -> "Axis":
-        """At least `[low, high]` in `num` equal steps, placed so that `through` is one of the coordinates."""
+        """`num` equally spaced coordinates over at least `[low, high]`, one of which is exactly `through`.
+
+        Of all such axes, the one with the smallest step.
+        """
         _check_num(num)
-        if num < 3 or not low <= through <= high or low == high:
+        if num < 3 or not low <= through <= high or not np.isfinite(high - low) or low == high:
             raise ValueError(
-                f"axis {name!r}: needs low <= {through} <= high, low < high and num >= 3, got {low}, {high}, {num}"
+                f"axis {name!r}: needs finite low <= {through} <= high, low < high and num >= 3, "
+                f"got {low}, {high}, {num}"
             )
-        below = min(max(round((through - low) / (high - low) * (num - 1)), int(low < through)), num - 1)
-        below -= int(below == num - 1 and high > through)
-        above = num - 1 - below
-        step = max((through - low) / below if below else 0.0, (high - through) / above if above else 0.0)
-        return cls(name, through + step * np.arange(-below, above + 1, dtype=np.float64), label)
+        below = np.arange(num, dtype=np.float64)[int(low < through) : num - int(through < high)]
+        steps = np.maximum((through - low) / np.maximum(below, 1), (high - through) / np.maximum(num - 1 - below, 1))
+        step, index = steps.min(), np.arange(num) - below[steps.argmin()]
+        values = through + step * index
+        while values[0] > low or values[-1] < high:  # rounding
+            step = step + np.spacing(max(step, abs(low) / num, abs(high) / num))
+            values = through + step * index
+        return cls(name, values, label)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -74,11 +81,13 @@ def _check_num(num: Any) -> None:
 
 
 def _centred_linspace(low: float, high: float, num: int) -> np.ndarray:
-    """`np.linspace`, symmetric to the bit about its middle: the centre of [-1, 1] is exactly 0."""
+    """`np.linspace`, symmetric about its middle (to the bit about 0): the centre of [-1, 1] is exactly 0."""
     if num == 1:
         return np.array([0.5 * (low + high)])
     values = np.linspace(low, high, num)
-    return 0.5 * (values - values[::-1]) + 0.5 * (low + high)
+    values = 0.5 * (values - values[::-1]) + 0.5 * (low + high)
+    values[[0, -1]] = low, high
+    return values
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,11 +65,15 @@ class LossSurface:
 
     def check_grid(self, grid: Grid) -> None:
         """Raise `TypeError` or `ValueError` where the outputs, the objectives or the subspace are not usable."""
+        if not isinstance(self.objectives, Objective | Mapping):
+            raise TypeError(f"objectives must be an Objective or a dict of them, got {type(self.objectives).__name__}")
         for prefix, objective in self._named():
             if not isinstance(objective, Objective):
                 raise TypeError(f"objectives must hold Objective, got {type(objective).__name__} for {prefix[:-1]!r}")
             if self.recalibrate and objective.update_state is None:
                 raise ValueError(f"recalibrate=True needs update_state in every objective; {prefix[:-1]!r} has none")
+        if not isinstance(self.outputs, tuple):
+            raise TypeError(f"outputs must be a tuple of names and functions, got {type(self.outputs).__name__}")
         unknown = [o for o in self.outputs if isinstance(o, str) and o not in BUILT_IN]
         if unknown:
             raise ValueError(f"unknown output {unknown[0]!r}; built in are {', '.join(BUILT_IN)}, or pass a function")

@@ -112,7 +112,7 @@ class Objective:
                 )
             return {name: _promote(value) for name, value in named.items() if jnp.ndim(value) == 1}
 
-        count, size = self.num_examples, self.batch_size
+        count, size = self._count_and_size()
         if count is None or size is None or size >= count:
             return of_batch(self.data)
         full, rest = divmod(count, size)
@@ -130,7 +130,7 @@ class Objective:
             fn: maps a batch to a pytree of real numbers, each a *mean over that batch*. The gradient of the
                 batch loss is one, so is a Hessian-vector product.
         """
-        count, size = self.num_examples, self.batch_size
+        count, size = self._count_and_size()
         if count is None or size is None or size >= count:
             return jax.tree.map(_promote, fn(self.data))
         full, rest = divmod(count, size)
@@ -159,19 +159,28 @@ class Objective:
         by their size. Leaves that are not floating point are kept.
 
         Raises:
-            ValueError: there is no `update_state`.
+            ValueError: there is no `update_state`, or it returns a state of another structure.
         """
         if self.update_state is None:
             raise ValueError("recalibrating needs Objective(update_state=...), the state as measured on one batch")
         update = self.update_state
 
-        def floats(tree: PyTree) -> list[Array]:
-            return [x for x in map(jnp.asarray, jax.tree.leaves(tree)) if jnp.issubdtype(x.dtype, jnp.floating)]
-
-        measured = iter(self.mean(lambda batch: floats(update(params, batch, self.state))))
         leaves, treedef = jax.tree.flatten(self.state)
-        new = [next(measured).astype(x.dtype) if _is_float(x) else x for x in leaves]
+
+        def floats(batch: PyTree) -> list[Array]:
+            state = update(params, batch, self.state)
+            _tree.check_like(state, self.state, "the result of update_state", "Objective.state")
+            return [new for new, old in zip(jax.tree.leaves(state), leaves) if _is_float(old)]
+
+        measured = iter(self.mean(floats))
+        new = [next(measured).astype(jnp.result_type(x)) if _is_float(x) else x for x in leaves]
         return dataclasses.replace(self, state=jax.tree.unflatten(treedef, new))
+
+    def _count_and_size(self) -> tuple[int | None, int | None]:
+        size = self.batch_size
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise ValueError(f"Objective.batch_size must be a positive integer or None, got {size!r}")
+        return self.num_examples, size
 
     def _slice(self, start: Any, size: int) -> PyTree:
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(jnp.asarray(x), start, size), self.data)

@@ -144,9 +144,13 @@ class RunStore:
 
     def finished(self) -> set[int]:
         """Tiles whose commit mark is there."""
-        root, blocks = self.path / DONE / "c", self.layout.blocks
+        return self._stored_tiles(DONE)
+
+    def _stored_tiles(self, name: str) -> set[int]:
+        """Tiles of which this array has a chunk; what each point holds is one chunk, so its index is dropped."""
+        root, blocks = self.path / name / "c", self.layout.blocks
         keys = (p.relative_to(root).parts for p in root.rglob("*") if p.is_file() and p.name.isdigit())
-        return {int(np.ravel_multi_index([int(k) for k in key], blocks)) for key in keys}
+        return {int(np.ravel_multi_index([int(k) for k in key[: len(blocks)]], blocks)) for key in keys}
 
     def write(self, layout: Layout, tile: int, values: Mapping[str, np.ndarray]) -> None:
         """Store the values of a tile, then its commit mark."""
@@ -156,9 +160,11 @@ class RunStore:
                 self._array(name)[region] = value.reshape(shape + value.shape[1:])
             self._array(DONE)[region] = np.ones(shape, dtype=bool)
 
-    def unreadable(self, layout: Layout) -> list[int]:
-        """Finished tiles of which a chunk cannot be read back."""
-        return [tile for tile in sorted(self.finished()) if self._damage(layout, tile)]
+    def damaged(self, layout: Layout) -> dict[int, str]:
+        """Finished tiles of which a chunk is missing or cannot be read back, and which chunk."""
+        stored = {name: self._stored_tiles(name) for name in self.names}
+        damage = {tile: self._damage(layout, tile, stored) for tile in sorted(self.finished())}
+        return {tile: chunk for tile, chunk in damage.items() if chunk}
 
     def discard(self, layout: Layout, tile: int) -> None:
         """Remove a tile's commit mark, so that it is computed again."""
@@ -173,14 +179,17 @@ class RunStore:
             StoreError: a chunk is damaged; the message says which.
         """
         layout = self.layout
+        finished = self.finished()
         try:
+            if any(finished - self._stored_tiles(name) for name in self.names):
+                raise LookupError("a finished tile lacks a chunk")
             values = {name: self._array(name)[...] for name in self.names}
             computed = self._array(DONE)[...]
         except Exception as error:
-            damage = [d for d in (self._damage(layout, tile) for tile in sorted(self.finished())) if d]
+            damage = "; ".join(self.damaged(layout).values()) or str(error)
             raise StoreError(
-                f"{self.path} has damaged chunks: {'; '.join(damage) or error}. The other tiles are intact: run the "
-                "sweep again with this store, and the damaged ones are computed anew"
+                f"{self.path} has damaged chunks: {damage}. The other tiles are intact: run the sweep again with this "
+                "store, and the damaged ones are computed anew"
             ) from error
         filled = {name: _masked(value, computed) for name, value in values.items()}
         return Landscape(layout.grid, filled, computed, dict.fromkeys(self.names), self.meta)
@@ -192,12 +201,15 @@ class RunStore:
                 self._arrays[name] = self._group[name]
         return self._arrays[name]
 
-    def _damage(self, layout: Layout, tile: int) -> str:
+    def _damage(self, layout: Layout, tile: int, stored: Mapping[str, set[int]]) -> str:
+        """The first damaged chunk of a tile, or nothing. zarr reads a missing chunk as fill values, so look first."""
+        block = "/".join(str(int(b)) for b in np.unravel_index(tile, layout.blocks))
         for name in [*self.names, DONE]:
+            if tile not in stored.get(name, {tile}):
+                return f"{name}/c/{block} (missing)"
             try:
                 self._array(name)[layout.region(tile)]
             except Exception as error:
-                block = "/".join(str(int(b)) for b in np.unravel_index(tile, layout.blocks))
                 return f"{name}/c/{block} ({error})"
         return ""
 

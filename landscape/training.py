@@ -177,6 +177,7 @@ def _step(spec: _Spec, objective: Objective, state: _State) -> _State:
     key, here = jax.random.split(state.key)
     part = objective if spec.batch_size is None else _minibatch(objective, here, spec.batch_size)
     loss, gradient = part.value_and_grad(state.params)
+    gradient = jax.tree.map(lambda g, p: g.astype(p.dtype), gradient, state.params)
     update = optax.with_extra_args_support(spec.optimizer).update
     updates, optimizer_state = update(
         gradient, state.optimizer_state, state.params, value=loss, grad=gradient, value_fn=part

@@ -40,6 +40,8 @@ def split(data: Split, test_fraction: float, seed: int) -> tuple[Split, Split]:
     count = len(data["y"])
     order = np.random.default_rng(seed).permutation(count)
     first = count - round(test_fraction * count)
+    if not 0 < first < count:
+        raise ValueError(f"test_fraction={test_fraction} of {count} examples leaves one of the two parts empty")
     return {k: v[order[:first]] for k, v in data.items()}, {k: v[order[first:]] for k, v in data.items()}
 
 

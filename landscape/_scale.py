@@ -1,0 +1,242 @@
+"""Which colour a value gets: the kind of scale, its limits, its contour levels, and its name on a colour bar.
+
+The kind is `linear`, `log` or `symlog`; `auto` is log for positive values over more than `LOG_DECADES` decades and
+linear otherwise. Values of both signs are centred on zero, so that equal colours mean equal magnitudes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.colors import CenteredNorm, LogNorm, Normalize, SymLogNorm, TwoSlopeNorm
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator
+
+KINDS = ("auto", "linear", "log", "symlog")
+LOG_DECADES = 1.5
+# A sign that is wrong by rounding alone does not make a loss a signed quantity.
+SIGN_SHARE = 1e-3
+ROBUST_PERCENTILES = (2.0, 98.0)
+# Contours a decade: 10^(k/n) for whole k has the powers of ten among its levels.
+PER_DECADE = (10, 5, 4, 3, 2, 1, 1 / 2, 1 / 3, 1 / 5, 1 / 10, 1 / 20, 1 / 50, 1 / 100)
+
+
+class FlooredLogNorm(LogNorm):
+    """A logarithmic norm under which zero and negative values lie below the scale rather than nowhere."""
+
+    def __call__(self, value: Any, clip: bool | None = None) -> Any:
+        """Map values to [0, 1]; masked ones stay masked."""
+        value = np.ma.asanyarray(value)
+        return super().__call__(np.ma.where(value > 0, value, np.finfo(np.float64).tiny), clip)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """A resolved colour scale.
+
+    Attributes:
+        kind: `linear`, `log` or `symlog`.
+        norm: maps values to [0, 1].
+        low: lowest value that the scale shows.
+        high: highest value that the scale shows.
+        diverging: whether the norm is centred.
+        extend: which ends clip values: `neither`, `min`, `max` or `both`, as a colour bar takes it.
+        empty: whether there was no value to make a scale of.
+    """
+
+    kind: str
+    norm: Normalize
+    low: float
+    high: float
+    diverging: bool
+    extend: str
+    empty: bool
+
+    @property
+    def cmap(self) -> str:
+        """Name of the colour map that fits."""
+        return "RdBu_r" if self.diverging else "viridis"
+
+    def text(self, label: str) -> str:
+        """The label with the kind of the scale."""
+        if self.empty:
+            return f"{label} (no finite value)"
+        within = f", linear within ±{self.norm.linthresh:.2g}" if isinstance(self.norm, SymLogNorm) else ""
+        return f"{label} ({self.kind} scale{within})"
+
+    def levels(self, num: int) -> np.ndarray:
+        """At most `num` round contour levels strictly inside the scale, equally spaced on it."""
+        if self.empty:
+            return np.empty(0)
+        levels = self._levels(num)
+        return levels[(levels > self.low) & (levels < self.high)]
+
+    def _levels(self, num: int) -> np.ndarray:
+        if self.kind == "log":
+            return log_levels(self.low, self.high, num)
+        if isinstance(self.norm, SymLogNorm):
+            top = max(abs(self.low), abs(self.high))
+            half = log_levels(self.norm.linthresh, top, max(1, num // 2))
+            return np.concatenate([-half[::-1], [0.0], half])
+        return MaxNLocator(num, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
+
+
+def log_levels(low: float, high: float, num: int) -> np.ndarray:
+    """At most `num` levels in equal ratios between two positive numbers, anchored at the powers of ten."""
+    span = np.log10([low, high])
+    if span[1] - span[0] < 3 / PER_DECADE[0]:
+        return np.geomspace(low, high, num + 2)[1:-1]
+    for density in PER_DECADE:
+        k = np.arange(np.ceil(span[0] * density), np.floor(span[1] * density) + 1)
+        if len(k) <= num:
+            break
+    return 10 ** (k / density)
+
+
+def level_texts(levels: Sequence[float]) -> dict[float, str]:
+    """Each level in as few significant digits, from two on, as tell them apart."""
+    for digits in range(2, 18):
+        texts = {level: f"{level:.{digits}g}" for level in levels}
+        if len(set(texts.values())) == len(texts):
+            break
+    return texts
+
+
+def resolve(
+    values: np.ndarray,
+    kind: str = "auto",
+    *,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    robust: bool = False,
+    center: float | str | None = "auto",
+) -> Scale:
+    """The scale for some finite values.
+
+    Args:
+        values: finite values, shape `(n,)`.
+        kind: one of `KINDS`.
+        vmin: lowest value of the scale, from the values when None.
+        vmax: highest value of the scale, from the values when None.
+        robust: take missing limits from the 2nd and 98th percentile rather than the extremes.
+        center: the value in the middle of the colour map. `"auto"` is 0 for values of both signs and none
+            otherwise; None is no centre.
+
+    Raises:
+        ValueError: unknown kind, limits that are not in order, or a log scale without positive limits.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"scale must be one of {', '.join(KINDS)}, got {kind!r}")
+    bounds = data_bounds(values, robust)
+    kind = _auto_kind(bounds, vmin) if kind == "auto" else kind
+    low, high = _limits(values, kind, vmin, vmax, bounds)
+    center = _center(kind, low, high, center)
+    norm, low, high = _norm(values, kind, low, high, center, vmin, vmax)
+    return Scale(kind, norm, low, high, center is not None, _extend(values, low, high), values.size == 0)
+
+
+def data_bounds(values: np.ndarray, robust: bool = False) -> tuple[float, float]:
+    """The lowest and highest value, or the 2nd and 98th percentile; (0, 1) of nothing."""
+    if not values.size:
+        return 0.0, 1.0
+    low, high = np.percentile(values, ROBUST_PERCENTILES) if robust else (values.min(), values.max())
+    return float(low), float(high)
+
+
+def _auto_kind(bounds: tuple[float, float], vmin: float | None) -> str:
+    low, high = bounds
+    positive = low > 0 and (vmin is None or vmin > 0)
+    return "log" if positive and np.log10(high) - np.log10(low) > LOG_DECADES else "linear"
+
+
+def _limits(
+    values: np.ndarray, kind: str, vmin: float | None, vmax: float | None, bounds: tuple[float, float]
+) -> tuple[float, float]:
+    """The limits asked for, completed from the data."""
+    if kind == "log":
+        bounds = _positive_bounds(values, bounds)
+        for name, value in (("vmin", vmin), ("vmax", vmax)):
+            if value is not None and value <= 0:
+                raise ValueError(f"a log scale needs positive limits, got {name}={value}; use scale='symlog'")
+    low, high = (bounds[i] if v is None else float(v) for i, v in enumerate((vmin, vmax)))
+    if low > high or (low == high and vmin is not None and vmax is not None):
+        raise ValueError(
+            f"the colour scale is empty: it would go from {low:.6g} to {high:.6g} "
+            f"(vmin={vmin}, vmax={vmax}, data {bounds[0]:.6g} to {bounds[1]:.6g})"
+        )
+    return (low, high) if low < high else _widened(low, kind)
+
+
+def _positive_bounds(values: np.ndarray, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Bounds for a log scale: those of the positive values. Zero and negative ones lie below the scale."""
+    positive = values[values > 0]
+    if not positive.size:
+        if values.size:
+            raise ValueError("a log scale needs a positive value, and there is none; use scale='symlog'")
+        return 0.1, 1.0
+    return max(bounds[0], float(positive.min())), max(bounds[1], float(positive.min()))
+
+
+def _widened(value: float, kind: str) -> tuple[float, float]:
+    """A range around a constant, which has none of its own."""
+    if kind == "log":
+        return value / 1.1, value * 1.1
+    margin = 0.1 * abs(value) or 0.1
+    return value - margin, value + margin
+
+
+def _center(kind: str, low: float, high: float, center: float | str | None) -> float | None:
+    if kind == "log":
+        return None
+    if center != "auto":
+        return None if center is None else float(center)
+    return 0.0 if low < 0 < high and min(-low, high) > SIGN_SHARE * max(-low, high) else None
+
+
+def _norm(
+    values: np.ndarray,
+    kind: str,
+    low: float,
+    high: float,
+    center: float | None,
+    vmin: float | None,
+    vmax: float | None,
+) -> tuple[Normalize, float, float]:
+    """The norm and the limits that it shows."""
+    if kind == "log":
+        return FlooredLogNorm(low, high), low, high
+    if center is not None and vmin is None and vmax is not None:
+        low = max(low, 2 * center - high)
+    if center is not None and vmax is None and vmin is not None:
+        high = min(high, 2 * center - low)
+    half = 0.0 if center is None else max(abs(low - center), abs(high - center))
+    if kind == "symlog":
+        span = (low, high) if center is None else (-half, half)
+        return SymLogNorm(_linthresh(values), vmin=span[0], vmax=span[1]), low, high
+    if center is None:
+        return Normalize(low, high), low, high
+    if vmin is not None and vmax is not None and low < center < high:
+        return TwoSlopeNorm(center, low, high), low, high
+    return CenteredNorm(center, half), low, high
+
+
+def _linthresh(values: np.ndarray) -> float:
+    """Half-width of the linear part: the smallest magnitude, but at most three decades below the largest."""
+    sizes = np.abs(values[values != 0])
+    return float(max(sizes.min(), 1e-3 * sizes.max())) if sizes.size else 1.0
+
+
+def _extend(values: np.ndarray, low: float, high: float) -> str:
+    below, above = bool(np.any(values < low)), bool(np.any(values > high))
+    return ("both" if above else "min") if below else ("max" if above else "neither")
+
+
+def dress_log_ticks(axis: Any, low: float, high: float) -> None:
+    """Readable ticks for a log axis: 1, 2 and 5 in plain digits over few decades, powers of ten over many."""
+    if not 1e-4 < low < high < 1e5 or high / low > 2e3:
+        axis.set_major_formatter(LogFormatterSciNotation())
+        return
+    subs = (1.0, 2.0, 5.0) if high / low > 5 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda value, _: "")

@@ -1,0 +1,272 @@
+"""The command line on saved runs: `landscape info | plot | export`.
+
+Help must answer at once, so this module imports the standard library only; each command imports what it needs.
+
+Exit status: 0 done, 2 bad input (the reason is on stderr), 130 stopped by Ctrl-C, 141 the reader of a pipe left.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from landscape import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from landscape.grid import Landscape
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+KINDS = ("heatmap", "contours", "surface3d", "profile", "overview")
+PICTURES = (".png", ".pdf", ".svg")
+WIDTH = 88  # characters of a value in `info` before it is cut
+
+EXAMPLES = """examples:
+  landscape info results/surface/filter.zarr
+  landscape plot results/surface/filter.zarr --output train_loss --scale log --out loss.pdf
+  landscape export results/surface/filter.zarr loss.vti
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: the words after `landscape`, by default those of this process.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        SystemExit: status 2 for wrong usage, 0 after `--help` or `--version`.
+    """
+    args = _parser().parse_args(argv)
+    try:
+        args.command(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        print("landscape: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        print(f"landscape: {_message(error)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return 0
+
+
+def _message(error: Exception) -> str:
+    """The text of an error; that of a `KeyError` would come in quotes."""
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+def _silence_stdout() -> None:
+    """Nobody reads any more: let the interpreter flush into nothing when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# ----------------------------------------------------------------------------------------------------- usage
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="landscape",
+        description="Look at saved loss landscapes, draw them, and hand them to other programs.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"landscape {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_info(commands)
+    _add_plot(commands)
+    _add_export(commands)
+    return parser
+
+
+def _add_command(commands: Any, run: Any, name: str, summary: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=summary)
+    parser.add_argument("run", type=Path, metavar="RUN.zarr", help="directory that a sweep or `save` wrote")
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_info(commands: Any) -> None:
+    summary = "Print axes, outputs with their extremes, and how the run was made; also of an unfinished run."
+    parser = _add_command(commands, _info, "info", summary)
+    parser.add_argument("--json", action="store_true", help="print JSON; NaN is {\"float\": \"nan\"}")
+
+
+def _add_plot(commands: Any) -> None:
+    summary = "Draw one picture. By default: an overview, maps of the losses (2-D) or their profile (1-D)."
+    parser = _add_command(commands, _plot, "plot", summary)
+    add = parser.add_argument
+    add("--output", nargs="+", action="extend", metavar="NAME", help="outputs to draw; the losses by default")
+    add("--kind", choices=KINDS, help="the view")
+    add("--out", type=Path, metavar="FILE", help=f"picture to write ({', '.join(PICTURES)}); RUN.png by default")
+    add("--scale", choices=("auto", "log", "linear"), default="auto", help="of the values (default: auto)")
+    add("--vmin", type=float, help="lowest value of the colour scale")
+    add("--vmax", type=float, help="highest value of the colour scale")
+
+
+def _add_export(commands: Any) -> None:
+    summary = "Write a file for other programs; its suffix says which: json npz csv nc h5 vti vtr."
+    parser = _add_command(commands, _export, "export", summary)
+    parser.add_argument("out", type=Path, metavar="OUT", help="file to write, for example loss.nc")
+    parser.add_argument("--force", action="store_true", help="overwrite OUT")
+
+
+# ---------------------------------------------------------------------------------------------------- export
+
+
+def _export(args: argparse.Namespace) -> None:
+    from landscape.export import export
+    from landscape.store import load
+
+    if args.out.is_file() and not args.force:
+        raise FileExistsError(f"{args.out} is there already; choose another name, or give --force")
+    print(f"wrote {export(load(args.run), args.out, overwrite=args.force)}")
+
+
+# ------------------------------------------------------------------------------------------------------ info
+
+
+def _info(args: argparse.Namespace) -> None:
+    from landscape.store import encode
+
+    summary = _summary(args.run)
+    if args.json:
+        print(json.dumps(encode(summary), indent=2, allow_nan=False))
+    else:
+        print("\n".join(_report(summary)))
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    """Everything that `info` tells, as plain data."""
+    from landscape.store import RunStore, load
+
+    landscape = load(path)
+    meta = dict(landscape.meta)
+    paths = meta.pop("paths", None) or {}
+    return {
+        "path": str(path),
+        "axes": [_axis(axis) for axis in landscape.grid.axes],
+        "points": {"computed": int(landscape.computed.sum()), "total": landscape.grid.size},
+        "outputs": {name: _statistics(landscape, name) for name in landscape},
+        "paths": {str(name): len(_coords(path)) for name, path in paths.items()},
+        # An unfinished run has not written its meta yet, but its plan is there from the start.
+        "meta": {"plan": RunStore(path).plan, **meta},
+    }
+
+
+def _axis(axis: Any) -> dict[str, Any]:
+    low, high = float(axis.values[0]), float(axis.values[-1])
+    return {"name": axis.name, "label": axis.label, "num": len(axis), "low": low, "high": high}
+
+
+def _coords(path: Any) -> Sequence[Any]:
+    """Points of a path, given as `{"coords": ...}` or as they are."""
+    return path["coords"] if isinstance(path, Mapping) else path
+
+
+def _statistics(landscape: "Landscape", name: str) -> dict[str, Any]:
+    """What the computed points of an output hold."""
+    import numpy as np
+
+    values = landscape[name]
+    found = values[landscape.computed]
+    return {
+        "dtype": str(values.dtype),
+        "shape": list(values.shape[landscape.grid.ndim :]),
+        "min": _extreme(landscape, values, np.argmin, np.inf),
+        "max": _extreme(landscape, values, np.argmax, -np.inf),
+        "nan": int(np.isnan(found).sum()),
+        "inf": int(np.isinf(found).sum()),
+    }
+
+
+def _extreme(landscape: "Landscape", values: "np.ndarray", pick: Any, worst: float) -> dict[str, Any] | None:
+    """The smallest or largest finite value and where it is; `None` where nothing is finite."""
+    import numpy as np
+
+    ndim = landscape.grid.ndim
+    usable = np.isfinite(values) & np.expand_dims(landscape.computed, tuple(range(ndim, values.ndim)))
+    if not usable.any():
+        return None
+    index = np.unravel_index(pick(np.where(usable, values, worst)), values.shape)
+    at = dict(zip(landscape.grid.names, landscape.coords(index[:ndim]).tolist()))
+    return {"value": values[index].item(), "at": at, "component": [int(i) for i in index[ndim:]]}
+
+
+def _report(summary: Mapping[str, Any]) -> Iterator[str]:
+    """The lines of `info`."""
+    done, total = summary["points"]["computed"], summary["points"]["total"]
+    yield f"{summary['path']}"
+    yield f"points   {done:,} of {total:,} computed" + ("" if done == total else f" ({done / total:.1%})")
+    yield "axes"
+    rows = [[a["name"], f"{a['num']:,} in [{a['low']:.6g}, {a['high']:.6g}]", a["label"]] for a in summary["axes"]]
+    yield from _table(rows)
+    yield "outputs"
+    yield from _table([["", "type", "min", "at", "max", "at", "NaN", "inf"], *_output_rows(summary["outputs"])])
+    if summary["paths"]:
+        yield "paths"
+        yield from _table([[name, f"{num:,} points"] for name, num in summary["paths"].items()])
+    yield from _meta_lines(summary["meta"])
+
+
+def _output_rows(outputs: Mapping[str, Mapping[str, Any]]) -> Iterator[list[str]]:
+    for name, found in outputs.items():
+        shape = "x".join(map(str, found["shape"]))
+        row = [name, f"{found['dtype']} {shape}".strip()]
+        for extreme in (found["min"], found["max"]):
+            row += [f"{extreme['value']:.6g}", _place(extreme)] if extreme else ["-", "-"]
+        yield [*row, str(found["nan"]), str(found["inf"])]
+
+
+def _place(extreme: Mapping[str, Any]) -> str:
+    component = "".join(f"[{i}]" for i in extreme["component"])
+    return "(" + ", ".join(f"{c:.4g}" for c in extreme["at"].values()) + ")" + component
+
+
+def _meta_lines(meta: Mapping[str, Any]) -> Iterator[str]:
+    """One section for each entry of meta; digests of arrays are left to `--json`."""
+    from landscape.store import flatten
+
+    for name, entry in meta.items():
+        yield name
+        if name == "calls":
+            yield from (f"  {_call(call)}" for call in entry)
+        elif isinstance(entry, Mapping):
+            flat = {k: v for k, v in flatten(entry).items() if not k.startswith("function.arrays.")}
+            yield from _table([[key, _short(value)] for key, value in flat.items()])
+        else:
+            yield f"  {_short(entry)}"
+
+
+def _call(call: Mapping[str, Any]) -> str:
+    devices = ", ".join(map(str, call.get("devices", [])))
+    return f"{call.get('evaluations', 0):,} points in {call.get('seconds', 0):,} s on {devices}"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
+
+
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows in aligned columns, indented."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        yield ("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip()
+
+
+# ------------------------------------------------------------------------------------------------------ plot

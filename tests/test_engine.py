@@ -1,0 +1,264 @@
+"""The engine: same numbers whatever the tiles, widths, devices and traces; checks before compiling."""
+
+import functools
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import landscape as ls
+from landscape import _batching, engine
+
+GRID = ls.Grid.of(x=np.linspace(-1.5, 1.25, 7), y=np.linspace(-2.0, 0.75, 11))
+HESSIAN = np.array([[3.5, 0.75], [0.75, 0.25]])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Bowl:
+    """1/2 (c - m)' H (c - m)."""
+
+    hessian: jax.Array
+    minimum: jax.Array
+
+    def __call__(self, coords):
+        offset = coords - self.minimum
+        return {"loss": 0.5 * offset @ self.hessian @ offset, "offset": offset, "right": offset[0] > 0}
+
+
+def bowl(scale=1.0):
+    return Bowl(jnp.asarray(scale * HESSIAN, jnp.float32), jnp.array([0.3, -0.6], jnp.float32))
+
+
+def bowl_in_numpy(grid=GRID):
+    x, y = np.meshgrid(*(axis.values for axis in grid.axes), indexing="ij")
+    offset = np.stack([x - 0.3, y + 0.6], axis=-1)
+    return 0.5 * np.einsum("xyi,ij,xyj->xy", offset, HESSIAN, offset)
+
+
+@pytest.mark.parametrize("batch", ["auto", 1, 8, 100])
+def test_asymmetric_bowl_on_a_non_square_grid_equals_the_closed_form(batch):
+    result = ls.sweep(bowl(), GRID, batch=batch)
+    assert result["loss"].shape == (7, 11)
+    np.testing.assert_allclose(result["loss"], bowl_in_numpy(), rtol=2e-6, atol=2e-7)
+    np.testing.assert_allclose(result["offset"][2, 3], [GRID.axes[0].values[2] - 0.3, GRID.axes[1].values[3] + 0.6], atol=1e-6)
+    assert result["right"].dtype == bool
+    assert result.computed.all()
+    assert result.error == {"loss": None, "offset": None, "right": None}
+
+
+def test_double_precision_bowl_is_exact_to_rounding():
+    with jax.enable_x64(True):
+        point = Bowl(jnp.asarray(HESSIAN), jnp.array([0.3, -0.6]))
+        result = ls.sweep(point, GRID, batch=4)
+    assert result["loss"].dtype == np.float64
+    np.testing.assert_allclose(result["loss"], bowl_in_numpy(), rtol=1e-14, atol=1e-15)
+
+
+@pytest.mark.parametrize("shape", [(9,), (3, 4), (2, 3, 4), (2, 3, 2, 3), (1, 1)])
+def test_any_number_of_dimensions(shape):
+    grid = ls.Grid.of(**{f"c{i}": np.linspace(0.5, 2.0 + i, n) for i, n in enumerate(shape)})
+    result = ls.sweep(lambda c: jnp.sum(c * jnp.arange(2.0, 2.0 + len(shape))), grid)
+    mesh = np.meshgrid(*(axis.values for axis in grid.axes), indexing="ij")
+    np.testing.assert_allclose(result["value"], sum((2.0 + i) * m for i, m in enumerate(mesh)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("tile_seconds", [1e-9, 3e-6, 1e-4, 10.0])
+@pytest.mark.parametrize("width", [1, 8])
+def test_tiles_change_no_bit(monkeypatch, tile_seconds, width):
+    reference = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=width)
+    monkeypatch.setattr(engine, "TILE_SECONDS", tile_seconds)
+    monkeypatch.setattr(engine, "MAX_TILES", 10**9)
+    result = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=width)
+    np.testing.assert_array_equal(result["loss"], reference["loss"])
+
+
+@functools.cache
+def _network():
+    """A small tanh network with a loss surface around random weights."""
+    init, predict = ls.problems.mlp((5, 7, 3))
+    params = init(jax.random.key(2))
+    x, y = jax.random.normal(jax.random.key(3), (33, 5)), jax.random.normal(jax.random.key(4), (33, 3))
+    objective = ls.Objective(lambda p, b: jnp.sum((predict(p, b["x"]) - b["y"]) ** 2, -1), {"x": x, "y": y})
+    directions = ls.subspace.random_directions(jax.random.key(5), params)
+    return ls.LossSurface(ls.Subspace(params, directions), objective)
+
+
+def test_widths_agree_to_rounding_and_with_a_plain_loop():
+    grid, surface = ls.Grid.square(0.7, 9), _network()
+    loop = np.array([float(jax.jit(surface)(jnp.asarray(p, jnp.float32))["loss"]) for p in grid.points()]).reshape(9, 9)
+    for width in (1, 2, 8, 32, 81, 200):
+        np.testing.assert_allclose(ls.sweep(surface, grid, batch=width)["loss"], loop, rtol=2e-6)
+
+
+def test_centre_equals_the_unperturbed_loss_to_the_bit():
+    surface = _network()
+    unperturbed = np.asarray(jax.jit(lambda o, p: o(p))(surface.objectives, surface.at.origin))
+    for width in (1, 8, 64):
+        assert ls.sweep(surface, ls.Grid.square(0.7, 9), batch=width)["loss"][4, 4] == unperturbed
+
+
+def test_one_trace_per_sweep_and_none_for_new_data_of_the_same_shape():
+    traces = []
+
+    def loss_fn(params, batch):
+        traces.append(1)
+        return (batch @ params) ** 2
+
+    def surface(seed):
+        data = jax.random.normal(jax.random.key(seed), (6, 3))
+        directions = jnp.array([[0.5, 2.0, -1.5], [2.5, 0.25, 0.75]])
+        return ls.LossSurface(ls.Subspace(jnp.array([0.5, -2.0, 3.0]), directions), ls.Objective(loss_fn, data))
+
+    ls.sweep(surface(1), ls.Grid.square(1.0, 13))
+    assert len(traces) == 1
+    ls.sweep(surface(2), ls.Grid.square(2.0, 31))
+    assert len(traces) == 1
+
+
+def test_nan_and_infinity_are_kept_where_they_were_found():
+    result = ls.sweep(lambda c: {"loss": jnp.log(c[0]), "inverse": 1.0 / c[1]}, ls.Grid.of(x=[-2.0, 0.0, 3.0], y=[0.0, 4.0]))
+    np.testing.assert_array_equal(np.isnan(result["loss"][0]), [True, True])
+    np.testing.assert_array_equal(result["loss"][1], [-np.inf, -np.inf])
+    np.testing.assert_array_equal(result["inverse"][:, 0], np.inf)
+
+
+_DEVICES = """
+import sys, numpy as np, jax
+sys.path.insert(0, {tests!r})
+from test_engine import _network
+import landscape as ls
+assert len(jax.local_devices()) == 3
+for width in (1, 4):
+    one = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=width, devices=1)
+    three = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=width)
+    assert len(three.meta["calls"][0]["devices"]) == 3
+    np.testing.assert_array_equal(one["loss"], three["loss"])
+auto = ls.sweep(_network(), ls.Grid.square(0.7, 9))
+np.testing.assert_allclose(one["loss"], auto["loss"], rtol=2e-6)
+"""
+
+
+def test_all_local_devices_share_the_points_and_give_the_same_bits():
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3", "JAX_PLATFORMS": "cpu"}
+    script = _DEVICES.format(tests=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_kernel_lowers_for_a_gpu():
+    kernel = _batching.Kernel.build(_network(), 2, jax.local_devices()).with_width(8)
+    coords = jax.ShapeDtypeStruct((kernel.capacity, 2), jnp.float32)
+    counts = jax.ShapeDtypeStruct((1,), jnp.int32)
+    traced = _batching._evaluate.trace(kernel.fn, coords, counts, width=8, mesh=None)
+    assert "stablehlo" in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+def test_out_of_memory_halves_the_width_says_so_once_and_changes_nothing(monkeypatch, capsys):
+    reference = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=2)
+    true_call = _batching.Kernel.__call__
+
+    def small(kernel, points):
+        if kernel.width > 2 and len(points) > 8:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory while allocating")
+        return true_call(kernel, points)
+
+    monkeypatch.setattr(_batching.Kernel, "__call__", small)
+    monkeypatch.setattr(engine, "measure", lambda kernel, points: _batching.Timing(kernel.width, 0.05))
+    result = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=8)
+    np.testing.assert_array_equal(result["loss"], reference["loss"])
+    assert capsys.readouterr().err.count("out of memory") == 1
+
+
+def test_max_memory_bounds_the_width_that_is_chosen():
+    def heavy(c):
+        return jnp.sum(jnp.sin(jnp.linspace(c[0], c[1], 50_000)) ** 2 * jnp.cumsum(jnp.full(50_000, c[0])))
+
+    grid = ls.Grid.square(1.0, 150)
+    kernel = _batching.Kernel.build(jax.tree_util.Partial(heavy), 2, jax.local_devices())
+    limit = 4 * 2**20
+    timing = _batching.tune(kernel, np.resize(grid.points(), (kernel.max_points, 2)), grid.size, limit)
+    assert timing.width == 1 or timing.temp_bytes <= limit
+
+
+def test_plan_estimates_without_computing_the_grid():
+    plan = ls.plan(_network(), ls.Grid.square(0.7, 1001), batch=64)
+    assert plan.points == 1001**2
+    assert plan.width == 64
+    assert plan.num_tiles == np.prod([-(-1001 // t) for t in plan.tile])
+    assert plan.disk_bytes == 1001**2 * 5
+    assert "1,002,001" in str(plan)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"grid": "a grid"}, TypeError, "must be a landscape.Grid, got str"),
+        ({"fn": 3}, TypeError, "must be callable"),
+        ({"grid": ls.Grid(())}, ValueError, "no axes"),
+        ({"grid": ls.Grid.of(x=[], y=[2.0])}, ValueError, "at least one coordinate"),
+        ({"grid": ls.Grid.of(x=[2.0, 0.5], y=[2.0])}, ValueError, "strictly increasing"),
+        ({"grid": ls.Grid.of(x=[2.0, np.nan], y=[2.0])}, ValueError, "finite"),
+        ({"grid": ls.Grid.of(x=np.linspace(1, 1 + 1e-7, 512))}, ValueError, "collapse to 2; use float64"),
+        ({"batch": 0}, ValueError, "batch must be 'auto' or a positive"),
+        ({"batch": "big"}, ValueError, "batch must be 'auto' or a positive"),
+        ({"devices": 99}, ValueError, "devices=99, but there are"),
+        ({"devices": []}, ValueError, "devices is empty"),
+        ({"max_memory": -1}, ValueError, "max_memory must be a positive"),
+        ({"shard": (2, 2), "store": "x"}, ValueError, "0 <= i < n"),
+        ({"shard": (0, 2)}, ValueError, "shard= needs store="),
+    ],
+)
+def test_bad_arguments_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        ls.sweep(**{"fn": lambda c: c[0], "grid": GRID} | arguments)
+
+
+def _surface(loss_fn, origin=None, **kwargs):
+    origin = {"w": jnp.array([0.5, 2.0])} if origin is None else origin
+    directions = kwargs.pop("directions", {"w": jnp.array([[0.25, 3.0], [2.0, 0.5]])})
+    return ls.LossSurface(ls.Subspace(origin, directions), ls.Objective(loss_fn, jnp.ones((6, 2)), **kwargs))
+
+
+@pytest.mark.parametrize(
+    ("surface", "error", "message"),
+    [
+        (_surface(lambda p, b: jnp.ones(4)), ValueError, r"shape \(6,\).*got shape \(4,\)"),
+        (_surface(lambda p, b: "low"), TypeError, "real numbers, got str 'low'"),
+        (_surface(lambda p, b: jnp.sum(p["w"]) * 1j), TypeError, "got complex complex64"),
+        (_surface(lambda p, b: (jnp.sum(b), {})), TypeError, "pass has_aux=True"),
+        (_surface(lambda p, b: jnp.sum(b), has_aux=True), TypeError, "must return \\(loss, "),
+        (_surface(lambda p, b: b @ p["w"], origin={"w": jnp.array([3, 2])}), TypeError, "origin.w must be a real float"),
+        (_surface(lambda p, b: b @ p["w"], directions={"v": jnp.ones((2, 2))}), ValueError, "missing leaves \\['w'\\]"),
+        (_surface(lambda p, b: b @ p["w"], directions={"w": jnp.ones((2, 3))}), ValueError, "directions.w must have shape"),
+        (_surface(lambda p, b: b @ p["w"], directions={"w": jnp.ones((3, 2))}), ValueError, "3 directions, the grid 2 axes"),
+    ],
+)
+def test_bad_functions_are_refused_before_compiling(surface, error, message):
+    with pytest.raises(error, match=message):
+        ls.sweep(surface, ls.Grid.square(1.0, 5))
+
+
+def test_a_grid_finer_than_the_parameters_is_refused_with_advice():
+    surface = _surface(lambda p, b: b @ p["w"])
+    with pytest.raises(ValueError, match=r"finer than float32 resolves.*use float64"):
+        ls.sweep(surface, ls.Grid.square(1e-7, 512))
+
+
+def test_outputs_must_be_a_tuple_of_known_names():
+    plane, objective = ls.Subspace(jnp.ones(2), jnp.ones((2, 2))), ls.Objective(lambda p, b: jnp.sum(p))
+    with pytest.raises(TypeError, match="outputs must be a tuple"):
+        ls.sweep(ls.LossSurface(plane, objective, outputs=["sem"]), GRID)
+    with pytest.raises(ValueError, match="unknown output 'hessian'; built in are sem"):
+        ls.sweep(ls.LossSurface(plane, objective, outputs=("hessian",)), GRID)
+
+
+def test_an_empty_result_is_refused():
+    with pytest.raises(ValueError, match="nothing to map"):
+        ls.sweep(lambda c: {}, GRID)

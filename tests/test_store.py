@@ -1,0 +1,393 @@
+"""Store and resume: killed, interrupted, sharded, distributed, damaged; nothing lost, nothing computed twice."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zarr
+
+import landscape as ls
+from landscape import engine, store
+from landscape.store import PlanMismatch, StoreError
+
+TESTS = Path(__file__).parent
+GRID = ls.Grid.of(x=np.linspace(-1.5, 1.25, 7), y=np.linspace(-2.0, 0.75, 11))
+
+
+def saddle(c):
+    return {"loss": 2.5 * c[0] ** 2 - 0.5 * c[1], "steps": jnp.int32(3) + (c[0] > 0)}
+
+
+def start(out, *arguments, **environment):
+    """The tiny experiment in a process of its own."""
+    command = [sys.executable, str(TESTS / "tiny_experiment.py"), "--out", str(out), "--batch", "8", *arguments]
+    env = os.environ | {"PYTHONPATH": str(TESTS.parent / "experiments"), "JAX_PLATFORMS": "cpu"} | environment
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def marks(out):
+    return sorted(p for p in (out / "ripples.zarr" / "computed" / "c").rglob("*") if p.is_file())
+
+
+def wait_for_marks(out, count, process):
+    while len(marks(out)) < count:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+SLOW = ("--resolution", "60", "--work", "30000")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed")
+    status, _, err = finish(start(out, *SLOW))
+    assert status == 0, err
+    return ls.load(out / "ripples.zarr")
+
+
+def assert_same_bits(out, reference):
+    result = ls.load(out / "ripples.zarr")
+    assert result.computed.all()
+    for name in reference:
+        np.testing.assert_array_equal(result[name], reference[name])
+
+
+@pytest.mark.parametrize("num_marks", [0, 1, 4])
+def test_killed_and_resumed_is_bit_identical_and_computes_no_finished_tile_again(tmp_path, undisturbed, num_marks):
+    process = start(tmp_path, *SLOW)
+    wait_for_marks(tmp_path, num_marks, process)
+    process.kill()
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in marks(tmp_path)}
+    status, _, err = finish(start(tmp_path, *SLOW))
+    assert status == 0, err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert_same_bits(tmp_path, undisturbed)
+
+
+def test_ctrl_c_finishes_the_tile_says_how_to_go_on_and_exits_130(tmp_path, undisturbed):
+    process = start(tmp_path, *SLOW)
+    wait_for_marks(tmp_path, 2, process)
+    process.send_signal(signal.SIGINT)
+    status, _, err = finish(process)
+    assert status == 130
+    assert "resumes from" in err
+    assert 0 < ls.load(tmp_path / "ripples.zarr").computed.sum() < 3600
+    assert finish(start(tmp_path, *SLOW))[0] == 0
+    assert_same_bits(tmp_path, undisturbed)
+
+
+def test_two_shards_on_one_store_give_the_same_bits(tmp_path, undisturbed):
+    processes = [start(tmp_path, *SLOW, "--shard", f"{i}/2") for i in (0, 1)]
+    results = [finish(p) for p in processes]
+    assert [status for status, _, _ in results] == [0, 0], results
+    assert_same_bits(tmp_path, undisturbed)
+    calls = ls.load(tmp_path / "ripples.zarr").meta["calls"]
+    assert sum(call["evaluations"] for call in calls) <= 3600
+
+
+def test_a_third_process_finds_everything_done_and_draws_the_table(tmp_path):
+    assert finish(start(tmp_path))[0] == 0
+    status, out, _ = finish(start(tmp_path))
+    assert status == 0
+    assert "smallest value" in out.splitlines()[-1]
+    assert len(ls.load(tmp_path / "ripples.zarr").meta["calls"]) == 1
+
+
+def test_another_plan_on_the_same_store_exits_3_and_overwrites_nothing(tmp_path):
+    assert finish(start(tmp_path))[0] == 0
+    before = ls.load(tmp_path / "ripples.zarr")
+    status, _, err = finish(start(tmp_path, "--resolution", "41", "--curvature", "2.5"))
+    assert status == 3
+    assert "grid.alpha" in err
+    assert "function.arrays.phases" in err
+    np.testing.assert_array_equal(ls.load(tmp_path / "ripples.zarr")["peak"], before["peak"])
+    assert finish(start(tmp_path, "--resolution", "41", "--no-resume"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--problem", "no_such_module:factory"), "there is no module 'no_such_module'"),
+        (("--problem", "nowhere.py:factory"), "there is no file"),
+        (("--problem", "json:no_such_name"), "json has no function 'no_such_name'"),
+        (("--problem", "json:loads_nothing:"), "module:factory"),
+        (("--problem", "math"), "wants module:factory or file.py:factory"),
+        (("--problem", "time:time"), "must return a landscape.Problem, got float"),
+        (("--resolution", "0"), "must be at least 1, got 0"),
+        (("--shard", "2/2"), "wants i/n with 0 <= i < n"),
+    ],
+)
+def test_bad_flags_exit_2_with_one_clear_message(tmp_path, arguments, message):
+    status, _, err = finish(start(tmp_path, *arguments))
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_out_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    status, _, err = finish(start(tmp_path / "taken"))
+    assert status == 2
+    assert "is a file; give a folder" in err
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+def test_plan_writes_nothing(tmp_path):
+    status, out, _ = finish(start(tmp_path / "none", "--plan"))
+    assert status == 0
+    assert "points    1,600" in out
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # distributed's own shutdown warnings, when a worker was killed
+def test_dask_cluster_with_a_killed_worker_gives_the_same_bits(tmp_path):
+    distributed = pytest.importorskip("distributed", reason="extra: cluster")
+    phases = np.random.default_rng(3).normal(size=20_000).astype(np.float32)
+
+    def ripples(c):
+        return {"loss": jnp.mean(jnp.sin(phases * c[0]) * jnp.cos(phases + c[1]))}
+
+    grid = ls.Grid.square(1.0, 32)
+    reference = ls.sweep(ripples, grid, batch=8)
+    path = tmp_path / "run.zarr"
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        pids = [worker.pid for worker in cluster.workers.values()]
+
+        def kill_one():
+            while not list(path.glob("computed/c/*/*")):
+                time.sleep(0.01)
+            os.kill(pids[0], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        with distributed.Client(cluster) as client, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "_layout", small_tiles(engine._layout))
+            result = ls.sweep(ripples, grid, batch=8, store=path, executor=client.get_executor())
+        killer.join()
+    assert result.computed.all()
+    np.testing.assert_array_equal(result["loss"], reference["loss"])
+    assert result.meta["calls"][0]["devices"] == ["workers of ClientExecutor"]
+
+
+def small_tiles(layout):
+    def tiles_of_a_row(fn, grid, timing):
+        full = layout(fn, grid, timing)
+        return store.Layout(full.grid, full.outputs, (1, full.tile[1]))
+
+    return tiles_of_a_row
+
+
+def test_a_function_that_cannot_be_pickled_is_refused(monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    lock = threading.Lock()
+
+    def locked(c):
+        return c[0] * (2.0 if lock else 3.0)
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(TypeError, match="cannot be pickled"):
+        ls.sweep(locked, GRID, executor=pool)
+
+
+def test_any_executor_will_do():
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(2) as pool:
+        result = ls.sweep(saddle, GRID, executor=pool, batch=4)
+    np.testing.assert_array_equal(result["loss"], ls.sweep(saddle, GRID, batch=4)["loss"])
+
+
+def test_xarray_reads_a_run_without_this_package(tmp_path):
+    xarray = pytest.importorskip("xarray", reason="extra: io")
+    result = ls.sweep(saddle, GRID, store=tmp_path / "run.zarr")
+    with xarray.open_zarr(tmp_path / "run.zarr", consolidated=False) as opened:
+        assert opened["loss"].dims == ("x", "y")
+        np.testing.assert_array_equal(opened["loss"], result["loss"])
+        np.testing.assert_array_equal(opened["x"], GRID.axes[0].values)
+        assert opened["computed"].all()
+        assert opened["loss"].sel(x=1.25, y=0.75) == np.float32(2.5 * 1.25**2 - 0.5 * 0.75)
+
+
+def test_an_all_nan_tile_is_stored_and_not_computed_again(tmp_path):
+    def nowhere(c):
+        return {"loss": c[0] * jnp.nan}
+
+    ls.sweep(nowhere, GRID, store=tmp_path / "run.zarr")
+    again = ls.sweep(nowhere, GRID, store=tmp_path / "run.zarr")
+    assert np.isnan(again["loss"]).all()
+    assert again.computed.all()
+    assert len(again.meta["calls"]) == 1
+
+
+def test_save_and_load_keep_every_bit_and_the_meta(tmp_path):
+    values = {"loss": np.array([[np.nan, 2.5], [np.inf, -3.0], [0.25, 7.0]]), "label": np.arange(6).reshape(3, 2)}
+    grid = ls.Grid((ls.Axis("x", np.array([0.5, 2.0, 4.0]), "1st PC"), ls.Axis("y", np.array([-3.0, 9.0]))))
+    computed = np.array([[True, True], [True, False], [True, True]])
+    meta = {"paths": {"run": {"coords": np.array([[0.5, -1.0]]), "loss": [np.nan, np.inf, 2.0]}}}
+    ls.save(ls.Landscape(grid, values, computed, {}, meta), tmp_path / "saved.zarr")
+    loaded = ls.load(tmp_path / "saved.zarr")
+    np.testing.assert_array_equal(loaded["loss"], np.where(computed, values["loss"], np.nan))
+    np.testing.assert_array_equal(loaded.computed, computed)
+    assert loaded["label"].dtype == values["label"].dtype
+    assert loaded.grid.axes[0].label == "1st PC"
+    np.testing.assert_equal(loaded.meta["paths"]["run"]["loss"], [np.nan, np.inf, 2.0])
+    with pytest.raises(StoreError, match="exists already"):
+        ls.save(loaded, tmp_path / "saved.zarr")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A finished run of several tiles."""
+    monkeypatch.setattr(engine, "_layout", small_tiles(engine._layout))
+    return tmp_path / "run.zarr", ls.sweep(saddle, GRID, store=tmp_path / "run.zarr", batch=4)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
+def test_a_damaged_chunk_is_named_and_computed_again(run, damage):
+    path, reference = run
+    chunk = path / "loss" / "c" / "3" / "0"
+    content = chunk.read_bytes()
+    chunk.write_bytes({"truncate": content[:9], "flip": content[:-6] + b"\x00\xff" + content[-4:], "empty": b""}[damage])
+    with pytest.raises(StoreError, match=r"damaged chunks: loss/c/3/0.*run the sweep again"):
+        ls.load(path)
+    with pytest.warns(UserWarning, match="is damaged and is computed again"):
+        again = ls.sweep(saddle, GRID, store=path, batch=4)
+    np.testing.assert_array_equal(again["loss"], reference["loss"])
+    assert again.meta["calls"][-1]["evaluations"] == 11
+
+
+def test_a_missing_chunk_of_a_finished_tile_is_noticed(run):
+    path, reference = run
+    (path / "loss" / "c" / "3" / "0").unlink()
+    with pytest.warns(UserWarning, match="is damaged and is computed again"):
+        again = ls.sweep(saddle, GRID, store=path, batch=4)
+    np.testing.assert_array_equal(again["loss"], reference["loss"])
+
+
+def test_plan_mismatch_lists_the_fields(run):
+    path, _ = run
+    with pytest.raises(PlanMismatch, match=r"grid.y: stored .* asked for") as caught:
+        ls.sweep(saddle, ls.Grid.of(x=GRID.axes[0].values, y=[0.5, 2.0]), store=path)
+    assert "batching.width" not in caught.value.differences
+    with pytest.raises(PlanMismatch, match=r"function.program"):
+        ls.sweep(lambda c: {"loss": c[0], "steps": jnp.int32(2)}, GRID, store=path)
+    with pytest.raises(PlanMismatch, match=r"batching.width: stored 4, asked for 2"):
+        ls.sweep(saddle, GRID, store=path, batch=2)
+
+
+def test_store_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StoreError, match="is a file; give a directory"):
+        ls.sweep(saddle, GRID, store=tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_store_in_a_folder_with_other_contents(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match="other contents; give an empty or a new one"):
+        ls.sweep(saddle, GRID, store=tmp_path)
+    zarr.open_group(tmp_path / "other.zarr", mode="w")
+    with pytest.raises(StoreError, match="not one of a landscape"):
+        ls.sweep(saddle, GRID, store=tmp_path / "other.zarr")
+
+
+def test_loading_what_is_not_a_run(tmp_path):
+    with pytest.raises(StoreError, match="found nothing; give the .zarr directory"):
+        ls.load(tmp_path / "none.zarr")
+    with pytest.raises(StoreError, match=r"a directory without zarr.json"):
+        ls.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(errno.EROFS, "read-only; choose another folder"), (errno.EACCES, "permission denied; choose a folder")],
+)
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, code, message):
+    def refuse(*args, **kwargs):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(store, "_fill", refuse)
+    with pytest.raises(StoreError, match=message):
+        ls.sweep(saddle, GRID, store=tmp_path / "run.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_real_read_only_folder(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="permission denied"):
+        ls.sweep(saddle, GRID, store=tmp_path / "run.zarr")
+
+
+def test_a_full_disk_keeps_the_finished_tiles(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_layout", small_tiles(engine._layout))
+    reference = ls.sweep(saddle, GRID, batch=4)
+    written, put = [], zarr.storage.LocalStore.set
+
+    async def full(self, key, value):
+        written.append(key)
+        if len(written) > 25:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        await put(self, key, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.storage.LocalStore, "set", full)
+        with pytest.raises(StoreError, match=r"disk is full.*Finished tiles are safe"):
+            ls.sweep(saddle, GRID, store=tmp_path / "run.zarr", batch=4)
+    done = ls.load(tmp_path / "run.zarr").computed.sum()
+    assert 0 < done < 77
+    result = ls.sweep(saddle, GRID, store=tmp_path / "run.zarr", batch=4)
+    np.testing.assert_array_equal(result["loss"], reference["loss"])
+    assert result.meta["calls"][-1]["evaluations"] == 77 - done
+
+
+def test_an_output_named_like_an_axis_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'x' has the name of an axis"):
+        ls.sweep(lambda c: {"x": c[0]}, GRID, store=tmp_path / "run.zarr")
+
+
+def test_old_leftovers_are_swept_up_and_young_ones_are_not(run):
+    path, _ = run
+    for name, age in (("old.partial", 7200), ("young.partial", 5)):
+        (path / "loss" / name).write_text("half")
+        os.utime(path / "loss" / name, (time.time() - age,) * 2)
+    ls.sweep(saddle, GRID, store=path, batch=4)
+    assert [p.name for p in (path / "loss").glob("*.partial")] == ["young.partial"]
+
+
+def test_meta_is_plain_json(run):
+    path, _ = run
+    attributes = json.loads((path / "zarr.json").read_text())["attributes"]
+    assert attributes["landscape"]["plan"]["precision"] == "float32"
+    assert attributes["meta"]["provenance"]["matmul_precision"] == "highest"
+
+
+@pytest.mark.parametrize(("shape", "target"), [((7, 11), 5), ((101, 101), 1000), ((3, 4, 5), 20), ((9,), 4), ((5, 6), 999)])
+def test_tiles_cover_the_grid_once_in_contiguous_runs(shape, target):
+    tile = store.row_tile(shape, target)
+    assert np.prod(tile) <= max(target, 1)
+    layout = store.Layout(ls.Grid.of(**{f"c{i}": np.arange(n) for i, n in enumerate(shape)}), {}, tile)
+    count = np.zeros(shape, dtype=int)
+    order = np.arange(np.prod(shape)).reshape(shape)
+    for number in range(layout.num_tiles):
+        region = layout.region(number)
+        count[region] += 1
+        flat = order[region].ravel()
+        np.testing.assert_array_equal(flat, np.arange(flat[0], flat[0] + layout.size(number)))
+    assert (count == 1).all()
