@@ -172,15 +172,13 @@ def _import(source: str, target: str) -> Any:
 def main(experiment: str, config_type: type, smoke: Any, run: Any, plot: Any, findings: Any) -> None:
     """Parse the command line, run the experiment, draw, and print the table. Ends the process."""
     defaults = smoke if "--smoke" in sys.argv else config_type()
-    module = sys.modules[run.__module__]
-    command = dataclasses.make_dataclass(
-        "Command", [("config", tyro.conf.OmitArgPrefixes[config_type]), ("flags", tyro.conf.OmitArgPrefixes[Flags])]
-    )
+    command: Any = dataclasses.make_dataclass("Command", [("config", config_type), ("flags", Flags)])
     parsed: Any = tyro.cli(
-        tyro.conf.OmitArgPrefixes[command],
+        command,
         default=command(defaults, Flags()),
-        description=module.__doc__,
+        description=sys.modules[run.__module__].__doc__,
         prog=f"experiments/{experiment}.py",
+        config=(tyro.conf.OmitArgPrefixes,),
     )
     try:
         status = _execute(experiment, parsed.config, parsed.flags, run, plot, findings)
@@ -222,7 +220,9 @@ def _finish(result: Mapping[str, Any], out: Path, flags: Flags, plot: Any, findi
     if flags.figures:
         _draw(result, out, plot)
     rows = findings(result)
-    (out / "findings.json").write_text(json.dumps([dict(zip(("what", "expected", "found"), r)) for r in rows], indent=1))
+    (out / "findings.json").write_text(
+        json.dumps([dict(zip(("what", "expected", "found"), r)) for r in rows], indent=1)
+    )
     print(table(rows))
     say(f"results in {out}, {time.perf_counter() - start:.1f} s")
     return 0
@@ -264,7 +264,11 @@ def _parse_shard(text: str | None) -> tuple[int, int] | None:
 
 
 def _write_config(out: Path, experiment: str, config: Any, flags: Flags) -> None:
-    record = {"experiment": experiment, "config": dataclasses.asdict(config), "flags": dataclasses.asdict(flags)}
+    record = {
+        "experiment": experiment,
+        "config": dataclasses.asdict(config),
+        "flags": dataclasses.asdict(flags),
+    }
     record["commit"] = _commit()
     temporary = out / "config.json.partial"
     temporary.write_text(json.dumps(record, indent=1, default=str))

@@ -298,7 +298,11 @@ def _rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
 def _minimum_row(landscape: ls.Landscape, name: str) -> tuple[str, str, str]:
     index = landscape.argmin(f"{name}_loss")
     found = f"{landscape[f'{name}_loss'][index]:.7g} at {_coords(landscape.coords(index))}"
-    return f"{name} minimum on the grid", "near (0, 0)" if name == "train" else "beside the train minimum", found
+    return (
+        f"{name} minimum on the grid",
+        "near (0, 0)" if name == "train" else "beside the train minimum",
+        found,
+    )
 
 
 def _coords(coords: np.ndarray) -> str:

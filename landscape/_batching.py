@@ -15,7 +15,7 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -73,9 +73,9 @@ def _evaluate(fn: Any, coords: jax.Array, num_points: jax.Array, *, width: int, 
     def shard(fn: Any, coords: jax.Array, num_points: jax.Array) -> Any:
         return _evaluate_steps(fn, coords, num_points[0], width)
 
-    return jax.shard_map(
-        shard, mesh=mesh, in_specs=(PartitionSpec(), each, each), out_specs=each, check_vma=False
-    )(fn, coords, num_points)
+    return jax.shard_map(shard, mesh=mesh, in_specs=(PartitionSpec(), each, each), out_specs=each, check_vma=False)(
+        fn, coords, num_points
+    )
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ def _key(kernel: Kernel, memory: int | None) -> Any:
 
 
 @contextlib.contextmanager
-def forgotten() -> Iterator[None]:
+def forgotten() -> Generator[None]:
     """Tune anew inside this block (for benchmarks)."""
     saved = dict(_CHOICES)
     _CHOICES.clear()

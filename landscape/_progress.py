@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Literal
 
 LOG_SECONDS = 30.0
@@ -58,7 +58,7 @@ class Progress:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[threading.Event]:
+def interruptible() -> Generator[threading.Event]:
     """An event that the first Ctrl-C sets; the second one interrupts at once. Only the main thread may listen."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():

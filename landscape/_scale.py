@@ -131,7 +131,8 @@ def resolve(
     kind = _auto_kind(bounds, vmin) if kind == "auto" else kind
     low, high = _limits(values, kind, vmin, vmax, bounds)
     center = _center(kind, low, high, center)
-    norm, low, high = _norm(values, kind, low, high, center, vmin, vmax)
+    asked = vmin is not None or vmax is not None
+    norm, low, high = _norm(values, kind, (low, high), center, asked)
     return Scale(kind, norm, low, high, center is not None, _extend(values, low, high), values.size == 0)
 
 
@@ -194,30 +195,29 @@ def _center(kind: str, low: float, high: float, center: float | str | None) -> f
 
 
 def _norm(
-    values: np.ndarray,
-    kind: str,
-    low: float,
-    high: float,
-    center: float | None,
-    vmin: float | None,
-    vmax: float | None,
+    values: np.ndarray, kind: str, span: tuple[float, float], center: float | None, asked: bool
 ) -> tuple[Normalize, float, float]:
-    """The norm and the limits that it shows."""
+    """The norm, and the range of it that a colour bar shows."""
     if kind == "log":
-        return FlooredLogNorm(low, high), low, high
-    if center is not None and vmin is None and vmax is not None:
-        low = max(low, 2 * center - high)
-    if center is not None and vmax is None and vmin is not None:
-        high = min(high, 2 * center - low)
-    half = 0.0 if center is None else max(abs(low - center), abs(high - center))
-    if kind == "symlog":
-        span = (low, high) if center is None else (-half, half)
-        return SymLogNorm(_linthresh(values), vmin=span[0], vmax=span[1]), low, high
+        return FlooredLogNorm(*span), *span
     if center is None:
-        return Normalize(low, high), low, high
-    if vmin is not None and vmax is not None and low < center < high:
-        return TwoSlopeNorm(center, low, high), low, high
-    return CenteredNorm(center, half), low, high
+        linear = Normalize(*span) if kind == "linear" else SymLogNorm(_linthresh(values), vmin=span[0], vmax=span[1])
+        return linear, *span
+    if asked and kind == "linear" and span[0] < center < span[1]:
+        return TwoSlopeNorm(center, *span), *span
+    half = max(abs(span[0] - center), abs(span[1] - center))
+    ends = (center - half, center + half)
+    if kind == "symlog":
+        return SymLogNorm(_linthresh(values), vmin=ends[0], vmax=ends[1]), *ends
+    return CenteredNorm(center, half), *(ends if asked else _occupied(values, span, ends))
+
+
+def _occupied(
+    values: np.ndarray, span: tuple[float, float], ends: tuple[float, float]
+) -> tuple[float, float]:
+    """The part of a centred scale that the data use: the colour bar shows no colour that the picture lacks."""
+    low, high = data_bounds(values)
+    return min(span[0], max(low, ends[0])), max(span[1], min(high, ends[1]))
 
 
 def _linthresh(values: np.ndarray) -> float:

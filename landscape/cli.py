@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import sys
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,7 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 KINDS = ("heatmap", "contours", "surface3d", "profile", "overview")
 PICTURES = (".png", ".pdf", ".svg")
+PANEL = (4.2, 3.4)  # inches
 WIDTH = 88  # characters of a value in `info` before it is cut
 
 EXAMPLES = """examples:
@@ -103,7 +103,7 @@ def _add_command(commands: Any, run: Any, name: str, summary: str) -> argparse.A
 def _add_info(commands: Any) -> None:
     summary = "Print axes, outputs with their extremes, and how the run was made; also of an unfinished run."
     parser = _add_command(commands, _info, "info", summary)
-    parser.add_argument("--json", action="store_true", help="print JSON; NaN is {\"float\": \"nan\"}")
+    parser.add_argument("--json", action="store_true", help='print JSON; NaN is {"float": "nan"}')
 
 
 def _add_plot(commands: Any) -> None:
@@ -270,3 +270,80 @@ def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 # ------------------------------------------------------------------------------------------------------ plot
+
+
+def _plot(args: argparse.Namespace) -> None:
+    out = args.out or Path(f"{args.run.resolve().stem}.png")
+    if out.suffix.lower() not in PICTURES:
+        raise ValueError(f"cannot draw {out}: pictures are {', '.join(PICTURES)}")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from landscape import plotting
+    from landscape.store import load
+
+    landscape = load(args.run)
+    with plotting.style("paper"):
+        _save_picture(_figure(landscape, args), out, _provenance(landscape, args.run))
+    print(f"wrote {out}")
+
+
+def _figure(landscape: "Landscape", args: argparse.Namespace) -> Any:
+    from landscape import plotting
+
+    names, kind = _names(landscape, args.output), args.kind or _default_kind(landscape, args.output)
+    options = {"scale": args.scale, "vmin": args.vmin, "vmax": args.vmax}
+    if kind == "overview":
+        return plotting.overview(landscape)
+    if kind == "profile":
+        return plotting.profile(landscape, names).figure
+    return _panels(names, kind, lambda name, ax: getattr(plotting, kind)(landscape, name, ax=ax, **options))
+
+
+def _panels(names: Sequence[str], kind: str, draw: Any) -> Any:
+    """One figure with a panel for each output, side by side."""
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=(PANEL[0] * len(names), PANEL[1]), layout="constrained")
+    for i, name in enumerate(names, 1):
+        draw(name, figure.add_subplot(1, len(names), i, projection="3d" if kind == "surface3d" else None))
+    return figure
+
+
+def _names(landscape: "Landscape", asked: Sequence[str] | None) -> list[str]:
+    """The outputs asked for, or the losses, or the first that are one number a point."""
+    unknown = [name for name in asked or () if name not in landscape]
+    if unknown:
+        raise ValueError(f"no output {unknown[0]!r} in this landscape; it has {', '.join(landscape)}")
+    plain = [name for name in landscape if landscape[name].ndim == landscape.grid.ndim]
+    losses = [name for name in plain if name == "loss" or name.endswith("_loss")]
+    names = list(asked or losses or plain[:3])
+    if not names:
+        raise ValueError("no output of this landscape is one number a point, so there is nothing to draw")
+    return names
+
+
+def _default_kind(landscape: "Landscape", asked: Sequence[str] | None) -> str:
+    if landscape.grid.ndim == 1:
+        return "profile"
+    return "heatmap" if asked or not {"train_loss", "test_loss"} <= set(landscape) else "overview"
+
+
+def _provenance(landscape: "Landscape", path: Path) -> dict[str, str]:
+    """How the run was made, one level of text, for the picture's metadata."""
+    made = landscape.meta.get("provenance")
+    return {"Run": str(path), **{k: str(v) for k, v in (made if isinstance(made, Mapping) else {}).items()}}
+
+
+def _save_picture(figure: Any, path: Path, made: Mapping[str, str]) -> None:
+    """Write one file, by a rename so that an interrupted one is not left behind."""
+    suffix = path.suffix.lower()[1:]
+    text = "; ".join(f"{name}={value}" for name, value in made.items())
+    metadata = dict(made) if suffix == "png" else {"Keywords": text}
+    building = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial.{suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(building, dpi=300, metadata=metadata)
+        building.replace(path)
+    finally:
+        building.unlink(missing_ok=True)

@@ -60,6 +60,8 @@ class LossSurface:
             measured = self._measure(objective, params, coords)
             values.update({prefix + name: value for name, value in measured.items()})
         for name, fn in self._functions():
+            if name in values:
+                raise ValueError(f"two outputs are called {name!r}; name one of them by a pair (name, function)")
             values[name] = fn(params)
         return values
 
@@ -74,9 +76,10 @@ class LossSurface:
                 raise ValueError(f"recalibrate=True needs update_state in every objective; {prefix[:-1]!r} has none")
         if not isinstance(self.outputs, tuple):
             raise TypeError(f"outputs must be a tuple of names and functions, got {type(self.outputs).__name__}")
-        unknown = [o for o in self.outputs if isinstance(o, str) and o not in BUILT_IN]
-        if unknown:
-            raise ValueError(f"unknown output {unknown[0]!r}; built in are {', '.join(BUILT_IN)}, or pass a function")
+        if not isinstance(self.outputs, tuple):
+            raise TypeError(f"outputs must be a tuple, got {type(self.outputs).__name__}")
+        for output in self.outputs:
+            _check_output(output)
         check = getattr(self.at, "check_grid", None)
         if check is not None:
             check(grid)
@@ -113,6 +116,20 @@ class LossSurface:
             outside = _tree.as_stack(jax.tree.map(jnp.subtract, gradient, within))
             shares["off_plane"] = _tree.inner(outside, outside)[0, 0] / squared
         return {name: value for name, value in shares.items() if name in self.outputs}
+
+
+def _check_output(output: Any) -> None:
+    if isinstance(output, str):
+        if output not in BUILT_IN:
+            raise ValueError(f"unknown output {output!r}; built in are {', '.join(BUILT_IN)}, or pass a function")
+        return
+    name, fn = output if isinstance(output, tuple) and len(output) == 2 else (None, output)
+    name = getattr(fn, "__name__", None) if name is None else name
+    if not callable(fn) or not isinstance(name, str) or not name.isidentifier():
+        raise TypeError(
+            f"an output must be one of {', '.join(BUILT_IN)}, a function with a name, or a pair (name, function), "
+            f"got {output!r}"
+        )
 
 
 def _with_standard_errors(examples: dict[str, Array]) -> dict[str, Array]:

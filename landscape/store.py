@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,7 +223,9 @@ def _masked(values: np.ndarray, computed: np.ndarray) -> np.ndarray:
     return values
 
 
-def open_run(path: str | os.PathLike[str], plan: Mapping[str, Any], layout: Layout, meta: Mapping[str, Any]) -> RunStore:
+def open_run(
+    path: str | os.PathLike[str], plan: Mapping[str, Any], layout: Layout, meta: Mapping[str, Any]
+) -> RunStore:
     """Open the store of this plan, or create it.
 
     Two processes may call this at the same time: one creates, by the rename of a complete directory, the other
@@ -326,12 +328,22 @@ def _fill(path: Path, plan: Mapping[str, Any], layout: Layout, meta: Mapping[str
     if clash:
         raise ValueError(f"the output {clash.pop()!r} has the name of an axis or of the mask {DONE!r}; rename it")
     axes = [{"name": a.name, "label": a.label} for a in grid.axes]
-    record = {"format": FORMAT, "plan": encode(plan), "tile": layout.tile, "outputs": [*layout.outputs], "axes": axes}
+    record = {
+        "format": FORMAT,
+        "plan": encode(plan),
+        "tile": layout.tile,
+        "outputs": [*layout.outputs],
+        "axes": axes,
+    }
     attributes = {"landscape": record, "meta": encode(meta)}
     group = _zarr().open_group(path, mode="w", attributes=attributes)
     for axis in grid.axes:
         coordinate = group.create_array(
-            axis.name, shape=(len(axis),), dtype="float64", dimension_names=(axis.name,), attributes={"long_name": axis.text}
+            axis.name,
+            shape=(len(axis),),
+            dtype="float64",
+            dimension_names=(axis.name,),
+            attributes={"long_name": axis.text},
         )
         coordinate[:] = axis.values
     for name, (shape, dtype) in {**layout.outputs, DONE: ((), np.dtype(bool))}.items():
@@ -368,7 +380,7 @@ def _sweep_up(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _writable(path: Path) -> Iterator[None]:
+def _writable(path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
@@ -387,7 +399,7 @@ def _writable(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Path) -> Generator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError) as error:

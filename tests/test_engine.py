@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import landscape as ls
-from landscape import _batching, engine
+from landscape import _batching, _runners, engine
 
 GRID = ls.Grid.of(x=np.linspace(-1.5, 1.25, 7), y=np.linspace(-2.0, 0.75, 11))
 HESSIAN = np.array([[3.5, 0.75], [0.75, 0.25]])
@@ -47,7 +47,9 @@ def test_asymmetric_bowl_on_a_non_square_grid_equals_the_closed_form(batch):
     result = ls.sweep(bowl(), GRID, batch=batch)
     assert result["loss"].shape == (7, 11)
     np.testing.assert_allclose(result["loss"], bowl_in_numpy(), rtol=2e-6, atol=2e-7)
-    np.testing.assert_allclose(result["offset"][2, 3], [GRID.axes[0].values[2] - 0.3, GRID.axes[1].values[3] + 0.6], atol=1e-6)
+    np.testing.assert_allclose(
+        result["offset"][2, 3], [GRID.axes[0].values[2] - 0.3, GRID.axes[1].values[3] + 0.6], atol=1e-6
+    )
     assert result["right"].dtype == bool
     assert result.computed.all()
     assert result.error == {"loss": None, "offset": None, "right": None}
@@ -123,7 +125,9 @@ def test_one_trace_per_sweep_and_none_for_new_data_of_the_same_shape():
 
 
 def test_nan_and_infinity_are_kept_where_they_were_found():
-    result = ls.sweep(lambda c: {"loss": jnp.log(c[0]), "inverse": 1.0 / c[1]}, ls.Grid.of(x=[-2.0, 0.0, 3.0], y=[0.0, 4.0]))
+    result = ls.sweep(
+        lambda c: {"loss": jnp.log(c[0]), "inverse": 1.0 / c[1]}, ls.Grid.of(x=[-2.0, 0.0, 3.0], y=[0.0, 4.0])
+    )
     np.testing.assert_array_equal(np.isnan(result["loss"][0]), [True, True])
     np.testing.assert_array_equal(result["loss"][1], [-np.inf, -np.inf])
     np.testing.assert_array_equal(result["inverse"][:, 0], np.inf)
@@ -146,7 +150,10 @@ np.testing.assert_allclose(one["loss"], auto["loss"], rtol=2e-6)
 
 
 def test_all_local_devices_share_the_points_and_give_the_same_bits():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=3",
+        "JAX_PLATFORMS": "cpu",
+    }
     script = _DEVICES.format(tests=str(Path(__file__).parent))
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -170,7 +177,7 @@ def test_out_of_memory_halves_the_width_says_so_once_and_changes_nothing(monkeyp
         return true_call(kernel, points)
 
     monkeypatch.setattr(_batching.Kernel, "__call__", small)
-    monkeypatch.setattr(engine, "measure", lambda kernel, points: _batching.Timing(kernel.width, 0.05))
+    monkeypatch.setattr(_runners, "measure", lambda kernel, points: _batching.Timing(kernel.width, 0.05))
     result = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=8)
     np.testing.assert_array_equal(result["loss"], reference["loss"])
     assert capsys.readouterr().err.count("out of memory") == 1
@@ -234,10 +241,26 @@ def _surface(loss_fn, origin=None, **kwargs):
         (_surface(lambda p, b: jnp.sum(p["w"]) * 1j), TypeError, "got complex complex64"),
         (_surface(lambda p, b: (jnp.sum(b), {})), TypeError, "pass has_aux=True"),
         (_surface(lambda p, b: jnp.sum(b), has_aux=True), TypeError, "must return \\(loss, "),
-        (_surface(lambda p, b: b @ p["w"], origin={"w": jnp.array([3, 2])}), TypeError, "origin.w must be a real float"),
-        (_surface(lambda p, b: b @ p["w"], directions={"v": jnp.ones((2, 2))}), ValueError, "missing leaves \\['w'\\]"),
-        (_surface(lambda p, b: b @ p["w"], directions={"w": jnp.ones((2, 3))}), ValueError, "directions.w must have shape"),
-        (_surface(lambda p, b: b @ p["w"], directions={"w": jnp.ones((3, 2))}), ValueError, "3 directions, the grid 2 axes"),
+        (
+            _surface(lambda p, b: b @ p["w"], origin={"w": jnp.array([3, 2])}),
+            TypeError,
+            "origin.w must be a real float",
+        ),
+        (
+            _surface(lambda p, b: b @ p["w"], directions={"v": jnp.ones((2, 2))}),
+            ValueError,
+            "missing leaves \\['w'\\]",
+        ),
+        (
+            _surface(lambda p, b: b @ p["w"], directions={"w": jnp.ones((2, 3))}),
+            ValueError,
+            "directions.w must have shape",
+        ),
+        (
+            _surface(lambda p, b: b @ p["w"], directions={"w": jnp.ones((3, 2))}),
+            ValueError,
+            "3 directions, the grid 2 axes",
+        ),
     ],
 )
 def test_bad_functions_are_refused_before_compiling(surface, error, message):

@@ -29,7 +29,15 @@ def saddle(c):
 
 def start(out, *arguments, **environment):
     """The tiny experiment in a process of its own."""
-    command = [sys.executable, str(TESTS / "tiny_experiment.py"), "--out", str(out), "--batch", "8", *arguments]
+    command = [
+        sys.executable,
+        str(TESTS / "tiny_experiment.py"),
+        "--out",
+        str(out),
+        "--batch",
+        "8",
+        *arguments,
+    ]
     env = os.environ | {"PYTHONPATH": str(TESTS.parent / "experiments"), "JAX_PLATFORMS": "cpu"} | environment
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -236,7 +244,10 @@ def test_an_all_nan_tile_is_stored_and_not_computed_again(tmp_path):
 
 
 def test_save_and_load_keep_every_bit_and_the_meta(tmp_path):
-    values = {"loss": np.array([[np.nan, 2.5], [np.inf, -3.0], [0.25, 7.0]]), "label": np.arange(6).reshape(3, 2)}
+    values = {
+        "loss": np.array([[np.nan, 2.5], [np.inf, -3.0], [0.25, 7.0]]),
+        "label": np.arange(6).reshape(3, 2),
+    }
     grid = ls.Grid((ls.Axis("x", np.array([0.5, 2.0, 4.0]), "1st PC"), ls.Axis("y", np.array([-3.0, 9.0]))))
     computed = np.array([[True, True], [True, False], [True, True]])
     meta = {"paths": {"run": {"coords": np.array([[0.5, -1.0]]), "loss": [np.nan, np.inf, 2.0]}}}
@@ -263,7 +274,9 @@ def test_a_damaged_chunk_is_named_and_computed_again(run, damage):
     path, reference = run
     chunk = path / "loss" / "c" / "3" / "0"
     content = chunk.read_bytes()
-    chunk.write_bytes({"truncate": content[:9], "flip": content[:-6] + b"\x00\xff" + content[-4:], "empty": b""}[damage])
+    chunk.write_bytes(
+        {"truncate": content[:9], "flip": content[:-6] + b"\x00\xff" + content[-4:], "empty": b""}[damage]
+    )
     with pytest.raises(StoreError, match=r"damaged chunks: loss/c/3/0.*run the sweep again"):
         ls.load(path)
     with pytest.warns(UserWarning, match="is damaged and is computed again"):
@@ -378,7 +391,9 @@ def test_meta_is_plain_json(run):
     assert attributes["meta"]["provenance"]["matmul_precision"] == "highest"
 
 
-@pytest.mark.parametrize(("shape", "target"), [((7, 11), 5), ((101, 101), 1000), ((3, 4, 5), 20), ((9,), 4), ((5, 6), 999)])
+@pytest.mark.parametrize(
+    ("shape", "target"), [((7, 11), 5), ((101, 101), 1000), ((3, 4, 5), 20), ((9,), 4), ((5, 6), 999)]
+)
 def test_tiles_cover_the_grid_once_in_contiguous_runs(shape, target):
     tile = store.row_tile(shape, target)
     assert np.prod(tile) <= max(target, 1)

@@ -84,7 +84,7 @@ def classifier(
 ) -> Problem:
     """A `Problem` from a model's two functions and `{"train": {"x": .., "y": ..}, "test": ..}`."""
 
-    def loss_fn(params: PyTree, batch: Split) -> tuple[Array, dict[str, Array]]:
+    def loss_fn(params: PyTree, batch: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
         return cross_entropy(predict(params, batch["x"]), batch["y"])
 
     data = {part: jax.tree.map(jnp.asarray, values) for part, values in splits.items()}

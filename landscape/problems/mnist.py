@@ -37,7 +37,7 @@ def _parse(cache: Path) -> Split:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         temporary = cache.with_suffix(f".{os.getpid()}.npz")
-        np.savez_compressed(temporary, **data)
+        np.savez_compressed(temporary, x=data["x"], y=data["y"])
         temporary.replace(cache)
     except OSError:
         pass  # a cache that cannot be written only costs time

@@ -1,0 +1,1 @@
+"""How fast `landscape` is, beside its peers and beside its own targets: `python -m benchmarks NAME`."""

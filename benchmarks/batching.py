@@ -1,0 +1,197 @@
+"""Does `batch="auto"` find the width? Whole sweeps at its choice beside the same sweeps at fixed widths.
+
+Three point functions that want different widths on a CPU: a multilayer perceptron (784-128-128-10 on 1,024
+examples), a convolutional net (vmap over its kernels becomes a grouped convolution) and a net of 16 hidden units.
+Target: the sweep at auto's choice takes at most 1.25 times that at the best fixed width. What the tuning itself
+costs is paid once per function and process, and is stated apart.
+
+A fixed width runs through the same code as auto's choice, with the tuner's answer put in its place: `batch=16`
+would time that width first, which auto, once tuned, does not. The best width is chosen by its median in the same
+rounds, so the ratio is rather too high than too low.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import landscape as ls
+from benchmarks._harness import Report
+from landscape import _batching, engine
+
+TARGET = 1.25
+WIDTHS = (1, 4, 16, 64, 256, 1024, 4096)
+SWEEP_SECONDS = 1.5  # at the better of the pilot's widths
+SIDES = (24, 1500)  # fewest and most points along an axis
+SLOWEST = 15.0  # a width that would need so many times the best one's time is measured, but not swept with
+
+
+def surface(loss_fn: Callable[..., Any], params: Any, data: Any) -> ls.LossSurface:
+    """A loss surface over a filter-normalised plane."""
+    directions = ls.subspace.random_directions(jax.random.key(1), params)
+    plane = ls.Subspace(params, ls.subspace.filter_normalize(directions, params))
+    return ls.LossSurface(plane, ls.Objective(loss_fn, data))
+
+
+def classify(predict: Callable[..., Any]) -> Callable[..., Any]:
+    """Cross-entropy of each example."""
+    return lambda params, batch: optax.losses.softmax_cross_entropy_with_integer_labels(
+        predict(params, batch["x"]), batch["y"]
+    )
+
+
+def mnist(count: int) -> dict[str, jax.Array]:
+    train, _ = ls.problems.mnist5k()
+    return {key: jnp.asarray(values[:count]) for key, values in train.items()}
+
+
+def mlp() -> ls.LossSurface:
+    """784-128-128-10, ReLU, 1,024 MNIST digits."""
+    init, predict = ls.problems.mlp((784, 128, 128, 10), jax.nn.relu)
+    data = mnist(1024)
+    return surface(classify(predict), init(jax.random.key(0)), {"x": data["x"].reshape(1024, -1), "y": data["y"]})
+
+
+def cnn() -> ls.LossSurface:
+    """Two 3x3 convolutions (8 and 16 channels, each with 2x2 mean pooling) and a dense layer, 64 MNIST digits."""
+
+    def layer(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.lax.reduce_window(jax.nn.relu(x), 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID") / 4
+
+    def predict(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        x = layer(layer(x, params["first"]), params["second"])
+        return x.reshape(len(x), -1) @ params["dense"]
+
+    shapes = {"first": (3, 3, 1, 8), "second": (3, 3, 8, 16), "dense": (7 * 7 * 16, 10)}
+    keys = jax.random.split(jax.random.key(0), len(shapes))
+    params = {n: jax.random.normal(k, s) / np.sqrt(np.prod(s[:-1]) / 2) for k, (n, s) in zip(keys, shapes.items())}
+    return surface(classify(predict), params, mnist(64))
+
+
+def small() -> ls.LossSurface:
+    """2-16-1, tanh, squared error on 16 points."""
+    init, predict = ls.problems.mlp((2, 16, 1))
+
+    def squared(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+        return (predict(params, batch["x"])[:, 0] - batch["y"]) ** 2
+
+    x = jax.random.normal(jax.random.key(2), (16, 2))
+    return surface(squared, init(jax.random.key(0)), {"x": x, "y": jnp.sign(x[:, 0] * x[:, 1])})
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What the tuner chose, what it tried, and what that took."""
+
+    choice: _batching.Timing
+    tried: list[_batching.Timing]
+    seconds: float
+
+
+def kernel_of(fn: Any) -> _batching.Kernel:
+    return _batching.Kernel.build(fn, 2, jax.local_devices())
+
+
+def probe_points(kernel: _batching.Kernel, grid: ls.Grid) -> np.ndarray:
+    """The points that the engine tunes on."""
+    return np.resize(engine._spread(grid), (kernel.max_points, grid.ndim))
+
+
+def tune(fn: Any, grid: ls.Grid) -> Tuning:
+    """Tune as the first sweep would, with nothing compiled, and remember the choice for the sweeps to come."""
+    jax.clear_caches()
+    kernel, tried = kernel_of(fn), []
+
+    def measure(*args: Any) -> _batching.Timing:
+        tried.append(original(*args))
+        return tried[-1]
+
+    original, points = _batching.measure, probe_points(kernel, grid)
+    start = time.perf_counter()
+    with mock.patch.object(_batching, "measure", measure):
+        choice = _batching.tune(kernel, points, grid.size, None)
+    return Tuning(choice, tried, time.perf_counter() - start)
+
+
+def pilot(fn: Any, seconds: float) -> ls.Grid:
+    """As many points as take about `seconds` at the better of two widths."""
+    kernel, grid = kernel_of(fn), ls.Grid.square(1.0, 64)
+    points = probe_points(kernel, grid)
+    best = min(_batching.measure(kernel.with_width(w), points).seconds for w in (1, 64))
+    return ls.Grid.square(1.0, int(np.clip(np.sqrt(seconds / best), *SIDES)))
+
+
+def fixed_timing(fn: Any, width: int, grid: ls.Grid) -> _batching.Timing | str:
+    """The timing of a width, or why there is none."""
+    kernel = kernel_of(fn)
+    if width > min(kernel.capacity, grid.size):
+        return "wider than the grid" if width > grid.size else "wider than a buffer"
+    kernel = kernel.with_width(width)
+    temporaries = getattr(kernel.program.memory_analysis(), "temp_size_in_bytes", 0)
+    if temporaries > _batching.default_memory(kernel.devices[0]):
+        return f"needs {temporaries / 2**30:.1f} GiB"
+    return _batching.measure(kernel, probe_points(kernel, grid))
+
+
+def sweep_at(fn: Any, grid: ls.Grid, timing: _batching.Timing) -> Callable[[], Any]:
+    """A sweep for which the tuner says `timing`."""
+
+    def sweep() -> Any:
+        with mock.patch.object(engine, "tune", lambda *_: timing):
+            return ls.sweep(fn, grid, progress=False)
+
+    return sweep
+
+
+def run(report: Report) -> None:
+    """All three functions."""
+    report.section('batching: batch="auto" beside fixed widths')
+    for fn in (mlp, cnn, small):
+        compare(report, str(fn.__doc__), fn())
+
+
+def compare(report: Report, name: str, fn: ls.LossSurface) -> None:
+    """One function: tune, then sweep at each width in turn."""
+    grid = pilot(fn, SWEEP_SECONDS / 30 if report.quick else SWEEP_SECONDS)
+    report.section(f"{name} {grid.size:,} points")
+    tuning = report.once("tuning, compiling included", lambda: tune(fn, grid))
+    describe(report, tuning)
+    contenders = {"auto": lambda: ls.sweep(fn, grid, progress=False)}
+    contenders |= {name: sweep_at(fn, grid, timing) for name, timing in fixed(report, fn, grid, tuning).items()}
+    for sweep in contenders.values():
+        sweep()  # compile
+    times = report.compare(contenders, repeats=5)
+    best = times.fastest([name for name in contenders if name != "auto"])
+    report.note(f"  best fixed: {best}; auto chose {tuning.choice.width}", best=best, choice=tuning.choice.width)
+    report.finding(f"auto / {best}", times, lambda t: t["auto"] / t[best], target=TARGET)
+
+
+def describe(report: Report, tuning: Tuning) -> None:
+    """What was tried."""
+    rows = [f"{t.width}: {1e6 * t.seconds:,.2f} us + {t.compile_seconds:.2f} s" for t in tuning.tried]
+    compiling = sum(t.compile_seconds for t in tuning.tried)
+    report.note(f"  tried (per point + compiling) {'; '.join(rows)}", tried=[vars(t) for t in tuning.tried])
+    report.note(
+        f"  tuning {tuning.seconds:.2f} s, of which {compiling:.2f} s compiling; auto chose {tuning.choice.width}",
+        tuning_seconds=tuning.seconds,
+    )
+
+
+def fixed(report: Report, fn: Any, grid: ls.Grid, tuning: Tuning) -> dict[str, _batching.Timing]:
+    """The fixed widths worth a sweep."""
+    found = {w: fixed_timing(fn, w, grid) for w in ((1, 16, 64) if report.quick else WIDTHS)}
+    timings = {w: t for w, t in found.items() if isinstance(t, _batching.Timing)}
+    limit = SLOWEST * min([tuning.choice.seconds, *(t.seconds for t in timings.values())])
+    for width, timing in found.items():
+        if isinstance(timing, str):
+            report.note(f"  width {width} left out: {timing}")
+        elif timing.seconds > limit:
+            report.note(f"  width {width} left out: {1e6 * timing.seconds:,.2f} us a point, {SLOWEST:g} times the best")
+    return {f"width {w}": t for w, t in timings.items() if t.seconds <= limit}

@@ -1,0 +1,144 @@
+"""What the engine adds to the compiled program: time per sweep, and memory beside the result.
+
+*Time.* A function of about 10 microseconds a point over 1000 x 1000 points. Three programs run in turn: the
+compiled program alone (the tiles of the sweep, their coordinates already on the device, waiting for each), the
+sweep, and the sweep into a store. What the sweep takes beyond the program alone is the engine: checking and hashing
+the arguments, tiles and coordinates, copies to and from the device, assembling the result, writing and reading
+back the store. Target: less than 20 % of the whole. Tuning and compiling happen once per function and process,
+are stated apart, and are *not* in the 20 %; a function that costs next to nothing shows the engine's own seconds.
+
+*Memory.* Peak resident memory (`getrusage`) of a fresh process that sweeps n points, less that of one that sweeps
+10,000 with the same compiled program, less the difference of the results (values and mask). Target: nothing, to
+within 8 MiB.
+"""
+
+import functools
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import landscape as ls
+from benchmarks._harness import Report
+from landscape import _batching, engine
+
+TARGET = 0.20
+SLACK_MIB = 8.0
+SIDES = (100, 316, 1000, 2000)  # 1e4 (the base), 1e5, 1e6 and 4e6 points
+ALONE, SWEEP, STORED = "compiled program alone", "sweep", "sweep with a store"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """A point function of adjustable cost: a vector of 128 through `length` rounds of tanh."""
+
+    start: jax.Array
+    length: int = field(metadata={"static": True})
+
+    def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
+        end = jax.lax.fori_loop(0, self.length, lambda _, x: jnp.tanh(x * coords[0] + coords[1]), self.start)
+        return {"value": jnp.mean(end)}
+
+
+def chain(length: int) -> Chain:
+    return Chain(jnp.linspace(-1.0, 1.0, 128), length)
+
+
+def run(report: Report) -> None:
+    """Time, then memory."""
+    side = 100 if report.quick else 1000
+    overhead(report, "about 10 us a point", chain(64), side, TARGET)
+    overhead(report, "next to nothing a point: the engine's own seconds", chain(0), side, None)
+    memory(report)
+
+
+def overhead(report: Report, name: str, fn: Chain, side: int, target: float | None) -> None:
+    """One function."""
+    grid = ls.Grid.square(1.0, side)
+    report.section(f"engine: {name}, {grid.size:,} points")
+    jax.clear_caches()
+    with _batching.forgotten(), tempfile.TemporaryDirectory() as folder:
+        report.once("first sweep: tuning and compiling included", lambda: sweep(fn, grid))
+        contenders = {ALONE: alone(report, fn, grid), SWEEP: lambda: sweep(fn, grid), STORED: stored(fn, grid, folder)}
+        for contender in contenders.values():
+            contender()
+        times = report.compare(contenders, repeats=5)
+    report.finding("in compiled code, us a point", times, lambda t: 1e6 * t[ALONE] / grid.size, "{:.3f}")
+    for one in (SWEEP, STORED):
+        report.finding(f"{one}: outside compiled code", times, lambda t, one=one: 1 - t[ALONE] / t[one], "{:.1%}", target)
+        report.finding(f"{one}: seconds outside", times, lambda t, one=one: t[one] - t[ALONE], "{:.3f} s")
+
+
+def sweep(fn: Any, grid: ls.Grid, **options: Any) -> ls.Landscape:
+    return ls.sweep(fn, grid, progress=False, **options)
+
+
+def stored(fn: Any, grid: ls.Grid, folder: str) -> Callable[[], Any]:
+    """A sweep into a new store each time."""
+    numbers = iter(range(10**6))
+    return lambda: sweep(fn, grid, store=Path(folder) / f"{next(numbers)}.zarr")
+
+
+def alone(report: Report, fn: Any, grid: ls.Grid) -> Callable[[], None]:
+    """The compiled program of a tuned sweep on all tiles, without the engine."""
+    kernel = _batching.Kernel.build(fn, grid.ndim, jax.local_devices())
+    points = np.resize(engine._spread(grid), (kernel.max_points, grid.ndim))
+    choice = _batching.tune(kernel, points, grid.size, None)  # remembered from the first sweep
+    kernel, layout = kernel.with_width(choice.width), engine._layout(fn, grid, choice)
+    tiles = [kernel._layout(layout.points(tile)) for tile in range(layout.num_tiles)]
+    report.note(f"  width {choice.width}, {layout.num_tiles} tiles of {'x'.join(map(str, layout.tile))} points")
+
+    def run() -> None:
+        for buffer, counts in tiles:
+            jax.block_until_ready(kernel.program(kernel.fn, buffer, counts))
+
+    return run
+
+
+def memory(report: Report) -> None:
+    """Peak memory by the number of points, with and without a store."""
+    sides = SIDES[:3] if report.quick else SIDES
+    for store in (False, True):
+        report.section(f"engine: peak memory{' with a store' if store else ''}")
+        base, *others = (peak_of(side, store) for side in sides)
+        report.note(f"  {base['points']:>9,} points: peak {base['peak']:.1f} MiB (the base)", **base)
+        for one in others:
+            result = one["result"] - base["result"]
+            growth = one["peak"] - base["peak"] - result
+            report.note(
+                f"  {one['points']:>9,} points: peak {one['peak']:.1f} MiB, {growth:+.1f} MiB beyond the base and "
+                f"{result:.1f} MiB of result  target <= {SLACK_MIB:g} MiB: {'met' if growth <= SLACK_MIB else 'MISSED'}",
+                **one,
+                growth=growth,
+            )
+
+
+def peak_of(side: int, store: bool) -> dict[str, Any]:
+    """What a fresh process reports of one sweep."""
+    command = [sys.executable, "-m", "benchmarks.engine", str(side), str(int(store))]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def measure_peak(side: int, store: bool) -> dict[str, Any]:
+    """Peak resident memory (MiB) of this process after one sweep, and the size of the result."""
+    grid, run = ls.Grid.square(1.0, side), functools.partial(sweep, chain(1), batch=256)
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(grid, store=Path(folder) / "run.zarr") if store else run(grid)
+    size = result["value"].nbytes + result.computed.nbytes
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"points": grid.size, "peak": peak / scale, "result": size / 2**20, "store": store}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure_peak(int(sys.argv[1]), sys.argv[2] == "1")))

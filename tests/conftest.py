@@ -1,0 +1,33 @@
+"""Shared fixtures; every call of the library in the tests is checked against its shape annotations."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from beartype import beartype
+from jaxtyping import AbstractArray, install_import_hook
+
+
+def check_shapes(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Check the annotations that are array shapes; arguments of a wrong kind are for our own errors to refuse."""
+    annotations = getattr(fn, "__annotations__", {})
+    for name in [n for n, a in annotations.items() if not (inspect.isclass(a) and issubclass(a, AbstractArray))]:
+        del annotations[name]
+    return beartype(fn)
+
+
+install_import_hook("landscape", "conftest.check_shapes")
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+settings.register_profile("landscape", deadline=None, max_examples=30, derandomize=True)
+settings.load_profile("landscape")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Double precision for one test; `jax.config` stays as it is."""
+    with jax.enable_x64(True):
+        yield

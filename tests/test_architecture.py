@@ -1,0 +1,142 @@
+"""The layers: a module imports only from the rows above it, and the rules of the house hold in every file."""
+
+import ast
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "landscape"
+ROWS = [
+    ("__init__",),
+    ("_tree", "grid"),
+    ("store",),
+    ("objective",),
+    ("subspace",),
+    ("_batching", "_progress"),
+    ("_runners",),
+    ("engine",),
+    ("training",),
+    ("maps",),
+    ("analysis",),
+    ("export",),
+    ("problems", "problems.digits", "problems.mnist"),
+    ("_scale", "_style"),
+    ("plotting",),
+    ("cli",),
+    ("__main__",),
+]
+NUMPY_ONLY = {"grid", "store", "analysis", "export", "_scale", "_style", "plotting", "cli"}
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+EVERYTHING = [*SOURCES, *sorted((ROOT / "experiments").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
+
+
+def name_of(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+def imports(path):
+    """Modules that a file imports anywhere, leaving out what only a type checker sees."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own(module):
+    """The package's module in an import such as `landscape.grid.Grid`, or None."""
+    known = {name for row in ROWS for name in row}
+    parts = module.split(".")[1:]
+    candidates = (".".join(parts[:n]) for n in (2, 1))
+    return next((c for c in candidates if c in known), "__init__") if module.startswith("landscape") else None
+
+
+def test_every_module_has_a_row():
+    assert {name_of(path) for path in SOURCES} == {name for row in ROWS for name in row}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_modules_import_only_from_rows_above(path):
+    level = {name: i for i, row in enumerate(ROWS) for name in row}
+    mine = name_of(path)
+    for module in imports(path):
+        target = own(module)
+        if target is not None:
+            below = (
+                level[target] < level[mine]
+                or target.startswith(f"{mine}.")
+                or mine.split(".")[0] == target.split(".")[0]
+            )
+            assert below, f"{mine} imports {module}, which is not above it"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if name_of(p) in NUMPY_ONLY], ids=name_of)
+def test_interpreting_needs_no_jax(path):
+    assert not [m for m in imports(path) if m.split(".")[0] in ("jax", "jaxlib", "optax")]
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=lambda p: str(p.relative_to(ROOT)))
+def test_rules_of_the_house(path):
+    text = path.read_text()
+    assert "jax._src" not in text
+    assert "from __future__ import annotations" not in text
+    assert path.stem not in {"utils", "common", "base", "types", "helpers", "misc"}
+    assert len(text.splitlines()) <= 500, "a file that passes 500 lines is asking to be divided"
+    assert ast.get_docstring(ast.parse(text)), "a module says in one sentence what it owns"
+
+
+def code_lines(path):
+    """Lines of each function without its docstring, comments and blank lines."""
+    lines = path.read_text().splitlines()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            rows = range(body[0].lineno - 1, body[-1].end_lineno) if body else ()
+            yield sum(bool(lines[i].strip()) and not lines[i].strip().startswith("#") for i in rows)
+
+
+def test_functions_are_short():
+    lengths = sorted(n for path in SOURCES for n in code_lines(path))
+    assert statistics.median(lengths) <= 8
+    assert lengths[int(0.9 * len(lengths))] <= 30
+
+
+HEAVY = "('jax', 'optax', 'matplotlib', 'zarr', 'sklearn', 'pandas', 'scipy', 'xarray')"
+
+
+@pytest.mark.parametrize(
+    ("statement", "allowed"),
+    [
+        ("import landscape", set()),
+        ("from landscape import Grid, Landscape", set()),
+        ("from landscape import cli", set()),
+        ("from landscape import sweep, Subspace, Objective, LossSurface, save, load", {"jax", "optax"}),
+    ],
+)
+def test_importing_is_light(statement, allowed):
+    code = f"{statement}\nimport sys\nprint(*sorted(m for m in {HEAVY} if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) <= allowed
+
+
+def test_public_names_resolve_and_are_documented():
+    import landscape
+
+    for name in landscape.__all__:
+        assert getattr(landscape, name).__doc__, name
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        landscape.nothing  # noqa: B018  (the attribute access is the test)
