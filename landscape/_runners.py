@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import lru_cache, partial
 from typing import Any, Literal, Protocol
 
@@ -33,7 +33,7 @@ class Runner(Protocol):
         """Choose a width, or time the one that was asked for."""
         ...
 
-    def tiles(self, layout: Layout, width: int, todo: list[int], say: Say) -> Iterator[tuple[int, Values]]:
+    def tiles(self, layout: Layout, width: int, todo: list[int], say: Say) -> Generator[tuple[int, Values]]:
         """Values of the tiles, in any order."""
         ...
 
@@ -48,7 +48,7 @@ class Local:
     def timing(self, batch: Batch, max_memory: int | None) -> Timing:
         return _timing(self.kernel, _spread(self.grid), self.grid.size, batch, max_memory)
 
-    def tiles(self, layout: Layout, width: int, todo: list[int], say: Say) -> Iterator[tuple[int, Values]]:
+    def tiles(self, layout: Layout, width: int, todo: list[int], say: Say) -> Generator[tuple[int, Values]]:
         """The tiles in turn; the next one is computed while one is handed over."""
         shrinking = _Shrinking(self.kernel.with_width(width), say)
         flying: deque[tuple[int, Any]] = deque()
@@ -105,7 +105,7 @@ class Remote:
         points = _spread(self.grid)
         return self.executor.submit(_timing_at_worker, *self.task, points, self.grid.size, batch, max_memory).result()
 
-    def tiles(self, layout: Layout, width: int, todo: list[int], say: Say) -> Iterator[tuple[int, Values]]:
+    def tiles(self, layout: Layout, width: int, todo: list[int], say: Say) -> Generator[tuple[int, Values]]:
         """The tiles as they come back, a few handed out ahead."""
         queue, flying = iter(todo), {}
 
@@ -113,12 +113,21 @@ class Remote:
             for tile in itertools.islice(queue, count):
                 flying[self.executor.submit(_tile_at_worker, *self.task, width, layout.points(tile))] = tile
 
-        hand_out(IN_FLIGHT)
-        while flying:
-            done, _ = concurrent.futures.wait(flying, return_when=concurrent.futures.FIRST_COMPLETED)
-            for future in done:
-                yield flying.pop(future), future.result()
-            hand_out(len(done))
+        try:
+            hand_out(IN_FLIGHT)
+            while flying:
+                done, _ = concurrent.futures.wait(flying, return_when=concurrent.futures.FIRST_COMPLETED)
+                for future in done:
+                    yield flying.pop(future), future.result()
+                hand_out(len(done))
+        except concurrent.futures.BrokenExecutor as error:
+            error.add_note(
+                "the workers died; what was finished is in the store, if there is one: call again to resume"
+            )
+            raise
+        finally:
+            for future in flying:
+                future.cancel()
 
 
 def _to_host(leaf: Any) -> Any:

@@ -171,10 +171,21 @@ def _prepare(fn: Any, grid: Grid) -> Any:
     check = getattr(fn, "check_grid", None)
     if check is not None:
         check(grid)
-    if jax.tree_util.treedef_is_leaf(jax.tree.structure(fn)):
-        fn = jax.tree_util.Partial(fn)
+    fn = jax.tree_util.tree_map_with_path(_static_function, fn)
     _check_outputs(fn, grid)
     return fn
+
+
+def _static_function(path: Any, leaf: Any) -> Any:
+    """Functions among the leaves become part of the program; everything else must be an array or a number."""
+    if callable(leaf) and not hasattr(leaf, "dtype"):
+        return jax.tree_util.Partial(leaf)
+    if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
+        raise TypeError(
+            f"the point function holds {_tree.describe(leaf)} at {_tree.key_name(path)}, which is neither an array nor "
+            "a function; make it a static field"
+        )
+    return leaf
 
 
 def _check_precision(grid: Grid) -> None:
@@ -247,8 +258,9 @@ class _Job:
             sum(map(self.layout.size, mine)), sum(map(self.layout.size, finished.intersection(mine))), show
         )
         start = time.perf_counter()
-        with contextlib.closing(progress), keep.interruptible() as stop:
-            for number, (tile, values) in enumerate(runner.tiles(self.layout, self.width, todo, progress.say), 1):
+        tiles = runner.tiles(self.layout, self.width, todo, progress.say)
+        with contextlib.closing(progress), contextlib.closing(tiles), keep.interruptible() as stop:
+            for number, (tile, values) in enumerate(tiles, 1):
                 keep.write(tile, values)
                 progress.advance(self.layout.size(tile))
                 if stop.is_set() and number < len(todo):

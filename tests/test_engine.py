@@ -285,3 +285,18 @@ def test_outputs_must_be_a_tuple_of_known_names():
 def test_an_empty_result_is_refused():
     with pytest.raises(ValueError, match="nothing to map"):
         ls.sweep(lambda c: {}, GRID)
+
+
+def test_functions_among_the_leaves_become_part_of_the_program():
+    surface = ls.LossSurface(lambda c: {"w": jnp.tanh(c)}, ls.Objective(lambda p, b: jnp.sum(p["w"] ** 2)))
+    result = ls.sweep(surface, GRID)
+    x, y = np.meshgrid(*(axis.values for axis in GRID.axes), indexing="ij")
+    np.testing.assert_allclose(result["loss"], np.tanh(x) ** 2 + np.tanh(y) ** 2, rtol=1e-5)
+
+
+def test_other_leaves_are_refused_by_name():
+    surface = ls.LossSurface(ls.Subspace({"w": "heavy"}, {"w": jnp.ones((2, 1))}), ls.Objective(lambda p, b: 2.0))
+    with pytest.raises(TypeError, match=r"origin.w must be a real floating-point array, got str"):
+        ls.sweep(surface, GRID)
+    with pytest.raises(TypeError, match=r"holds str 'slow' at 0.0, which is neither"):
+        ls.sweep(jax.tree_util.Partial(lambda s, c: c[0], "slow"), GRID)
