@@ -66,16 +66,29 @@ class Lab:
     problem: Any = None
     planning: bool = False
 
-    def sweep(self, name: str, fn: Any, grid: Any) -> Any:
-        """`landscape.sweep` into the store `name.zarr`, or only its plan."""
+    def sweep(self, name: str, fn: Any, grid: Any, about: Callable[[Any], Mapping[str, Any]] | None = None) -> Any:
+        """`landscape.sweep` into the store `name.zarr`, or only its plan.
+
+        Args:
+            name: name of the store.
+            fn: point function.
+            grid: where to evaluate it.
+            about: `about(landscape)` gives entries for the landscape's meta, which are stored with it.
+        """
         import landscape as ls
+        from landscape.store import annotate
 
         if self.planning:
             keep = {k: v for k, v in self.options.items() if k in ("batch", "devices")}
             print(f"{name}\n{ls.plan(fn, grid, **keep)}\n")
             return None
         say(f"sweep {name}: {' x '.join(map(str, grid.shape))} points")
-        return ls.sweep(fn, grid, store=self.out and self.out / f"{name}.zarr", **self.options)
+        store = self.out and self.out / f"{name}.zarr"
+        landscape = ls.sweep(fn, grid, store=store, **self.options)
+        entries = about(landscape) if about is not None else {}
+        if store is not None and entries:
+            annotate(store, **entries)
+        return landscape.with_meta(**entries)
 
     def remember(self, name: str, key: Any, compute: Callable[[], Any]) -> Any:
         """A pytree of arrays from an earlier run with the same `key`, or computed and kept for the next one.

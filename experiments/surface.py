@@ -13,8 +13,10 @@ number is printed beside it (Antognini & Sohl-Dickstein 2018).
 Cost: under a minute on two CPU cores for the defaults, 101 x 101 points in each plane.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -26,6 +28,13 @@ from _runner import Lab, UsageError, main, say
 import landscape as ls
 
 Directions = Literal["filter", "layer", "none", "pca", "three-point", "hessian"]
+TITLES = {
+    "filter": "random plane, filter normalised",
+    "layer": "random plane, layer normalised",
+    "none": "random plane",
+    "pca": "plane of the training path",
+    "three-point": "plane through three solutions",
+}
 
 
 @dataclass(frozen=True)
@@ -69,9 +78,10 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     for kind in config.directions:
         plane, grid, meta = _plane(kind, config, lab, problem, trained)
         surface = ls.LossSurface(plane, problem.objectives, config.metrics, config.recalibrate)
-        landscape = lab.sweep(kind, surface, grid)
+        about = partial(_about, problem, trained, surface, meta)
+        landscape = lab.sweep(kind, surface, grid, about)
         if landscape is not None:
-            result[kind] = landscape.with_meta(surface=_describe(problem, trained, plane, meta))
+            result[kind] = landscape
     return result
 
 
@@ -176,30 +186,38 @@ def _covering(points: np.ndarray, num: int, labels: list[str], margin: float = 0
     return ls.Grid(tuple(ls.Axis.covering(name, a, b, num, label) for name, a, b, label in axes))
 
 
-def _describe(problem: ls.Problem, trained: ls.Run, plane: ls.Subspace, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What the findings and the figures need beside the values."""
-    coords = jax.vmap(plane.project)(trained.snapshots)
-    residual = jax.vmap(plane.residual)(trained.snapshots)
+def _about(problem: ls.Problem, trained: ls.Run, surface: ls.LossSurface, meta: Any, landscape: ls.Landscape) -> Any:
+    """What the findings and the figures need beside the values, to be stored with them."""
+    plane, unperturbed = surface.at, _unperturbed(surface, landscape)
+    path = {
+        "coords": jax.vmap(plane.project)(trained.snapshots),
+        "residual": jax.vmap(plane.residual)(trained.snapshots),
+        "loss": trained.history["train_loss"],
+    }
     steps = jax.tree.map(lambda a, b: a - b, trained.snapshots, trained.params)
-    return {
-        **{k: np.asarray(v).tolist() for k, v in meta.items()},
+    about = {
+        **meta,
         "model": problem.name,
         "num_params": sum(x.size for x in jax.tree.leaves(trained.params)),
-        "trained": {name: float(_loss(o, trained.params)) for name, o in problem.objectives.items()},
-        "gram": np.asarray(plane.gram()).tolist(),
+        "trained": {name: unperturbed[f"{name}_loss"] for name in problem.objectives},
+        "gram": plane.gram(),
         "path_length": float(jnp.max(jax.vmap(optax.tree.norm)(steps))),
         "gradient_share": _gradient_share(problem, trained, plane),
-        "path": {
-            "coords": np.asarray(coords).tolist(),
-            "residual": np.asarray(residual).tolist(),
-            "loss": np.asarray(trained.history["train_loss"]).tolist(),
-        },
     }
+    paths = {"training path": jax.tree.map(np.asarray, path)} if len(path["loss"]) > 1 else {}
+    return {"surface": about, "paths": paths}
 
 
-def _loss(objective: ls.Objective, params: Any) -> jax.Array:
-    with jax.default_matmul_precision("highest"):
-        return jax.jit(lambda o, p: o(p))(objective, params)
+def _unperturbed(surface: ls.LossSurface, landscape: ls.Landscape) -> dict[str, float]:
+    """The losses of the trained parameters, by the program that made the map, with all directions set to zero.
+
+    The same losses by another program, such as the one that trained, may differ in the last bit.
+    """
+    still = ls.Subspace(surface.at.origin, jax.tree.map(jnp.zeros_like, surface.at.directions))
+    width = landscape.meta["plan"]["batching"]["width"]
+    point = ls.Grid.of(alpha=[0.0], beta=[0.0])
+    values = ls.sweep(dataclasses.replace(surface, at=still), point, batch=width, progress=False)
+    return {name: float(values[name][0, 0]) for name in values if name.endswith("_loss")}
 
 
 def _gradient_share(problem: ls.Problem, trained: ls.Run, plane: ls.Subspace) -> list[float]:
@@ -213,25 +231,15 @@ def _gradient_share(problem: ls.Problem, trained: ls.Run, plane: ls.Subspace) ->
     return np.asarray(run(problem.objectives["train"], plane.directions, trained.snapshots)).tolist()
 
 
-def with_paths(landscape: ls.Landscape) -> ls.Landscape:
-    """The landscape with its training path where the plots look for it, and the gap as an output."""
-    gap = {}
-    if {"train_loss", "test_loss"} <= set(landscape.names):
-        gap["gap"] = ls.analysis.generalization_gap(landscape)
-    path = landscape.meta["surface"]["path"]
-    paths = {"training path": path} if len(path["coords"]) > 1 else {}
-    return landscape.assign(**gap).with_meta(paths=paths)
-
-
 def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
-    """Figures of every plane, and one of the first two together."""
+    """Figures of every plane from above and in 3-D, and a summary of the first and the last."""
     figures = {}
     for kind, landscape in result.items():
-        drawn = with_paths(landscape)
-        title = f"{landscape.meta['surface']['model']}, {kind} plane"
-        figures[kind] = ls.plotting.overview(drawn, title=title)
-        figures[f"{kind}_3d"] = _view(drawn, title)
-    figures["summary"] = _summary({kind: with_paths(landscape) for kind, landscape in result.items()})
+        title = f"{landscape.meta['surface']['model']}, {TITLES[kind]}"
+        figures[kind] = ls.plotting.overview(landscape)
+        figures[kind].suptitle(title)
+        figures[f"{kind}_3d"] = _view(landscape, title)
+    figures["summary"] = _summary(next(iter(result.values())), list(result.values())[-1])
     return figures
 
 
@@ -244,20 +252,26 @@ def _view(landscape: ls.Landscape, title: str) -> Any:
     return figure
 
 
-def _summary(result: Mapping[str, ls.Landscape]) -> Any:
-    """Four panels: the first plane from above and in 3-D, the gap, and the last plane with the path."""
+def _summary(first: ls.Landscape, last: ls.Landscape) -> Any:
+    """Four panels: the first plane from above and in 3-D, its gap, and the last plane with the path."""
     from matplotlib import pyplot
 
-    first, last = next(iter(result.values())), list(result.values())[-1]
     figure = pyplot.figure(figsize=(9.6, 7.4))
     axes = [figure.add_subplot(2, 2, i + 1, projection="3d" if i == 1 else None) for i in range(4)]
     ls.plotting.heatmap(first, "train_loss", ax=axes[0], contours=True)
     ls.plotting.surface3d(first, "train_loss", ax=axes[1])
-    ls.plotting.heatmap(first, "gap" if "gap" in first else first.names[0], ax=axes[2])
-    ls.plotting.heatmap(last, "train_loss", ax=axes[3], contours=True)
-    ls.plotting.trajectory(last, ax=axes[3])
-    for axis, text in zip(axes, "abcd"):
-        axis.set_title(f"({text})", loc="left")
+    titles = ["training loss", "the same in 3-D", "test loss minus training loss", "training loss along the path"]
+    if "test_loss" in first:
+        gap = ls.analysis.generalization_gap(first)
+        ls.plotting.heatmap(first.assign(gap=gap), "gap", ax=axes[2], minimum=False, contours=True)
+    else:
+        axes[2].set_axis_off()
+        titles[2] = ""
+    ls.plotting.heatmap(last, "train_loss", ax=axes[3], contours=True, aspect="auto")
+    if last.meta["paths"]:
+        ls.plotting.trajectory(last, ax=axes[3])
+    for axis, letter, title in zip(axes, "abcd", titles):
+        axis.set_title(f"({letter}) {title}", loc="left")
     return figure
 
 
@@ -285,8 +299,8 @@ def _rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
         null = " + ".join(f"{s:.1%}" for s in about["random_walk"])
         found = " + ".join(f"{s:.1%}" for s in about["explained"])
         rows.append(("variance of the path explained", f"{null} (random walk)", found))
-    residual, length = max(about["path"]["residual"]), about["path_length"]
-    if length > 0:
+    if landscape.meta["paths"]:
+        residual, length = max(landscape.meta["paths"]["training path"]["residual"]), about["path_length"]
         share = f"{residual:.3g} = {residual / length:.0%} of its length"
         rows.append(("largest distance of the path from the plane", "0 if the plane held it", share))
     shares = about["gradient_share"]

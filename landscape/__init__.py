@@ -27,12 +27,13 @@ _HOME = {
     "save": "store",
     "load": "store",
 }
-_MODULES = ("analysis", "maps", "plotting", "problems", "subspace", "training")
+_MODULES = ("analysis", "export", "maps", "plotting", "problems", "subspace", "training")
 
 __all__ = [*_HOME, *_MODULES]
 
 if TYPE_CHECKING:
     from landscape import analysis as analysis
+    from landscape import export as export
     from landscape import maps as maps
     from landscape import plotting as plotting
     from landscape import problems as problems

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,10 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: status 2 for wrong usage, 0 after `--help` or `--version`.
     """
-    args = _parser().parse_args(argv)
     try:
-        args.command(args)
-        sys.stdout.flush()
+        return _run(argv)
     except BrokenPipeError:
         _silence_stdout()
         return EXIT_BROKEN_PIPE
@@ -59,14 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("landscape: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (OSError, ValueError, KeyError, ImportError) as error:
-        print(f"landscape: {_message(error)}", file=sys.stderr)
+        # Names are checked before use, so a key that is missing is missing in the run.
+        reason = f"the run is incomplete, it lacks {error}" if isinstance(error, KeyError) else error
+        print(f"landscape: {reason}", file=sys.stderr)
         return EXIT_BAD_INPUT
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        args = _parser().parse_args(argv)
+        args.command(args)
+    finally:
+        sys.stdout.flush()  # here, where a pipe that broke is noticed, and not when the interpreter ends
     return 0
-
-
-def _message(error: Exception) -> str:
-    """The text of an error; that of a `KeyError` would come in quotes."""
-    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
 
 
 def _silence_stdout() -> None:
@@ -216,7 +220,8 @@ def _report(summary: Mapping[str, Any]) -> Iterator[str]:
     rows = [[a["name"], f"{a['num']:,} in [{a['low']:.6g}, {a['high']:.6g}]", a["label"]] for a in summary["axes"]]
     yield from _table(rows)
     yield "outputs"
-    yield from _table([["", "type", "min", "at", "max", "at", "NaN", "inf"], *_output_rows(summary["outputs"])])
+    at = f"at ({', '.join(a['name'] for a in summary['axes'])})"
+    yield from _table([["", "type", "min", at, "max", at, "NaN", "inf"], *_output_rows(summary["outputs"])])
     if summary["paths"]:
         yield "paths"
         yield from _table([[name, f"{num:,} points"] for name, num in summary["paths"].items()])
@@ -279,34 +284,55 @@ def _plot(args: argparse.Namespace) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    from matplotlib import pyplot
+
     from landscape import plotting
     from landscape.store import load
 
     landscape = load(args.run)
     with plotting.style("paper"):
-        _save_picture(_figure(landscape, args), out, _provenance(landscape, args.run))
+        figure = _figure(landscape, args)
+        _save_picture(figure, out, _provenance(landscape, args.run))
+    pyplot.close(figure)
     print(f"wrote {out}")
 
 
 def _figure(landscape: "Landscape", args: argparse.Namespace) -> Any:
     from landscape import plotting
 
-    names, kind = _names(landscape, args.output), args.kind or _default_kind(landscape, args.output)
-    options = {"scale": args.scale, "vmin": args.vmin, "vmax": args.vmax}
+    names, kind = _names(landscape, args.output), args.kind or _default_kind(landscape, args)
     if kind == "overview":
-        return plotting.overview(landscape)
+        return _overview(landscape, args)
     if kind == "profile":
-        return plotting.profile(landscape, names).figure
-    return _panels(names, kind, lambda name, ax: getattr(plotting, kind)(landscape, name, ax=ax, **options))
+        axes = plotting.profile(landscape, names, scale=args.scale)
+        axes.set_ylim(args.vmin, args.vmax)
+        return axes.figure
+    low, high = ("zmin", "zmax") if kind == "surface3d" else ("vmin", "vmax")
+    options = {"scale": args.scale, low: args.vmin, high: args.vmax}
+    return _panels(landscape, names, kind, options)
 
 
-def _panels(names: Sequence[str], kind: str, draw: Any) -> Any:
-    """One figure with a panel for each output, side by side."""
+def _overview(landscape: "Landscape", args: argparse.Namespace) -> Any:
+    from landscape import plotting
+
+    if (args.vmin, args.vmax) != (None, None):
+        raise ValueError("an overview shows several quantities, so --vmin and --vmax do not fit; choose another --kind")
+    return plotting.overview(landscape, args.output, scale=args.scale)
+
+
+def _panels(landscape: "Landscape", names: Sequence[str], kind: str, options: Mapping[str, Any]) -> Any:
+    """One figure with a panel for each output, side by side, and the stored paths on them."""
     from matplotlib import pyplot
 
+    from landscape import plotting
+
     figure = pyplot.figure(figsize=(PANEL[0] * len(names), PANEL[1]), layout="constrained")
+    projection = "3d" if kind == "surface3d" else None
     for i, name in enumerate(names, 1):
-        draw(name, figure.add_subplot(1, len(names), i, projection="3d" if kind == "surface3d" else None))
+        axes = figure.add_subplot(1, len(names), i, projection=projection)
+        getattr(plotting, kind)(landscape, name, ax=axes, **options)
+        if landscape.meta.get("paths") and projection is None:
+            plotting.trajectory(landscape, ax=axes)
     return figure
 
 
@@ -316,17 +342,19 @@ def _names(landscape: "Landscape", asked: Sequence[str] | None) -> list[str]:
     if unknown:
         raise ValueError(f"no output {unknown[0]!r} in this landscape; it has {', '.join(landscape)}")
     plain = [name for name in landscape if landscape[name].ndim == landscape.grid.ndim]
-    losses = [name for name in plain if name == "loss" or name.endswith("_loss")]
+    losses = sorted((n for n in plain if n == "loss" or n.endswith("_loss")), key=lambda n: "test" in n)
     names = list(asked or losses or plain[:3])
     if not names:
         raise ValueError("no output of this landscape is one number a point, so there is nothing to draw")
     return names
 
 
-def _default_kind(landscape: "Landscape", asked: Sequence[str] | None) -> str:
+def _default_kind(landscape: "Landscape", args: argparse.Namespace) -> str:
+    """An overview where there are both losses and nothing particular was asked for."""
     if landscape.grid.ndim == 1:
         return "profile"
-    return "heatmap" if asked or not {"train_loss", "test_loss"} <= set(landscape) else "overview"
+    plain = (args.output, args.scale, args.vmin, args.vmax) == (None, "auto", None, None)
+    return "overview" if plain and {"train_loss", "test_loss"} <= set(landscape) else "heatmap"
 
 
 def _provenance(landscape: "Landscape", path: Path) -> dict[str, str]:
@@ -343,7 +371,8 @@ def _save_picture(figure: Any, path: Path, made: Mapping[str, str]) -> None:
     building = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial.{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(building, dpi=300, metadata=metadata)
+        # Tight, since the layout does not make room for the z label of a surface.
+        figure.savefig(building, dpi=300, metadata=metadata, bbox_inches="tight")
         building.replace(path)
     finally:
         building.unlink(missing_ok=True)

@@ -204,6 +204,7 @@ def _check_outputs(fn: Any, grid: Grid) -> None:
     outputs = output_shapes(fn, grid.ndim)
     if not outputs:
         raise ValueError("fn returned an empty dict: there is nothing to map")
+    grid.check_outputs(outputs)
 
 
 def _resolve_devices(devices: Devices) -> tuple[jax.Device, ...]:

@@ -93,7 +93,7 @@ def export(
     kind = _format(path, format)
     _check(landscape, kind)
     if path.is_dir() or (path.exists() and not overwrite):
-        what = "a directory" if path.is_dir() else "there already; choose another name or ask to overwrite it"
+        what = "a directory" if path.is_dir() else "there already; choose another name or pass overwrite=True"
         raise FileExistsError(f"{path} is {what}")
     with _appearing(path, kind) as building:
         _WRITERS[kind](landscape, building)
@@ -238,9 +238,7 @@ def _li_outputs(landscape: Landscape) -> dict[str, np.ndarray]:
 def _percent(name: str, value: np.ndarray) -> np.ndarray:
     finite = value[np.isfinite(value)]
     if np.any(finite < 0) or np.any(finite > 1 + 1e-6):
-        raise ValueError(
-            f"{name!r} must be a fraction, in [0, 1], got {finite.min():.4g} to {finite.max():.4g}"
-        )
+        raise ValueError(f"{name!r} must be a fraction, in [0, 1], got {finite.min():.4g} to {finite.max():.4g}")
     return 100.0 * value.astype(np.float64)
 
 

@@ -12,7 +12,7 @@ array([-1. , -0.5])
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -153,6 +153,12 @@ class Grid:
             if not np.all(np.isfinite(axis.values)) or np.any(np.diff(axis.values) <= 0):
                 raise ValueError(f"axis {axis.name!r} must be finite and strictly increasing, got {axis.values}")
 
+    def check_outputs(self, names: Iterable[str]) -> None:
+        """Raise `ValueError` where an output is named like an axis or like the mask of computed points."""
+        clash = sorted({*names} & {*self.names, "computed"})
+        if clash:
+            raise ValueError(f"the output {clash[0]!r} has the name of an axis or of the mask 'computed'; rename it")
+
     def points(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Coordinates of the points `start..stop` in C order, float64, shape `(stop - start, ndim)`."""
         flat = np.arange(start, self.size if stop is None else stop)
@@ -270,7 +276,7 @@ class Landscape:
         """
         values = self[name]
         if values.shape != self.grid.shape:
-            raise ValueError(f"{name!r} holds {values.shape[self.grid.ndim:]} values a point; argmin needs one")
+            raise ValueError(f"{name!r} holds {values.shape[self.grid.ndim :]} values a point; argmin needs one")
         masked = np.where(self.computed & np.isfinite(values), values, np.inf)
         if not np.any(np.isfinite(masked)):
             raise ValueError(f"{name!r} has no finite value on this grid")
@@ -286,6 +292,7 @@ class Landscape:
             import xarray
         except ImportError as error:
             raise ImportError("to_xarray needs xarray: pip install 'loss-atlas[io]'") from error
+        self.grid.check_outputs(self.values)
         data = {name: (dims(self.grid, name, value.ndim), value) for name, value in self.values.items()}
         data["computed"] = (self.grid.names, self.computed)
         coords = {axis.name: (axis.name, axis.values, {"long_name": axis.text}) for axis in self.grid.axes}

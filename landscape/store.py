@@ -116,6 +116,9 @@ class RunStore:
             record: Any = self._group.attrs.asdict().get("landscape")
         if record is None:
             raise StoreError(f"{path} is a zarr group, but not one of a landscape")
+        missing = {"format", "plan", "tile", "outputs", "axes"} - record.keys()
+        if missing:
+            raise StoreError(f"{path} has an incomplete record: {', '.join(sorted(missing))} missing from zarr.json")
         if record["format"] != FORMAT:
             raise StoreError(f"{path} has format {record['format']}, this version reads {FORMAT}")
         self.plan: dict[str, Any] = record["plan"]
@@ -198,8 +201,14 @@ class RunStore:
         """The zarr array of that name, opened once."""
         if name not in self._arrays:
             with _zarr().config.set({"array.write_empty_chunks": True}):
-                self._arrays[name] = self._group[name]
+                self._arrays[name] = self._open(name)
         return self._arrays[name]
+
+    def _open(self, name: str) -> Any:
+        try:
+            return self._group[name]
+        except KeyError:
+            raise StoreError(f"{self.path} lacks its array {name!r}: the store is incomplete; delete it") from None
 
     def _damage(self, layout: Layout, tile: int, stored: Mapping[str, set[int]]) -> str:
         """The first damaged chunk of a tile, or nothing. zarr reads a missing chunk as fill values, so look first."""
@@ -275,6 +284,7 @@ def save(landscape: Landscape, path: str | os.PathLike[str]) -> None:
     Raises:
         StoreError: something is there already, or the path cannot be written.
     """
+    landscape.grid.check_outputs(landscape.values)
     path = Path(path)
     if path.exists():
         raise StoreError(f"{path} exists already; choose another path or delete it first")
@@ -298,7 +308,20 @@ def load(path: str | os.PathLike[str]) -> Landscape:
     if not is_run(path):
         found = "a file" if path.is_file() else "a directory without zarr.json" if path.is_dir() else "nothing"
         raise StoreError(f"no landscape at {path}: found {found}; give the .zarr directory that a sweep wrote")
+    if json.loads((path / "zarr.json").read_text()).get("node_type") != "group":
+        raise StoreError(f"{path} is one array of a run; give the run's own directory, {path.parent}")
     return RunStore(path).read()
+
+
+def annotate(path: str | os.PathLike[str], **entries: Any) -> None:
+    """Add entries to the meta of a stored run, for example `paths` that the plots draw over it.
+
+    Args:
+        path: the run's directory.
+        entries: plain data or arrays; entries of the same name are replaced.
+    """
+    store = RunStore(Path(path))
+    store.write_meta(store.meta | entries)
 
 
 def _create(path: Path, plan: Mapping[str, Any], layout: Layout, meta: Mapping[str, Any]) -> None:
@@ -324,9 +347,6 @@ def _rename_unless_made(building: Path, path: Path) -> None:
 
 def _fill(path: Path, plan: Mapping[str, Any], layout: Layout, meta: Mapping[str, Any]) -> None:
     grid = layout.grid
-    clash = set(layout.outputs) & {*grid.names, DONE}
-    if clash:
-        raise ValueError(f"the output {clash.pop()!r} has the name of an axis or of the mask {DONE!r}; rename it")
     axes = [{"name": a.name, "label": a.label} for a in grid.axes]
     record = {
         "format": FORMAT,
