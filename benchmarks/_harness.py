@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -278,25 +278,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return git.stdout.strip()
-
-
-def matmul_peak(multiply: Callable[[], Any], size: int) -> float:
-    """FLOP/s of a float32 product of two `size x size` matrices: the best of 10 after warming up."""
-
-    def runs() -> Iterator[float]:
-        for _ in range(12):
-            start = time.perf_counter()
-            multiply()
-            yield time.perf_counter() - start
-
-    return 2 * size**3 / min(list(runs())[2:])
-
-
-def jax_matmul_peak(size: int) -> float:
-    """FLOP/s of JAX on the default device."""
-    import jax
-    import jax.numpy as jnp
-
-    matrix = jnp.ones((size, size), jnp.float32)
-    product = jax.jit(lambda a, b: jnp.matmul(a, b, precision="highest"))
-    return matmul_peak(lambda: product(matrix, matrix).block_until_ready(), size)

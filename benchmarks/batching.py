@@ -23,13 +23,13 @@ import optax
 
 import landscape as ls
 from benchmarks._harness import Report
-from landscape import _batching, engine
+from landscape import _batching, _runners
 
 TARGET = 1.25
 WIDTHS = (1, 4, 16, 64, 256, 1024, 4096)
-SWEEP_SECONDS = 1.5  # at the better of the pilot's widths
+SWEEP_SECONDS = 2.0  # about, at auto's choice
 SIDES = (24, 1500)  # fewest and most points along an axis
-SLOWEST = 15.0  # a width that would need so many times the best one's time is measured, but not swept with
+SLOWEST = 10.0  # a width that needs so many times as long as auto's choice is swept with once only
 
 
 def surface(loss_fn: Callable[..., Any], params: Any, data: Any) -> ls.LossSurface:
@@ -93,81 +93,106 @@ class Tuning:
     choice: _batching.Timing
     tried: list[_batching.Timing]
     seconds: float
+    compiling: float
 
 
-def kernel_of(fn: Any) -> _batching.Kernel:
-    return _batching.Kernel.build(fn, 2, jax.local_devices())
+_COMPILING: list[float] = []
 
 
-def probe_points(kernel: _batching.Kernel, grid: ls.Grid) -> np.ndarray:
-    """The points that the engine tunes on."""
-    return np.resize(engine._spread(grid), (kernel.max_points, grid.ndim))
+def note_compiling(event: str, seconds: float, **_: Any) -> None:
+    """JAX calls this after tracing, lowering or compiling something."""
+    if event.startswith("/jax/core/compile/"):
+        _COMPILING.append(seconds)
+
+
+def local(fn: Any, grid: ls.Grid) -> _runners.Local:
+    """What the engine runs a sweep with."""
+    return _runners.Local(fn, grid, tuple(jax.local_devices()))
 
 
 def tune(fn: Any, grid: ls.Grid) -> Tuning:
     """Tune as the first sweep would, with nothing compiled, and remember the choice for the sweeps to come."""
     jax.clear_caches()
-    kernel, tried = kernel_of(fn), []
+    runner, measure, tried = local(fn, grid), _batching.measure, []
 
-    def measure(*args: Any) -> _batching.Timing:
-        tried.append(original(*args))
+    def recorded(*args: Any) -> _batching.Timing:
+        tried.append(measure(*args))
         return tried[-1]
 
-    original, points = _batching.measure, probe_points(kernel, grid)
+    _COMPILING.clear()
     start = time.perf_counter()
-    with mock.patch.object(_batching, "measure", measure):
-        choice = _batching.tune(kernel, points, grid.size, None)
-    return Tuning(choice, tried, time.perf_counter() - start)
+    with mock.patch.object(_batching, "measure", recorded):
+        choice = runner.timing("auto", None)
+    return Tuning(choice, tried, time.perf_counter() - start, sum(_COMPILING))
 
 
 def pilot(fn: Any, seconds: float) -> ls.Grid:
-    """As many points as take about `seconds` at the better of two widths."""
-    kernel, grid = kernel_of(fn), ls.Grid.square(1.0, 64)
-    points = probe_points(kernel, grid)
-    best = min(_batching.measure(kernel.with_width(w), points).seconds for w in (1, 64))
-    return ls.Grid.square(1.0, int(np.clip(np.sqrt(seconds / best), *SIDES)))
+    """As many points as a sweep takes about `seconds` for."""
+    side = SIDES[0]
+    while side < SIDES[1]:
+        sweep = sweep_of(fn, ls.Grid.square(1.0, side))
+        sweep()
+        share = seconds / clock(sweep)
+        if share < 2:
+            break
+        side = min(SIDES[1], int(side * np.sqrt(min(share, 64))))
+    return ls.Grid.square(1.0, side)
+
+
+def clock(fn: Callable[[], Any]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    fn()
+    return time.perf_counter() - start
+
+
+def sweep_of(fn: Any, grid: ls.Grid) -> Callable[[], Any]:
+    """A sweep, as a user calls it."""
+    return lambda: ls.sweep(fn, grid, progress=False)
 
 
 def fixed_timing(fn: Any, width: int, grid: ls.Grid) -> _batching.Timing | str:
     """The timing of a width, or why there is none."""
-    kernel = kernel_of(fn)
-    if width > min(kernel.capacity, grid.size):
+    runner = local(fn, grid)
+    if width > min(runner.kernel.capacity, grid.size):
         return "wider than the grid" if width > grid.size else "wider than a buffer"
-    kernel = kernel.with_width(width)
-    temporaries = getattr(kernel.program.memory_analysis(), "temp_size_in_bytes", 0)
-    if temporaries > _batching.default_memory(kernel.devices[0]):
+    memory = runner.kernel.with_width(width).program.memory_analysis()
+    temporaries = getattr(memory, "temp_size_in_bytes", 0)
+    if temporaries > _batching.default_memory(jax.local_devices()[0]):
         return f"needs {temporaries / 2**30:.1f} GiB"
-    return _batching.measure(kernel, probe_points(kernel, grid))
+    return runner.timing(width, None)
 
 
 def sweep_at(fn: Any, grid: ls.Grid, timing: _batching.Timing) -> Callable[[], Any]:
     """A sweep for which the tuner says `timing`."""
+    sweep = sweep_of(fn, grid)
 
-    def sweep() -> Any:
-        with mock.patch.object(engine, "tune", lambda *_: timing):
-            return ls.sweep(fn, grid, progress=False)
+    def told() -> Any:
+        with mock.patch.object(_runners, "tune", return_value=timing):
+            return sweep()
 
-    return sweep
+    return told
 
 
 def run(report: Report) -> None:
     """All three functions."""
     report.section('batching: batch="auto" beside fixed widths')
+    jax.monitoring.register_event_duration_secs_listener(note_compiling)
     for fn in (mlp, cnn, small):
-        compare(report, str(fn.__doc__), fn())
+        with _batching.forgotten():
+            compare(report, str(fn.__doc__), fn())
 
 
 def compare(report: Report, name: str, fn: ls.LossSurface) -> None:
     """One function: tune, then sweep at each width in turn."""
     grid = pilot(fn, SWEEP_SECONDS / 30 if report.quick else SWEEP_SECONDS)
     report.section(f"{name} {grid.size:,} points")
-    tuning = report.once("tuning, compiling included", lambda: tune(fn, grid))
-    describe(report, tuning)
-    contenders = {"auto": lambda: ls.sweep(fn, grid, progress=False)}
-    contenders |= {name: sweep_at(fn, grid, timing) for name, timing in fixed(report, fn, grid, tuning).items()}
-    for sweep in contenders.values():
-        sweep()  # compile
-    times = report.compare(contenders, repeats=5)
+    with _batching.forgotten():
+        tuning = report.once("tuning, compiling included", lambda: tune(fn, grid))
+        describe(report, tuning)
+        contenders = {"auto": sweep_of(fn, grid)}
+        contenders |= fixed(report, fn, grid)
+        times = report.compare(contenders, repeats=5)
     best = times.fastest([name for name in contenders if name != "auto"])
     report.note(f"  best fixed: {best}; auto chose {tuning.choice.width}", best=best, choice=tuning.choice.width)
     report.finding(f"auto / {best}", times, lambda t: t["auto"] / t[best], target=TARGET)
@@ -175,23 +200,31 @@ def compare(report: Report, name: str, fn: ls.LossSurface) -> None:
 
 def describe(report: Report, tuning: Tuning) -> None:
     """What was tried."""
-    rows = [f"{t.width}: {1e6 * t.seconds:,.2f} us + {t.compile_seconds:.2f} s" for t in tuning.tried]
-    compiling = sum(t.compile_seconds for t in tuning.tried)
-    report.note(f"  tried (per point + compiling) {'; '.join(rows)}", tried=[vars(t) for t in tuning.tried])
+    rows = ", ".join(f"{t.width}: {1e6 * t.seconds:,.2f}" for t in tuning.tried)
+    report.note(f"  tried (width: us a point) {rows}", tried=[vars(t) for t in tuning.tried])
     report.note(
-        f"  tuning {tuning.seconds:.2f} s, of which {compiling:.2f} s compiling; auto chose {tuning.choice.width}",
+        f"  tuning {tuning.seconds:.2f} s, of which {tuning.compiling:.2f} s tracing and compiling; "
+        f"auto chose {tuning.choice.width}",
         tuning_seconds=tuning.seconds,
+        compile_seconds=tuning.compiling,
     )
 
 
-def fixed(report: Report, fn: Any, grid: ls.Grid, tuning: Tuning) -> dict[str, _batching.Timing]:
-    """The fixed widths worth a sweep."""
-    found = {w: fixed_timing(fn, w, grid) for w in ((1, 16, 64) if report.quick else WIDTHS)}
-    timings = {w: t for w, t in found.items() if isinstance(t, _batching.Timing)}
-    limit = SLOWEST * min([tuning.choice.seconds, *(t.seconds for t in timings.values())])
-    for width, timing in found.items():
+def fixed(report: Report, fn: Any, grid: ls.Grid) -> dict[str, Callable[[], Any]]:
+    """Sweeps at the fixed widths that are worth repeating; all are compiled afterwards."""
+    limit = SLOWEST * clock(sweep_of(fn, grid))
+    sweeps = {}
+    for width in (1, 16, 64) if report.quick else WIDTHS:
+        timing = fixed_timing(fn, width, grid)
         if isinstance(timing, str):
             report.note(f"  width {width} left out: {timing}")
-        elif timing.seconds > limit:
-            report.note(f"  width {width} left out: {1e6 * timing.seconds:,.2f} us a point, {SLOWEST:g} times the best")
-    return {f"width {w}": t for w, t in timings.items() if t.seconds <= limit}
+            continue
+        sweep = sweep_at(fn, grid, timing)
+        seconds = clock(sweep)
+        if seconds > limit:
+            report.note(
+                f"  width {width} left out: {seconds:.1f} s, more than {SLOWEST:g} times auto's", seconds=seconds
+            )
+        else:
+            sweeps[f"width {width}"] = sweep
+    return sweeps

@@ -32,8 +32,8 @@ def run(report: Report) -> None:
     contenders = {label: lambda command=command: call(command) for label, command in commands.items()}
     times = report.compare(contenders, repeats=15)
     added = "{:+.3f} s"
-    report.finding("import landscape - import jax", times, lambda t: t["import landscape"] - t["import jax"], added, 0.1)
-    report.finding("names - import jax", times, lambda t: t["names"] - t["import jax"], added, 0.1)
+    for name in ("import landscape", "names"):
+        report.finding(f"{name} - import jax", times, lambda t, name=name: t[name] - t["import jax"], added, 0.1)
     if command_line is not None:
         report.finding("landscape --help", times, lambda t: t["landscape --help"], "{:.3f} s", 0.3)
 

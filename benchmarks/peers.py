@@ -15,8 +15,9 @@ float32 with the same weights, directions, points and data, every program on all
 
 All surfaces must agree to 1e-4 relative before anything is timed. *Cold* is the first call, with tracing,
 compiling and tuning, after both compilers were loaded and JAX's and inductor's caches emptied; *warm* is any later
-one. *Floor*: the FLOPs of the matrix products of every point evaluated plainly, at the highest matmul rate that
-either library reached in this run. Sharing the linear part between points may pass below it.
+one. *Floor*: the FLOPs of the matrix products of every point evaluated plainly, at the rate that the faster of the
+two libraries reaches on large square matrices in the same round. Sharing the linear part between points may pass
+below it.
 """
 
 import os
@@ -31,10 +32,14 @@ import numpy as np
 import optax
 
 import landscape as ls
-from benchmarks._harness import Report, jax_matmul_peak, matmul_peak
+from benchmarks._harness import Report, Times
+from landscape.problems.classification import digits
 
 AGREEMENT = 1e-4
-OURS, PEERS = ("landscape auto", "landscape batch=1"), ("loss-landscapes", "torch.compile in place", "torch.compile functional")
+OURS = ("landscape auto", "landscape batch=1")
+PRODUCTS = ("matrix products jax", "matrix products torch")
+NUM_PRODUCTS = 5
+PEERS = ("loss-landscapes", "torch.compile in place", "torch.compile functional")
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def cases(quick: bool) -> list[Case]:
     """MNIST and the digits."""
     num = 7 if quick else 51
     mnist, _ = ls.problems.mnist5k()
-    first, second = ls.problems.digits()
+    first, second = digits()
     x, y = (np.concatenate([first[k], second[k]]) for k in "xy")
     images = mnist["x"][:1024].reshape(1024, -1)
     return [
@@ -172,28 +177,32 @@ def run(report: Report) -> None:
     report.section("peers: the same exact surface by other programs")
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache  # nothing compiled by an earlier run
-        peak = prepare(report)
+        prepare(report)
         for case in cases(report.quick):
-            compare(report, case, peak)
+            compare(report, case)
 
 
-def prepare(report: Report) -> float:
-    """Load both compilers, use all cores, and measure the matmul peak in FLOP/s."""
+def prepare(report: Report) -> None:
+    """Use all cores, and load the compiler."""
     import psutil
     import torch
 
     torch.set_num_threads(psutil.cpu_count())
     torch.compile(lambda x: x + 1)(torch.ones(3))
-    size = 256 if report.quick else 2048
-    matrix = torch.ones(size, size)
-    peaks = {"jax": jax_matmul_peak(size), "torch": matmul_peak(lambda: matrix @ matrix, size)}
-    rates = ", ".join(f"{name} {rate / 1e9:,.0f}" for name, rate in peaks.items())
-    threads = torch.get_num_threads()
-    report.note(f"matmul peak {rates} GFLOP/s at {size}; torch has {threads} threads", peaks=peaks, threads=threads)
-    return max(peaks.values())
+    report.note(f"torch has {torch.get_num_threads()} threads", threads=torch.get_num_threads())
 
 
-def compare(report: Report, case: Case, peak: float) -> None:
+def products(size: int) -> dict[str, Callable[[], Any]]:
+    """A few products of two square float32 matrices in each library."""
+    import torch
+
+    ours, theirs = jnp.ones((size, size), jnp.float32), torch.ones(size, size)
+    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, precision="highest"))
+    fns = (lambda: multiply(ours, ours).block_until_ready(), lambda: theirs @ theirs)
+    return {name: lambda fn=fn: [fn() for _ in range(NUM_PRODUCTS)] for name, fn in zip(PRODUCTS, fns)}
+
+
+def compare(report: Report, case: Case) -> None:
     """One network."""
     import torch
 
@@ -208,18 +217,25 @@ def compare(report: Report, case: Case, peak: float) -> None:
     }
     report.note("cold: first call")
     check(report, {name: first_call(report, name, fn) for name, fn in surfaces.items()})
-    report.note("warm: in turn")
-    times = report.compare(surfaces, repeats=5)
+    size = 256 if report.quick else 2048
+    programs = surfaces | products(size)
+    for fn in programs.values():  # compiles again what emptying the caches threw away
+        fn()
+    report.note(f"warm: in turn with {NUM_PRODUCTS} products of {size}x{size} matrices")
+    times = report.compare(programs, repeats=5)
     for peer in PEERS:
         for mine in OURS:
             report.finding(f"{peer} / {mine}", times, lambda t, peer=peer, mine=mine: t[peer] / t[mine])
-    floor = case.grid.size * case.flops / peak
-    report.note(
-        f"  floor {floor:.3f} s: {case.grid.size:,} points of {case.flops / 1e6:,.1f} MFLOP at {peak / 1e9:,.0f} GFLOP/s",
-        floor=floor,
-    )
+
+    def peak(t: Times) -> float:
+        return NUM_PRODUCTS * 2 * size**3 / min(t[name] for name in PRODUCTS)
+
+    flops = case.grid.size * case.flops
+    report.note(f"  plain evaluation: {case.grid.size:,} points of {case.flops / 1e6:,.1f} MFLOP", flops=flops)
+    report.finding("matmul peak, GFLOP/s", times, lambda t: peak(t) / 1e9, "{:,.0f}")
+    report.finding("floor, seconds", times, lambda t: flops / peak(t), "{:.3f}")
     for name in surfaces:
-        report.finding(f"{name} / floor", times, lambda t, name=name: t[name] / floor)
+        report.finding(f"{name} / floor", times, lambda t, name=name: t[name] * peak(t) / flops)
 
 
 def first_call(report: Report, name: str, surface: Callable[[], np.ndarray]) -> np.ndarray:

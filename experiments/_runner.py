@@ -90,7 +90,7 @@ class Lab:
             annotate(store, **entries)
         return landscape.with_meta(**entries)
 
-    def remember(self, name: str, key: Any, compute: Callable[[], Any]) -> Any:
+    def remember(self, name: str, key: Any, compute: Callable[[], Any], doing: str) -> Any:
         """A pytree of arrays from an earlier run with the same `key`, or computed and kept for the next one.
 
         Processes that share a folder all get the arrays of the one that was first.
@@ -98,11 +98,12 @@ class Lab:
         import jax
         import numpy as np
 
-        if self.out is None or self.planning:
+        if self.out is None:
             return compute()
         shapes = jax.eval_shape(compute)
         file = self.out / f"{name}.npz"
         if not _holds(file, key):
+            say(doing)
             leaves = jax.tree.leaves(compute())
             self.out.mkdir(parents=True, exist_ok=True)
             _publish(file, {f"leaf_{i}": np.asarray(x) for i, x in enumerate(leaves)}, key)

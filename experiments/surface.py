@@ -16,14 +16,14 @@ Cost: under a minute on two CPU cores for the defaults, 101 x 101 points in each
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _runner import Lab, UsageError, main, say
+from _runner import Lab, UsageError, main
 
 import landscape as ls
 
@@ -93,12 +93,11 @@ def _train(config: Config, lab: Lab, problem: ls.Problem, seed: int) -> ls.Run:
     if problem.params is not None and seed == config.seed:
         return _given(problem)
     every = max(1, config.steps // config.snapshots)
-    say(f"training {problem.name} for {config.steps} steps (seed {seed})")
 
     def compute() -> ls.Run:
         return ls.train(
             problem.objectives["train"],
-            optax.adam(config.learning_rate),
+            _adam(config.learning_rate),
             problem.init(key),
             num_steps=config.steps,
             key=jax.random.fold_in(key, 1),
@@ -109,7 +108,14 @@ def _train(config: Config, lab: Lab, problem: ls.Problem, seed: int) -> ls.Run:
         )
 
     settings = [problem.name, seed, config.steps, config.learning_rate, config.train_batch, every]
-    return lab.remember(f"training_{seed}", settings, compute)
+    doing = f"training {problem.name} for {config.steps} steps (seed {seed})"
+    return lab.remember(f"training_{seed}", settings, compute, doing)
+
+
+@lru_cache
+def _adam(learning_rate: float) -> optax.GradientTransformation:
+    """One optimizer object for all runs, so that they share a compiled program."""
+    return optax.adam(learning_rate)
 
 
 def _given(problem: ls.Problem) -> ls.Run:
@@ -174,11 +180,11 @@ def _three_point_plane(config: Config, lab: Lab, problem: ls.Problem, trained: l
     others = [_train(config, lab, problem, config.seed + i).params for i in (1, 2)]
     plane = ls.subspace.plane_through(trained.params, *others)
     corners = np.asarray([np.zeros(2), *(plane.project(p) for p in others)])
-    grid = _covering(corners, config.resolution, ["from seed A to seed B", "towards seed C"], margin=0.3)
+    grid = _covering(corners, config.resolution, ["from seed A to seed B", "towards seed C"])
     return plane, grid, {"corners": corners}
 
 
-def _covering(points: np.ndarray, num: int, labels: list[str], margin: float = 0.15) -> ls.Grid:
+def _covering(points: np.ndarray, num: int, labels: list[str], margin: float = 0.3) -> ls.Grid:
     """A grid around points and the origin, which is on the grid."""
     low, high = np.minimum(points.min(axis=0), 0), np.maximum(points.max(axis=0), 0)
     pad = margin * (high - low)
@@ -202,7 +208,7 @@ def _about(problem: ls.Problem, trained: ls.Run, surface: ls.LossSurface, meta: 
         "trained": {name: unperturbed[f"{name}_loss"] for name in problem.objectives},
         "gram": plane.gram(),
         "path_length": float(jnp.max(jax.vmap(optax.tree.norm)(steps))),
-        "gradient_share": _gradient_share(problem, trained, plane),
+        "gradient_share": _gradient_share(problem.objectives["train"], plane.directions, trained.snapshots),
     }
     paths = {"training path": jax.tree.map(np.asarray, path)} if len(path["loss"]) > 1 else {}
     return {"surface": about, "paths": paths}
@@ -220,15 +226,15 @@ def _unperturbed(surface: ls.LossSurface, landscape: ls.Landscape) -> dict[str, 
     return {name: float(values[name][0, 0]) for name in values if name.endswith("_loss")}
 
 
-def _gradient_share(problem: ls.Problem, trained: ls.Run, plane: ls.Subspace) -> list[float]:
-    """Share of the squared training gradient that lies in the plane, at each snapshot of the path."""
+@jax.jit
+def _gradient_share(objective: ls.Objective, directions: Any, snapshots: Any) -> jax.Array:
+    """Share of the squared gradient that lies in the plane of the directions, at each snapshot of a path."""
 
-    def share(objective: ls.Objective, directions: Any, params: Any) -> jax.Array:
-        at = ls.LossSurface(ls.Subspace(params, directions), objective, ("off_plane",))
-        return 1 - at(jnp.zeros(plane.dim))["off_plane"]
+    def share(params: Any) -> jax.Array:
+        plane = ls.Subspace(params, directions)
+        return 1 - ls.LossSurface(plane, objective, ("off_plane",))(jnp.zeros(plane.dim))["off_plane"]
 
-    run = jax.jit(lambda o, d, s: jax.lax.map(lambda p: share(o, d, p), s))
-    return np.asarray(run(problem.objectives["train"], plane.directions, trained.snapshots)).tolist()
+    return jax.lax.map(share, snapshots)
 
 
 def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
@@ -260,7 +266,12 @@ def _summary(first: ls.Landscape, last: ls.Landscape) -> Any:
     axes = [figure.add_subplot(2, 2, i + 1, projection="3d" if i == 1 else None) for i in range(4)]
     ls.plotting.heatmap(first, "train_loss", ax=axes[0], contours=True)
     ls.plotting.surface3d(first, "train_loss", ax=axes[1])
-    titles = ["training loss", "the same in 3-D", "test loss minus training loss", "training loss along the path"]
+    titles = [
+        "training loss",
+        "the same in 3-D",
+        "test loss minus training loss",
+        "training loss, plane of the training path",
+    ]
     if "test_loss" in first:
         gap = ls.analysis.generalization_gap(first)
         ls.plotting.heatmap(first.assign(gap=gap), "gap", ax=axes[2], minimum=False, contours=True)

@@ -193,18 +193,28 @@ def default_memory(device: jax.Device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
 
-def measure(kernel: Kernel, points: np.ndarray) -> Timing:
-    """Time one width on real points: compile, warm up, then the best of up to three runs long enough to trust."""
+def measure(kernel: Kernel, points: np.ndarray, max_memory: float = math.inf) -> Timing | None:
+    """Time one width on real points, or `None` where its temporaries take more than `max_memory` bytes a device.
+
+    The first call is a warm-up and never counts; the number of points then grows until a run is long enough that the
+    fixed cost of a call does not matter.
+    """
     start = time.perf_counter()
-    memory = kernel.program.memory_analysis()
+    temporaries = getattr(kernel.program.memory_analysis(), "temp_size_in_bytes", 0)
     compile_seconds = time.perf_counter() - start
-    count = min(kernel.width * len(kernel.devices), len(points))
-    seconds = _seconds(kernel, points[:count]) / count
-    if seconds * count < PROBE_SECONDS:
-        count = int(np.clip(PROBE_SECONDS / seconds, count, min(len(points), kernel.max_points)))
-    repeats = int(np.clip(3 * PROBE_SECONDS / (seconds * count), 1, 3))
-    seconds = min(_seconds(kernel, points[:count]) / count for _ in range(repeats))
-    return Timing(kernel.width, seconds, compile_seconds, getattr(memory, "temp_size_in_bytes", 0))
+    if temporaries > max_memory:
+        return None
+    step, limit = kernel.width * len(kernel.devices), min(len(points), kernel.max_points)
+    count = min(step, limit)
+    warm = _seconds(kernel, points[:count])
+    spent = warm if warm > 4 * PROBE_SECONDS else _seconds(kernel, points[:count])
+    while spent < PROBE_SECONDS and count < limit:
+        grown = count * np.clip(1.2 * PROBE_SECONDS / spent, 2, 16)
+        count = min(limit, math.ceil(grown / step) * step)
+        spent = _seconds(kernel, points[:count])
+    for _ in range(int(np.clip(3 * PROBE_SECONDS / spent, 1, 3)) - 1):
+        spent = min(spent, _seconds(kernel, points[:count]))
+    return Timing(kernel.width, spent / count, compile_seconds, temporaries)
 
 
 def _seconds(kernel: Kernel, points: np.ndarray) -> float:
@@ -229,8 +239,17 @@ def tune(kernel: Kernel, points: np.ndarray, num_points: int, max_memory: int | 
     known = _CHOICES.get(key)
     if known is not None and (known.settled or num_points <= known.num_points):
         return known
-    climb = _Climb(kernel, points, num_points, max_memory)
-    _CHOICES[key] = climb.best_of_all()
+    _CHOICES[key] = _Climb(kernel, points, num_points, max_memory).best_of_all()
+    return _CHOICES[key]
+
+
+def time_once(kernel: Kernel, points: np.ndarray) -> Timing:
+    """The timing of a width that was asked for; remembered for equal functions and shapes."""
+    key = _key(kernel, kernel.width)
+    if key not in _CHOICES:
+        timing = measure(kernel, points)
+        assert timing is not None
+        _CHOICES[key] = timing
     return _CHOICES[key]
 
 
@@ -241,8 +260,9 @@ class _Climb:
         self.kernel, self.points, self.num_points = kernel, points, num_points
         self.memory = default_memory(kernel.devices[0]) if max_memory is None else max_memory
         self.settled = True
-        self.best = measure(kernel.with_width(1), points)
-        self.tried = {1}
+        first = measure(kernel.with_width(1), points)
+        assert first is not None
+        self.best, self.compile_seconds, self.tried = first, first.compile_seconds, {1}
 
     def best_of_all(self) -> Timing:
         width = COARSE
@@ -257,23 +277,23 @@ class _Climb:
         """Time a width unless it cannot pay; whether it was at least as fast as the best before."""
         if width in self.tried:
             return False
-        if gain * self.best.seconds * self.num_points < self.best.compile_seconds + 2 * width * self.best.seconds:
+        if gain * self.best.seconds * self.num_points < self.compile_seconds + 2 * width * self.best.seconds:
             self.settled = False
             return False
         self.tried.add(width)
-        timing = self._measure_within(self.kernel.with_width(width))
+        timing = self._measure(self.kernel.with_width(width))
         if timing is None:
             return False
+        self.compile_seconds = max(self.compile_seconds, timing.compile_seconds)
         climbing = timing.seconds <= self.best.seconds
         if timing.seconds < BETTER * self.best.seconds:
             self.best = timing
         return climbing
 
-    def _measure_within(self, kernel: Kernel) -> Timing | None:
+    def _measure(self, kernel: Kernel) -> Timing | None:
         """Time a kernel, or None where it does not fit into the memory."""
         try:
-            temporaries = getattr(kernel.program.memory_analysis(), "temp_size_in_bytes", 0)
-            return measure(kernel, self.points) if temporaries <= self.memory else None
+            return measure(kernel, self.points, self.memory)
         except jax.errors.JaxRuntimeError as error:
             if is_out_of_memory(error):
                 return None

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape._batching import Kernel, Pending, Timing, coords_dtype, is_out_of_memory, measure, tune
+from landscape._batching import Kernel, Pending, Timing, coords_dtype, is_out_of_memory, time_once, tune
 from landscape.grid import Grid
 from landscape.store import Layout
 
@@ -121,9 +121,7 @@ class Remote:
                     yield flying.pop(future), future.result()
                 hand_out(len(done))
         except concurrent.futures.BrokenExecutor as error:
-            error.add_note(
-                "the workers died; what was finished is in the store, if there is one: call again to resume"
-            )
+            error.add_note("the workers died; what was finished is in the store, if there is one: call again to resume")
             raise
         finally:
             for future in flying:
@@ -179,7 +177,7 @@ def _kernel_with_width(digest: str, payload: bytes, width: int) -> Kernel:
 def _timing(kernel: Kernel, points: np.ndarray, num: int, batch: Batch, max_memory: int | None) -> Timing:
     points = np.resize(points, (kernel.max_points, points.shape[1]))
     if batch != "auto":
-        return measure(kernel.with_width(batch), points)
+        return time_once(kernel.with_width(batch), points)
     return tune(kernel, points, num, max_memory)
 
 

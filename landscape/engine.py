@@ -329,7 +329,8 @@ def _layout(fn: Any, grid: Grid, timing: Timing) -> Layout:
     """Tiles of about a second, so that little is lost when a run is killed, but not too many files."""
     outputs = {name: (tuple(s.shape), np.dtype(s.dtype)) for name, s in output_shapes(fn, grid.ndim).items()}
     wanted = max(TILE_SECONDS / max(timing.seconds, 1e-9), grid.size / MAX_TILES, timing.width)
-    return Layout(grid, outputs, row_tile(grid.shape, int(min(wanted, capacity(fn, grid.ndim)))))
+    target = int(min(wanted, capacity(fn, grid.ndim)))
+    return Layout(grid, outputs, row_tile(grid.shape, target, timing.width))
 
 
 def _batching(width: int) -> dict[str, Any]:

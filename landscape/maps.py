@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
@@ -51,8 +52,9 @@ class LossSurface:
     outputs: tuple[Any, ...] = field(default=(), metadata=_static)
     recalibrate: bool = field(default=False, metadata=_static)
 
-    def __call__(self, coords: Float[Array, " k"]) -> dict[str, Array]:
+    def __call__(self, coords: Float[Array, " k"] | Float[np.ndarray, " k"]) -> dict[str, Array]:
         """All outputs at one point."""
+        coords = jnp.asarray(coords)
         params = self.at(coords)
         values = {}
         for prefix, objective in self._named():
@@ -111,7 +113,9 @@ class LossSurface:
         squared = _tree.inner(_tree.as_stack(gradient), _tree.as_stack(gradient))[0, 0]
         shares = {"gradient_norm": jnp.sqrt(squared)}
         if "off_plane" in self.outputs:
-            tangents = jax.vmap(lambda e: jax.jvp(self.at, (coords,), (e,))[1])(jnp.eye(len(coords), dtype=coords.dtype))
+            tangents = jax.vmap(lambda e: jax.jvp(self.at, (coords,), (e,))[1])(
+                jnp.eye(len(coords), dtype=coords.dtype)
+            )
             within = _tree.combine(least_squares(tangents, gradient), tangents)
             outside = _tree.as_stack(jax.tree.map(jnp.subtract, gradient, within))
             shares["off_plane"] = _tree.inner(outside, outside)[0, 0] / squared
@@ -137,4 +141,3 @@ def _with_standard_errors(examples: dict[str, Array]) -> dict[str, Array]:
     means = {name: jnp.mean(x) for name, x in examples.items()}
     errors = {f"{name}_sem": jnp.std(x, ddof=1) / jnp.sqrt(x.shape[0]) for name, x in examples.items()}
     return means | errors
-

@@ -203,9 +203,7 @@ class Objective:
 
 def _split_aux(result: Any) -> tuple[Any, Mapping[str, Any]]:
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
-        raise TypeError(
-            f"with has_aux=True, loss_fn must return (loss, {{name: metric}}), got {type(result).__name__}"
-        )
+        raise TypeError(f"with has_aux=True, loss_fn must return (loss, {{name: metric}}), got {type(result).__name__}")
     if "loss" in result[1]:
         raise ValueError("a metric cannot be called 'loss': the loss itself has that name")
     return result

@@ -89,15 +89,26 @@ class Layout:
         return values, np.zeros(self.grid.shape, dtype=bool)
 
 
-def row_tile(shape: tuple[int, ...], target: int) -> tuple[int, ...]:
-    """A tile of at most about `target` points: whole trailing axes, an even share of one, one of the leading."""
+def row_tile(shape: tuple[int, ...], target: int, step: int = 1) -> tuple[int, ...]:
+    """A tile of at most about `target` points: whole trailing axes, a share of one, one of each leading axis.
+
+    Of the shares from half the largest that fits, the one is taken that wastes least when a tile is computed in whole
+    steps of `step` points.
+    """
     tile: list[int] = []
-    room = max(1, target)
+    inner, room = 1, max(1, target)
     for n in reversed(shape):
-        take = n if n <= room else -(-n // -(-n // room))
-        tile.insert(0, take)
-        room = room // take if take == n else 1
+        largest = min(n, room)
+        share = n if n <= room else min(range(largest, largest // 2, -1), key=lambda k: _computed(n, k, inner, step))
+        tile.insert(0, share)
+        inner, room = inner * share, room // share if share == n else 1
     return tuple(tile)
+
+
+def _computed(n: int, share: int, inner: int, step: int) -> int:
+    """Points computed along an axis of `n` times `inner` points in tiles of `share` rows, padding included."""
+    full, rest = divmod(n, share)
+    return step * (full * -(-share * inner // step) + -(-rest * inner // step))
 
 
 def fill_value(dtype: np.dtype) -> Any:

@@ -50,14 +50,14 @@ class Subspace:
         """Number of directions, `k`."""
         return _tree.num_stacked(self.directions)
 
-    def __call__(self, coords: Float[Array, " k"]) -> PyTree:
+    def __call__(self, coords: Float[Array, " k"] | Float[np.ndarray, " k"]) -> PyTree:
         """Parameters at `coords`, in the dtypes of the origin; exactly the origin at 0."""
 
         def move(o: Any, step: Array) -> Array:
             o = jnp.asarray(o)
             return (o + step).astype(o.dtype)
 
-        return jax.tree.map(move, self.origin, _tree.combine(coords, self.directions))
+        return jax.tree.map(move, self.origin, _tree.combine(jnp.asarray(coords), self.directions))
 
     def project(self, params: PyTree) -> Float[Array, " k"]:
         """Coordinates of the point of the subspace nearest to `params` in the Euclidean norm.
@@ -133,11 +133,10 @@ def least_squares(directions: PyTree, vector: PyTree) -> Float[Array, " k"]:
 
 def _flatten(stacked: PyTree) -> Float[Array, "k n"]:
     """A stack of trees as the rows of a matrix."""
-    return jnp.concatenate(
-        [_tree.at_least_single(x).reshape(x.shape[0], -1) for x in jax.tree.leaves(stacked)], axis=1
-    )
+    return jnp.concatenate([_tree.at_least_single(x).reshape(x.shape[0], -1) for x in jax.tree.leaves(stacked)], axis=1)
 
 
+@jax.jit
 def _gram_schmidt(
     rows: Float[Array, "k n"],
 ) -> tuple[Float[Array, "k n"], Float[Array, "k k"], Float[Array, " k"]]:
@@ -275,7 +274,9 @@ def _filter_rule(filter_axis: Any) -> Callable[[str, Any], FilterAxis]:
         return filter_axis
     if isinstance(filter_axis, str):
         if filter_axis not in LAYOUTS:
-            raise ValueError(f"filter_axis must be an axis, a function or one of {sorted(LAYOUTS)}, got {filter_axis!r}")
+            raise ValueError(
+                f"filter_axis must be an axis, a function or one of {sorted(LAYOUTS)}, got {filter_axis!r}"
+            )
         return LAYOUTS[filter_axis]
     return lambda name, leaf: None if _is_vector(name.split("."), leaf) else filter_axis
 

@@ -177,7 +177,7 @@ def test_out_of_memory_halves_the_width_says_so_once_and_changes_nothing(monkeyp
         return true_call(kernel, points)
 
     monkeypatch.setattr(_batching.Kernel, "__call__", small)
-    monkeypatch.setattr(_runners, "measure", lambda kernel, points: _batching.Timing(kernel.width, 0.05))
+    monkeypatch.setattr(_runners, "time_once", lambda kernel, points: _batching.Timing(kernel.width, 0.05))
     result = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=8)
     np.testing.assert_array_equal(result["loss"], reference["loss"])
     assert capsys.readouterr().err.count("out of memory") == 1

@@ -406,3 +406,11 @@ def test_tiles_cover_the_grid_once_in_contiguous_runs(shape, target):
         flat = order[region].ravel()
         np.testing.assert_array_equal(flat, np.arange(flat[0], flat[0] + layout.size(number)))
     assert (count == 1).all()
+
+
+@pytest.mark.parametrize(("target", "step"), [(384, 256), (384, 64), (2000, 1024), (125, 64)])
+def test_tiles_waste_little_on_whole_steps(target, step):
+    for side in (51, 101):
+        layout = store.Layout(ls.Grid.square(1.0, side), {}, store.row_tile((side, side), target, step))
+        computed = sum(-(-layout.size(tile) // step) * step for tile in range(layout.num_tiles))
+        assert computed <= 1.3 * side**2

@@ -7,15 +7,24 @@ Nothing is ever downloaded: the digits come with scikit-learn, the 5,000 MNIST d
 import importlib
 from typing import TYPE_CHECKING, Any
 
-_HOME = {"digits": "digits", "digits_mlp": "digits", "classifier": "digits", "mlp": "digits", "mnist5k": "mnist"}
+# no module may be called like a function: importing it would put the module in the function's place
+_HOME = {
+    "digits": "classification",
+    "digits_mlp": "classification",
+    "classifier": "classification",
+    "cross_entropy": "classification",
+    "mlp": "classification",
+    "mnist5k": "mnist",
+}
 
 __all__ = [*_HOME]
 
 if TYPE_CHECKING:
-    from landscape.problems.digits import classifier as classifier
-    from landscape.problems.digits import digits as digits
-    from landscape.problems.digits import digits_mlp as digits_mlp
-    from landscape.problems.digits import mlp as mlp
+    from landscape.problems.classification import classifier as classifier
+    from landscape.problems.classification import cross_entropy as cross_entropy
+    from landscape.problems.classification import digits as digits
+    from landscape.problems.classification import digits_mlp as digits_mlp
+    from landscape.problems.classification import mlp as mlp
     from landscape.problems.mnist import mnist5k as mnist5k
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from landscape.problems.digits import Split, split
+from landscape.problems.classification import Split, split
 
 
 def mnist5k(test_fraction: float = 0.2, seed: int = 0) -> tuple[Split, Split]:
@@ -24,7 +24,9 @@ def mnist5k(test_fraction: float = 0.2, seed: int = 0) -> tuple[Split, Split]:
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "landscape" / "mnist5k.npz"
     data = dict(np.load(cache)) if cache.is_file() else _parse(cache)
-    return split({"x": data["x"].astype(np.float32)[..., None] / 255.0, "y": data["y"].astype(np.int32)}, test_fraction, seed)
+    return split(
+        {"x": data["x"].astype(np.float32)[..., None] / 255.0, "y": data["y"].astype(np.int32)}, test_fraction, seed
+    )
 
 
 def _parse(cache: Path) -> Split:

@@ -65,10 +65,10 @@ class Scale:
         return f"{label} ({self.kind} scale{within})"
 
     def levels(self, num: int) -> np.ndarray:
-        """At most `num` round contour levels strictly inside the scale, equally spaced on it."""
+        """About `num` round contour levels strictly inside the scale, equally spaced on it."""
         if self.empty:
             return np.empty(0)
-        levels = self._levels(num)
+        levels = np.asarray(self._levels(num))
         return levels[(levels > self.low) & (levels < self.high)]
 
     def _levels(self, num: int) -> np.ndarray:
@@ -78,28 +78,49 @@ class Scale:
             top = max(abs(self.low), abs(self.high))
             half = log_levels(self.norm.linthresh, top, max(1, num // 2))
             return np.concatenate([-half[::-1], [0.0], half])
-        return MaxNLocator(num, steps=[1, 2, 2.5, 5, 10]).tick_values(self.low, self.high)
+        return linear_levels(self.low, self.high, num)
+
+
+def linear_levels(low: float, high: float, num: int) -> np.ndarray:
+    """About `num` equally spaced round numbers between two numbers."""
+    # A locator takes `num` as an upper bound, and halves it where the next rounder step is just too small.
+    locators = [MaxNLocator(n, steps=[1, 2, 2.5, 5, 10]) for n in (num + 1, num + num // 2)]
+    choices = [np.asarray(locator.tick_values(low, high)) for locator in locators]
+    inside = [ticks[(ticks > low) & (ticks < high)] for ticks in choices]
+    return min(inside, key=lambda ticks: abs(len(ticks) - num))
 
 
 def log_levels(low: float, high: float, num: int) -> np.ndarray:
-    """At most `num` levels in equal ratios between two positive numbers, anchored at the powers of ten."""
+    """About `num` levels in equal ratios between two positive numbers, anchored at the powers of ten."""
     span = np.log10([low, high])
     if span[1] - span[0] < 3 / PER_DECADE[0]:
         return np.geomspace(low, high, num + 2)[1:-1]
-    for density in PER_DECADE:
-        k = np.arange(np.ceil(span[0] * density), np.floor(span[1] * density) + 1)
-        if len(k) <= num:
-            break
-    return 10 ** (k / density)
+    density = min(PER_DECADE, key=lambda n: abs(n * (span[1] - span[0]) - num))
+    return 10 ** (np.arange(np.ceil(span[0] * density), np.floor(span[1] * density) + 1) / density)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number as it stands in print, in so many significant digits."""
+    if value == 0 or not np.isfinite(value) or 1e-4 <= abs(value) < 1e6:
+        text = np.format_float_positional(value, digits, fractional=False, trim="-")
+        return text.replace("-", "\N{MINUS SIGN}")
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    factor = {"1": "", "-1": "-"}.get(mantissa, rf"{mantissa}\times ")
+    return rf"${factor}10^{{{int(exponent)}}}$"
 
 
 def level_texts(levels: Sequence[float]) -> dict[float, str]:
-    """Each level in as few significant digits, from two on, as tell them apart."""
-    for digits in range(2, 18):
-        texts = {level: f"{level:.{digits}g}" for level in levels}
-        if len(set(texts.values())) == len(texts):
+    """Each level in the fewest significant digits that place it among its neighbours (to 5 % of the distance)."""
+    space = np.diff(levels, prepend=-np.inf, append=np.inf)
+    return {level: _short(level, 0.05 * min(space[i : i + 2])) for i, level in enumerate(levels)}
+
+
+def _short(value: float, error: float) -> str:
+    for digits in range(1, 18):
+        if abs(float(f"{value:.{digits}g}") - value) <= min(error, 0.02 * abs(value)):
             break
-    return texts
+    return number(value, digits)
 
 
 def resolve(
@@ -212,18 +233,16 @@ def _norm(
     return CenteredNorm(center, half), *(ends if asked else _occupied(values, span, ends))
 
 
-def _occupied(
-    values: np.ndarray, span: tuple[float, float], ends: tuple[float, float]
-) -> tuple[float, float]:
+def _occupied(values: np.ndarray, span: tuple[float, float], ends: tuple[float, float]) -> tuple[float, float]:
     """The part of a centred scale that the data use: the colour bar shows no colour that the picture lacks."""
     low, high = data_bounds(values)
     return min(span[0], max(low, ends[0])), max(span[1], min(high, ends[1]))
 
 
 def _linthresh(values: np.ndarray) -> float:
-    """Half-width of the linear part: the smallest magnitude, but at most three decades below the largest."""
+    """Half-width of the linear part: the smallest magnitude, but at most two decades below the largest."""
     sizes = np.abs(values[values != 0])
-    return float(max(sizes.min(), 1e-3 * sizes.max())) if sizes.size else 1.0
+    return float(max(sizes.min(), 1e-2 * sizes.max())) if sizes.size else 1.0
 
 
 def _extend(values: np.ndarray, low: float, high: float) -> str:

@@ -1,15 +1,16 @@
 """What all views share: the styles, the reserved colours, outlines, legends and the files of a figure."""
 
 import contextlib
-import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import ScaledTranslation
 
@@ -21,8 +22,15 @@ NOT_COMPUTED = "#c4c4c4"
 CYCLE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 # Paths over a colour map: warm colours, which viridis lacks, then white and black.
 PATH_CYCLE = ("#ff5a36", "#ffffff", "#ffb000", "#ff8fd0", "#000000")
+STAR: dict[str, Any] = {
+    "color": "white",
+    "markeredgecolor": "black",
+    "markeredgewidth": 0.7,
+    "markersize": 9.0,
+}
+WIDE_ENTRY = 28  # characters of a legend entry that wants a row of its own
 
-PAPER = {
+PAPER: dict[Any, Any] = {
     "font.family": ["STIXGeneral", "DejaVu Sans"],
     "mathtext.fontset": "stix",
     "font.size": 9.0,
@@ -44,13 +52,13 @@ PAPER = {
     "xtick.minor.width": 0.4,
     "ytick.minor.width": 0.4,
     "lines.linewidth": 1.2,
-    "axes.prop_cycle": matplotlib.cycler(color=CYCLE),
+    "axes.prop_cycle": cycler(color=CYCLE),
 }
 STYLES = {"paper": PAPER}
 
 
 @contextlib.contextmanager
-def style(name: str) -> Iterator[None]:
+def style(name: str) -> Generator[None]:
     """Draw in a style: `with style("paper"): ax = heatmap(landscape, "train_loss")`.
 
     Make *and* save a figure inside the context. `paper` sets Times-like fonts that ship with matplotlib, sizes
@@ -83,6 +91,7 @@ def save_figure(fig: Figure, path: str | os.PathLike[str], meta: Mapping[str, An
 
     Raises:
         TypeError: a value of `meta` is itself a mapping.
+        ValueError: a name that PNG cannot hold.
     """
     text = _flat_text(meta or {})
     stem = Path(path)
@@ -96,6 +105,8 @@ def save_figure(fig: Figure, path: str | os.PathLike[str], meta: Mapping[str, An
 
 def _flat_text(meta: Mapping[str, Any]) -> dict[str, str]:
     for name, value in meta.items():
+        if not 1 <= len(name) <= 79 or not name.isascii():
+            raise ValueError(f"a name in meta must have 1 to 79 ASCII characters, as PNG demands; got {name!r}")
         if isinstance(value, Mapping):
             raise TypeError(f"meta must be flat, but {name!r} is a mapping: join its names, as in {name}.key")
     return {str(name): str(value) for name, value in meta.items()}
@@ -107,11 +118,32 @@ def _pdf_entries(text: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in entries.items() if value}
 
 
-def new_axes(**options: Any) -> Axes:
-    """Axes of a new figure with constrained layout."""
+def new_axes() -> Axes:
+    """Flat axes of a new figure."""
+    return new_panels(1, 1, matplotlib.rcParams["figure.figsize"])[0]
+
+
+def new_panels(rows: int, columns: int, size: Sequence[float]) -> list[Axes]:
+    """Flat axes of a new figure of this size in inches, in the constrained layout for axes of any aspect."""
     from matplotlib import pyplot as plt
 
-    return plt.subplots(layout="constrained", subplot_kw=options)[1]
+    fig, axes = plt.subplots(rows, columns, figsize=size, layout="compressed", squeeze=False)
+    if columns > 1:
+        engine: Any = fig.get_layout_engine()
+        engine.set(w_pad=0.08)
+    return list(axes.flat)
+
+
+def new_solid_axes() -> Any:
+    """3-D axes that fill a new figure. Constrained layout does not see their labels, so it is off."""
+    from matplotlib import pyplot as plt
+
+    return plt.figure(layout="none").add_axes((-0.05, -0.01, 1.05, 1.06), projection="3d")
+
+
+def root_figure(ax: Axes) -> Any:
+    """The figure that holds the axes, whatever lies between."""
+    return ax.get_figure(root=True)
 
 
 def outline(color: str, width: float) -> list[Any]:
@@ -135,24 +167,37 @@ def swatch(ax: Axes, color: str, label: str) -> None:
     ax.plot([], [], "s", color=color, markeredgecolor="0.3", markeredgewidth=0.4, markersize=6, label=label)
 
 
-def legend_below(ax: Axes) -> None:
-    """A legend of all labelled artists under the x label, where it hides no data."""
-    handles, labels = ax.get_legend_handles_labels()
-    if not handles:
+def font_size(name: str) -> float:
+    """Size in points of the tick labels (`xtick`, `ytick`) of new axes."""
+    key: Any = f"{name}.labelsize"
+    return FontProperties(size=matplotlib.rcParams[key]).get_size_in_points()
+
+
+def legend_below(ax: Axes, *others: Axes) -> None:
+    """A legend of all labelled artists, those of overlaid axes too, under the x label, where it hides no data."""
+    entries = _entries([ax, *others])
+    if not entries:
         return
-    axis, tick = ax.xaxis, ax.xaxis.get_ticklabels()
-    tick_height = tick[0].get_size() if tick else 0
-    points = axis.get_tick_padding() + 1.3 * tick_height + axis.labelpad + 1.5 * axis.label.get_size()
-    shift = ScaledTranslation(0, -points / 72, ax.get_figure(root=True).dpi_scale_trans)
+    below = ax.xaxis.get_tick_padding() + 1.3 * font_size("xtick")
+    below += ax.xaxis.labelpad + 1.5 * float(ax.xaxis.label.get_fontsize())
+    shift = ScaledTranslation(0, -below / 72, root_figure(ax).dpi_scale_trans)
     ax.legend(
-        handles,
-        labels,
+        entries.values(),
+        entries.keys(),
         loc="upper center",
         bbox_to_anchor=(0.5, 0),
         bbox_transform=ax.transAxes + shift,
-        ncols=1 if max(map(len, labels)) > 30 else math.ceil(len(labels) / math.ceil(len(labels) / 2)),
+        ncols=1 if any(len(text) > WIDE_ENTRY for text in entries) else 2,
         frameon=False,
-        borderpad=0.2,
-        columnspacing=1.2,
-        handletextpad=0.4,
+        borderaxespad=0.0,
+        labelspacing=0.35,
+        handlelength=1.7,
+        columnspacing=1.0,
+        handletextpad=0.5,
     )
+
+
+def _entries(axes: Sequence[Axes]) -> dict[str, Any]:
+    """`{label: artist}`, each label once."""
+    pairs = [ax.get_legend_handles_labels() for ax in axes]
+    return {label: handle for handles, labels in pairs for handle, label in zip(handles, labels)}

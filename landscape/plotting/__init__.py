@@ -1,0 +1,24 @@
+"""Views of a `Landscape` with matplotlib: `f(landscape, name, *, ax=None, **options) -> Axes`.
+
+Each view draws one output by name into `ax`, or into a new figure, and returns the axes. Only here is the array
+order turned: `values[i, j]` is drawn at x = `axes[0].values[i]`, y = `axes[1].values[j]`. Measured values are
+never altered: a point without a finite value has a colour of its own and is counted in the legend.
+
+```python
+from landscape import plotting
+
+with plotting.style("paper"):
+    ax = plotting.heatmap(landscape, "train_loss", contours=True)
+    plotting.trajectory(landscape, {"Adam": {"coords": coords, "loss": losses}}, ax=ax)
+    plotting.save_figure(ax.figure, "figures/plane", {"seed": 3})
+```
+"""
+
+from landscape.plotting._line import profile
+from landscape.plotting._overview import overview
+from landscape.plotting._path import trajectory
+from landscape.plotting._plane import contours, heatmap
+from landscape.plotting._style import save_figure, style
+from landscape.plotting._surface import surface3d
+
+__all__ = ["heatmap", "contours", "surface3d", "profile", "trajectory", "overview", "style", "save_figure"]

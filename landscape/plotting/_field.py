@@ -1,0 +1,170 @@
+"""What every view of an output does: check it, find the points without a value, mark the best one, set the frame."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from landscape.grid import Grid, Landscape
+from landscape.plotting import _style
+from landscape.plotting._scale import Scale, number, resolve
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """One output over the grid.
+
+    Attributes:
+        name: of the output.
+        values: float64, shape `grid.shape`.
+        shown: boolean mask of the points with a finite value to draw.
+        missing: boolean mask of the points that were not computed and have no value.
+    """
+
+    name: str
+    values: np.ndarray
+    shown: np.ndarray
+    missing: np.ndarray
+
+    @property
+    def broken(self) -> np.ndarray:
+        """Computed points whose value is NaN or infinite."""
+        return ~self.shown & ~self.missing
+
+    @property
+    def measured(self) -> np.ndarray:
+        """The finite values, shape `(n,)`."""
+        return self.values[self.shown]
+
+    @property
+    def masked(self) -> np.ma.MaskedArray:
+        """The values, those that are not finite or not computed masked."""
+        return np.ma.masked_where(~self.shown, self.values)
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether higher is better and the range is bounded."""
+        return "accuracy" in self.name
+
+    @property
+    def label(self) -> str:
+        """The name in words."""
+        return self.name.replace("_", " ")
+
+
+def field_of(landscape: Landscape, name: str, view: str, ndim: int) -> Field:
+    """The output that a view of `ndim` axes is to draw, checked.
+
+    A point that was not computed may still hold a value, one that a sweep with a tolerance predicted; it is drawn.
+    Integers have no NaN to tell the two apart, so theirs count only where the landscape states an error for them.
+    """
+    values = landscape[name]
+    check_ndim(landscape, view, ndim)
+    if values.shape != landscape.grid.shape:
+        raise ValueError(
+            f"{view} draws one number a point, {name!r} holds an array of shape {values.shape[ndim:]} a point: "
+            f"choose an entry, as in landscape.assign(first=landscape[{name!r}][..., 0])"
+        )
+    if values.dtype.kind in "cOSU":
+        raise TypeError(f"{view} draws real numbers, {name!r} holds {values.dtype}")
+    predicted = values.dtype.kind not in "biu" or landscape.error.get(name) is not None
+    numbers = values.astype(np.float64)
+    shown = np.isfinite(numbers) & (landscape.computed | predicted)
+    return Field(name, numbers, shown, ~landscape.computed & ~shown)
+
+
+def scale_of(fields: Sequence[Field], scale: str, **limits: Any) -> Scale:
+    """The colour scale that some outputs share. An accuracy is a share: its scale is linear unless asked otherwise."""
+    if scale == "auto" and all(field.is_accuracy for field in fields):
+        scale = "linear"
+    return resolve(np.concatenate([field.measured for field in fields]), scale, **limits)
+
+
+def check_ndim(landscape: Landscape, view: str, ndim: int) -> None:
+    """Raise `ValueError`, with advice, unless the landscape has `ndim` axes."""
+    grid = landscape.grid
+    if grid.ndim == ndim:
+        return
+    fixed = ", ".join(f"{name}=0" for name in grid.names[ndim:])
+    advice = f"fix some with landscape.slice({fixed})" if fixed else "draw it with profile"
+    raise ValueError(
+        f"{view} draws {ndim} {'axis' if ndim == 1 else 'axes'}, this landscape has {grid.ndim} "
+        f"({', '.join(grid.names)}): {advice}"
+    )
+
+
+def check_extended(grid: Grid, view: str) -> None:
+    """Raise `ValueError` unless there are two points along every axis."""
+    if min(grid.shape) < 2:
+        raise ValueError(f"{view} needs at least 2 points along each axis, this grid has {grid.shape}: use heatmap")
+
+
+def flat_axes(ax: Axes | None, view: str) -> Axes:
+    """The axes given, or new ones.
+
+    Raises:
+        ValueError: the axes given are 3-D.
+    """
+    if ax is None:
+        return _style.new_axes()
+    if ax.name == "3d":
+        raise ValueError(f"{view} draws on flat axes, got 3-D ones: leave out ax, or use surface3d")
+    return ax
+
+
+def cell_edges(values: np.ndarray) -> np.ndarray:
+    """Edges of the cells around increasing coordinates, shape `(n + 1,)`: midway, and as far outside at the ends."""
+    if len(values) == 1:
+        return values[0] + np.array([-0.5, 0.5])
+    middle = 0.5 * (values[:-1] + values[1:])
+    return np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
+
+
+def explain_reserved(ax: Axes, field: Field, prefix: str = "") -> None:
+    """Count the points without a value in the legend, in their reserved colours."""
+    for where, color, text in (
+        (field.broken, _style.NOT_FINITE, "not finite"),
+        (field.missing, _style.NOT_COMPUTED, "not computed"),
+    ):
+        if where.any():
+            _style.swatch(ax, color, f"{prefix}{text} ({where.sum()})")
+
+
+def best_index(landscape: Landscape, field: Field) -> tuple[tuple[int, ...], str] | None:
+    """Index of the smallest measured value, of an accuracy the largest, and which of the two it is."""
+    known = np.where(field.shown & landscape.computed, field.values, np.nan)
+    if np.all(np.isnan(known)):
+        return None
+    flat = np.nanargmax(known) if field.is_accuracy else np.nanargmin(known)
+    word = "maximum" if field.is_accuracy else "minimum"
+    return tuple(int(i) for i in np.unravel_index(flat, known.shape)), word
+
+
+def mark_best(ax: Axes, landscape: Landscape, field: Field) -> None:
+    """A star on the best measured value, with the value in the legend."""
+    best = best_index(landscape, field)
+    if best is None:
+        return
+    index, word = best
+    label = f"{word} {number(field.values[index])}"
+    ax.plot(*landscape.coords(index), "*", label=label, zorder=6, clip_on=False, **_style.STAR)
+
+
+def frame(ax: Axes, grid: Grid, aspect: Any) -> None:
+    """Axis labels, limits at the outer cell edges, and aspect: `auto` is equal for axes of one range."""
+    x, y = (cell_edges(axis.values)[[0, -1]] for axis in grid.axes)
+    ax.set(xlim=x, ylim=y, xlabel=grid.axes[0].text, ylabel=grid.axes[1].text)
+    if aspect == "auto" and np.allclose(x, y):
+        aspect = "equal"
+    ax.set_aspect(aspect)
+    for axis in (ax.xaxis, ax.yaxis):
+        calm_ticks(axis)
+
+
+def calm_ticks(axis: Any) -> None:
+    """Few enough ticks for a panel of a paper."""
+    if axis.get_scale() == "linear":
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))

@@ -1,0 +1,202 @@
+"""The main job: every plane, the table, the figures, a user's own model, and resuming."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import surface
+from _runner import Lab, UsageError
+
+import landscape as ls
+
+ROOT = Path(__file__).parent.parent
+
+MY_MODEL = """
+import jax.numpy as jnp, numpy as np
+import landscape as ls
+
+def loss(params, batch):
+    return (jnp.tanh(batch["x"] @ params["w1"]) @ params["w2"] - batch["y"]) ** 2
+
+def factory():
+    x = np.random.default_rng(4).normal(size=(90, 3)).astype("float32")
+    data = {"x": x, "y": np.sin(x[:, 0] * 2)}
+    part = lambda a, b: {k: v[a:b] for k, v in data.items()}
+    init = lambda key: {"w1": ls.subspace.random_directions(key, jnp.ones((3, 5)), 1)[0] / 2, "w2": jnp.full(5, 0.3)}
+    return ls.Problem(init, {"train": ls.Objective(loss, part(0, 60)), "test": ls.Objective(loss, part(60, 90))}, name="mine")
+
+def trained():
+    problem = factory()
+    import dataclasses, jax
+    return dataclasses.replace(problem, params=problem.init(jax.random.key(5)))
+
+def broken():
+    raise RuntimeError("my own mistake")
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "my_model.py"
+    path.write_text(MY_MODEL)
+    return path
+
+
+@pytest.fixture(scope="module")
+def lab(model):
+    from _runner import load_problem
+
+    return Lab(problem=load_problem(f"{model}:factory"), options={"progress": False})
+
+
+SMALL = surface.Config(resolution=7, steps=24, snapshots=6, metrics=("sem", "gradient", "off_plane"))
+
+
+@pytest.fixture(scope="module")
+def result(lab):
+    every = ("filter", "layer", "none", "pca", "three-point")
+    return surface.run(surface.Config(**{**vars(SMALL), "directions": every}), lab)
+
+
+def test_every_plane_is_swept_with_all_outputs_in_one_pass(result):
+    assert list(result) == ["filter", "layer", "none", "pca", "three-point"]
+    for landscape in result.values():
+        assert landscape.grid.shape == (7, 7)
+        assert {"train_loss", "test_loss", "train_loss_sem", "test_gradient", "train_off_plane"} <= set(landscape)
+        assert len(landscape.meta["calls"]) == 1
+
+
+def test_centre_equals_the_trained_loss_to_the_bit(result):
+    for landscape in result.values():
+        centre = landscape.grid.index(0.0)
+        np.testing.assert_array_equal(landscape.coords(centre), 0.0)
+        for name, loss in landscape.meta["surface"]["trained"].items():
+            assert landscape[f"{name}_loss"][centre] == np.float32(loss)
+
+
+def test_the_trained_loss_is_that_of_the_parameters(result, lab):
+    run = surface._train(SMALL, lab, lab.problem, 0)
+    for name, objective in lab.problem.objectives.items():
+        expected = np.mean(
+            (np.tanh(objective.data["x"] @ run.params["w1"]) @ run.params["w2"] - objective.data["y"]) ** 2
+        )
+        np.testing.assert_allclose(result["filter"].meta["surface"]["trained"][name], expected, rtol=1e-5)
+
+
+def test_the_three_point_plane_passes_through_three_solutions(result, lab):
+    plane = result["three-point"]
+    corners = np.asarray(plane.meta["surface"]["corners"])
+    np.testing.assert_allclose(corners[:2], [[0, 0], [1, 0]], atol=1e-5)
+    for axis, (low, high) in zip(plane.grid.axes, zip(corners.min(0), corners.max(0))):
+        assert axis.values[0] <= low <= high <= axis.values[-1]
+
+
+def test_the_path_lies_where_its_losses_say(result):
+    landscape = result["pca"]
+    path = landscape.meta["paths"]["training path"]
+    np.testing.assert_allclose(path["coords"][-1], 0.0, atol=1e-6)
+    assert path["residual"][-1] < 1e-5
+    assert len(path["loss"]) == len(path["coords"]) == 7
+    assert sum(landscape.meta["surface"]["explained"]) <= 1 + 1e-6
+
+
+def test_findings_name_every_promised_number(result):
+    text = "\n".join(" ".join(row) for row in surface.findings(result))
+    for words in (
+        "loss at the centre",
+        "train minimum",
+        "test minimum",
+        "random walk",
+        "distance of the path",
+        "gradient in the plane",
+    ):
+        assert words in text
+
+
+def test_figures_are_drawn_from_the_saved_result_alone(result, tmp_path):
+    saved = {}
+    for kind in ("filter", "pca"):
+        ls.save(result[kind], tmp_path / f"{kind}.zarr")
+        saved[kind] = ls.load(tmp_path / f"{kind}.zarr")
+    with ls.plotting.style("paper"):
+        figures = surface.plot(saved)
+        assert list(figures) == ["filter", "filter_3d", "pca", "pca_3d", "summary"]
+        for name, figure in figures.items():
+            paths = ls.plotting.save_figure(figure, tmp_path / name)
+            assert sorted(p.suffix for p in paths) == [".pdf", ".png"]
+            matplotlib.pyplot.close(figure)
+
+
+def test_hessian_directions_are_refused_clearly(lab):
+    with pytest.raises(UsageError, match="hessian needs the curvature module"):
+        surface.run(surface.Config(directions=("hessian",)), lab)
+
+
+def test_given_parameters_are_not_trained_again(model):
+    from _runner import load_problem
+
+    problem = load_problem(f"{model}:trained")
+    lab = Lab(problem=problem, options={"progress": False})
+    result = surface.run(surface.Config(resolution=5, directions=("filter",)), lab)
+    expected = float(jax.jit(lambda o, p: o(p))(problem.objectives["train"], problem.params))
+    np.testing.assert_allclose(result["filter"]["train_loss"][2, 2], expected, rtol=1e-6)
+    assert surface.findings(result)
+    with pytest.raises(UsageError, match="training path of at least 3 snapshots, this model brings 1"):
+        surface.run(surface.Config(directions=("pca",)), lab)
+
+
+def script(*arguments, **environment):
+    command = [sys.executable, str(ROOT / "experiments" / "surface.py"), *map(str, arguments)]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def test_the_script_runs_on_a_users_model_and_resumes(model, tmp_path):
+    flags = ("--problem", f"{model}:factory", "--smoke", "--resolution", "7", "--out", tmp_path / "out")
+    first = script(*flags)
+    assert first.returncode == 0, first.stderr
+    assert "filter: train loss at the centre" in first.stdout
+    files = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {
+        "filter.zarr",
+        "pca.zarr",
+        "config.json",
+        "findings.json",
+        "summary.png",
+        "summary.pdf",
+        "pca_3d.png",
+    } <= files
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["config"]["resolution"] == 7
+    again = script(*flags, "--no-figures")
+    assert again.stdout == first.stdout
+    assert "training" not in again.stderr
+    other = script(*flags[:-4], "--resolution", "5", *flags[-2:], "--no-figures")
+    assert other.returncode == 3, other.stderr
+    assert "grid.alpha" in other.stderr
+
+
+def test_a_mistake_in_the_users_model_keeps_its_traceback(model, tmp_path):
+    done = script("--problem", f"{model}:broken", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "my own mistake" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_defaults_on_the_digits(tmp_path):
+    done = script("--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    landscape = ls.load(tmp_path / "out" / "filter.zarr")
+    assert landscape.grid.shape == (101, 101)
+    assert landscape["test_accuracy"][50, 50] > 0.95
+    assert jnp.all(landscape.computed)

@@ -1,0 +1,260 @@
+"""Oracles for training: iterates of gradient descent and heavy ball on quadratics in closed form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from landscape import Objective, Outcome, train
+
+RNG = np.random.default_rng(5)
+ROTATION, _ = np.linalg.qr(RNG.normal(size=(4, 4)))
+EIGENVALUES = np.array([3.0, 1.5, 0.7, 0.2])
+HESSIAN = ROTATION @ np.diag(EIGENVALUES) @ ROTATION.T
+MINIMUM, START = RNG.normal(size=4), RNG.normal(size=4) + 2.0
+LEVEL = 0.25
+
+
+def bowl(params, batch):
+    d = jnp.concatenate([params["a"], params["b"]])
+    d = d - jnp.asarray(MINIMUM, d.dtype)
+    return 0.5 * d @ jnp.asarray(HESSIAN, d.dtype) @ d + LEVEL
+
+
+def start(x=START):
+    x = jnp.asarray(x, jnp.result_type(float))
+    return {"a": x[..., :1], "b": x[..., 1:]}
+
+
+def join(params):
+    return np.concatenate([params["a"], params["b"]], axis=-1)
+
+
+def descent(rate, steps):
+    """theta_t = theta* + (1 - rate H)^t (theta_0 - theta*)."""
+    amplitudes = ROTATION.T @ (START - MINIMUM)
+    return MINIMUM + ((1 - rate * EIGENVALUES) ** steps[:, None] * amplitudes) @ ROTATION.T
+
+
+def heavy_ball(rate, momentum, steps):
+    """Powers of the 2 x 2 iteration of (theta_t, velocity_t) in each eigendirection."""
+    amplitudes = ROTATION.T @ (START - MINIMUM)
+    rows = []
+    for eigenvalue, amplitude in zip(EIGENVALUES, amplitudes):
+        step = np.array([[1 - rate * eigenvalue, -rate * momentum], [eigenvalue, momentum]])
+        rows.append([(np.linalg.matrix_power(step, t) @ [amplitude, 0.0])[0] for t in steps])
+    return MINIMUM + np.array(rows).T @ ROTATION.T
+
+
+def losses(path):
+    d = path - MINIMUM
+    return 0.5 * np.einsum("ti,ij,tj->t", d, HESSIAN, d) + LEVEL
+
+
+OPTIMIZERS = {
+    "descent": (optax.sgd(0.3), lambda t: descent(0.3, t)),
+    "heavy_ball": (optax.sgd(0.3, momentum=0.8), lambda t: heavy_ball(0.3, 0.8, t)),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(("num_steps", "record_every"), [(12, 1), (20, 7), (5, 9), (0, 3)])
+def test_iterates_agree_with_the_closed_form(x64, name, num_steps, record_every):
+    optimizer, closed_form = OPTIMIZERS[name]
+    run = train(Objective(bowl), optimizer, start(), num_steps=num_steps, record_every=record_every, snapshots=True)
+    steps = np.unique(np.append(np.arange(0, num_steps, record_every), num_steps))
+    assert len(steps) == -(-num_steps // record_every) + 1
+    path = closed_form(steps)
+    np.testing.assert_array_equal(run.history["step"], steps)
+    np.testing.assert_allclose(join(run.snapshots), path, rtol=1e-11)
+    np.testing.assert_allclose(run.history["loss"], losses(path), rtol=1e-11)
+    np.testing.assert_allclose(run.history["grad_norm"], np.linalg.norm((path - MINIMUM) @ HESSIAN, axis=1), rtol=1e-10)
+    np.testing.assert_allclose(join(run.params), path[-1], rtol=1e-11)
+    assert (run.outcome, int(run.steps)) == (Outcome.MAX_STEPS, num_steps)
+
+
+def test_without_snapshots_there_are_none():
+    assert train(Objective(bowl), optax.sgd(0.3), start(), num_steps=2).snapshots is None
+
+
+# ------------------------------------------------------------------------------------------------ outcomes
+
+
+def test_converged_runs_stop_at_the_first_record_within_tolerance(x64):
+    run = train(Objective(bowl), optax.sgd(0.3), start(), num_steps=300, record_every=4, tol=1e-3)
+    steps = np.arange(0, 301, 4)
+    norms = np.linalg.norm((descent(0.3, steps) - MINIMUM) @ HESSIAN, axis=1)
+    first = int(np.argmax(norms <= 1e-3))
+    assert (run.outcome, int(run.steps)) == (Outcome.CONVERGED, steps[first])
+    np.testing.assert_allclose(join(run.params), descent(0.3, steps)[first], rtol=1e-11)
+    assert run.history["loss"].shape == (76,)
+    np.testing.assert_array_equal(run.history["step"][first:], np.full(76 - first, steps[first]))
+    np.testing.assert_array_equal(run.history["loss"][first:], np.full(76 - first, run.history["loss"][first]))
+
+
+def test_a_minimum_needs_no_step(x64):
+    run = train(Objective(bowl), optax.sgd(0.3), start(MINIMUM), num_steps=5, tol=1e-12)
+    assert (run.outcome, int(run.steps)) == (Outcome.CONVERGED, 0)
+    np.testing.assert_array_equal(join(run.params), MINIMUM)
+
+
+@pytest.mark.parametrize("record_every", [1, 3])
+def test_max_loss_ends_a_run_at_the_first_record_beyond_it(x64, record_every):
+    # |1 - 1.1 * 3| = 2.3: the first eigendirection grows
+    run = train(Objective(bowl), optax.sgd(1.1), start(), num_steps=12, record_every=record_every, max_loss=1e4)
+    steps = np.arange(0, 13, record_every)
+    first = int(np.argmax(losses(descent(1.1, steps)) > 1e4))
+    assert (run.outcome, int(run.steps)) == (Outcome.DIVERGED, steps[first])
+    np.testing.assert_allclose(join(run.params), descent(1.1, steps)[first], rtol=1e-10)
+
+
+@pytest.mark.parametrize("record_every", [1, 7])
+def test_overflow_freezes_the_last_finite_parameters(record_every):
+    # theta -> -9 theta: 9^t * 2 leaves float32 (3.4e38) after 40 steps, its square after 20
+    objective = Objective(lambda p, _: jnp.sum(jnp.abs(p)) * 2.0 + 0.5 * p @ p)
+    run = train(objective, optax.sgd(10.0), jnp.array([2.0, 3.0]), num_steps=100, record_every=record_every)
+    assert run.outcome == Outcome.DIVERGED
+    assert np.all(np.isfinite(run.params))
+    assert 18 <= int(run.steps) <= 27
+    assert int(run.history["step"][-1]) == int(run.steps)
+    assert run.history["loss"].shape == (-(-100 // record_every) + 1,)
+
+
+def test_a_gradient_that_is_not_finite_freezes_the_run_before_the_step():
+    # sqrt has no finite slope at 0, where the second step of 0.5 would start from
+    objective = Objective(lambda p, _: jnp.where(p > 0.3, p, jnp.nan))
+    run = train(objective, optax.sgd(0.5), jnp.float32(1.6), num_steps=10, record_every=5)
+    assert (run.outcome, int(run.steps), float(run.params)) == (Outcome.DIVERGED, 3, pytest.approx(0.1))
+
+
+def test_a_nan_start_is_reported_and_kept():
+    run = train(Objective(bowl), optax.adam(0.3), start(np.array([np.nan, 2.0, 3.0, 4.0])), num_steps=6, tol=0.1)
+    assert (run.outcome, int(run.steps)) == (Outcome.DIVERGED, 0)
+    np.testing.assert_array_equal(join(run.params), [np.nan, 2.0, 3.0, 4.0])
+    assert np.all(np.isnan(run.history["loss"]))
+
+
+# ----------------------------------------------------------------------------------------------- minibatches
+
+
+def test_minibatches_are_drawn_anew_without_replacement():
+    # the gradient with respect to params is the mean one-hot of the batch, so the steps count the examples drawn
+    objective = Objective(lambda p, batch: batch @ p, jnp.eye(7))
+    run = train(
+        objective, optax.sgd(1.0), jnp.zeros(7), num_steps=400, key=jax.random.key(2), batch_size=3, snapshots=True
+    )
+    drawn = -3 * np.diff(np.asarray(run.snapshots), axis=0)
+    counts = np.round(drawn)
+    np.testing.assert_allclose(drawn, counts, atol=1e-3)
+    assert set(np.unique(counts)) == {0.0, 1.0}  # never twice in a batch
+    np.testing.assert_array_equal(counts.sum(axis=1), np.full(400, 3.0))
+    expected, deviation = 400 * 3 / 7, np.sqrt(400 * 3 / 7 * 4 / 7)
+    assert np.all(np.abs(counts.sum(axis=0) - expected) < 4 * deviation)
+    assert len(np.unique(counts, axis=0)) == 35  # all of the 7 choose 3 batches
+
+
+def test_minibatches_are_reproducible_and_a_full_batch_is_gradient_descent():
+    rng = np.random.default_rng(0)
+    x, y = jnp.asarray(rng.normal(size=(9, 4)), jnp.float32), jnp.asarray(rng.normal(size=9), jnp.float32)
+    objective = Objective(lambda p, batch: (batch[0] @ p - batch[1]) ** 2, (x, y), batch_size=2)
+    options = {"num_steps": 6, "snapshots": True}
+    p = jnp.full(4, 0.5)
+    one, again, other = (
+        train(objective, optax.sgd(0.1), p, key=jax.random.key(seed), batch_size=4, **options).snapshots
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, again)
+    assert not np.allclose(one, other)
+    full = train(objective, optax.sgd(0.1), p, **options)
+    shuffled = train(objective, optax.sgd(0.1), p, key=jax.random.key(3), batch_size=9, **options)
+    np.testing.assert_allclose(full.snapshots, shuffled.snapshots, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------- breadth
+
+
+def test_vmap_over_starts_equals_a_loop():
+    inits = np.float32(RNG.normal(size=(3, 4)) * np.array([[1.0], [300.0], [np.nan]]))
+
+    def one(params):
+        return train(
+            Objective(bowl),
+            optax.adam(0.2),
+            params,
+            num_steps=40,
+            record_every=8,
+            tol=0.3,
+            max_loss=500.0,
+            snapshots=True,
+        )
+
+    many = jax.vmap(one)(start(inits))
+    outcomes = []
+    for i, init in enumerate(inits):
+        single = one(start(init))
+        outcomes.append(single.outcome)
+        assert int(single.outcome_code) == int(many.outcome_code[i])
+        assert int(single.steps) == int(many.steps[i])
+        jax.tree.map(
+            lambda a, b, i=i: np.testing.assert_allclose(a, b[i], rtol=1e-3, atol=1e-4),
+            (single.params, single.history, single.snapshots),
+            (many.params, many.history, many.snapshots),
+        )
+    assert outcomes[1:] == [Outcome.DIVERGED, Outcome.DIVERGED]
+    assert outcomes[0] != Outcome.DIVERGED
+
+
+def test_lbfgs_finds_the_minimum_of_a_quadratic(x64):
+    run = train(Objective(bowl), optax.lbfgs(), start(), num_steps=25, record_every=5, tol=1e-9)
+    assert run.outcome == Outcome.CONVERGED
+    np.testing.assert_allclose(join(run.params), MINIMUM, atol=1e-8)
+    np.testing.assert_allclose(run.history["loss"][-1], LEVEL, rtol=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", [optax.sgd(0.1, momentum=0.5), optax.adam(0.1)], ids=["momentum", "adam"])
+def test_bfloat16_parameters_stay_so(optimizer):
+    objective = Objective(lambda p, _: jnp.sum((p.astype(jnp.float32) - 3.0) ** 2))
+    run = train(objective, optimizer, jnp.full(2, 1.5, jnp.bfloat16), num_steps=4)
+    assert run.params.dtype == jnp.bfloat16
+    assert run.history["loss"][-1] < run.history["loss"][0]
+
+
+def test_tracked_objectives_are_recorded_with_their_metrics(x64):
+    def test_loss(params, batch):
+        return batch * params["a"][0], {"twice": 2 * batch * params["a"][0]}
+
+    other = Objective(test_loss, jnp.array([2.0, 5.0, 3.5]), has_aux=True, batch_size=2)
+    run = train(Objective(bowl), optax.sgd(0.3), start(), num_steps=6, record_every=4, track={"test": other})
+    path = descent(0.3, np.array([0, 4, 6]))
+    np.testing.assert_allclose(run.history["test_loss"], 3.5 * path[:, 0], rtol=1e-12)
+    np.testing.assert_allclose(run.history["test_twice"], 7.0 * path[:, 0], rtol=1e-12)
+
+
+# ----------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": 2}, "batch_size= draws minibatches at random: pass key="),
+        ({"batch_size": 4, "key": jax.random.key(0)}, "batch_size=4, but the objective has 3 examples"),
+        ({"batch_size": 0, "key": jax.random.key(0)}, "batch_size=0, but the objective has 3 examples"),
+        ({"num_steps": -2}, "needs num_steps >= 0 and record_every >= 1, got -2"),
+        ({"record_every": 0}, "needs num_steps >= 0 and record_every >= 1, got 5 and 0"),
+    ],
+)
+def test_options_that_cannot_be(options, said):
+    objective = Objective(lambda p, batch: batch * p, jnp.array([2.0, 3.0, 4.0]))
+    with pytest.raises(ValueError, match=said):
+        train(objective, optax.sgd(0.1), jnp.float32(2.0), **{"num_steps": 5, **options})
+
+
+def test_kinds_that_cannot_be():
+    with pytest.raises(TypeError, match="objective must be a landscape.Objective, got function"):
+        train(bowl, optax.sgd(0.1), start(), num_steps=3)
+    with pytest.raises(TypeError, match=r"params\.a must be a real floating-point array, got int32\[2\]"):
+        train(Objective(bowl), optax.sgd(0.1), {"a": jnp.arange(2)}, num_steps=3)
+    without = Objective(lambda p, _: p**2)
+    with pytest.raises(ValueError, match="batch_size=2, but the objective has None examples"):
+        train(without, optax.sgd(0.1), 2.0, num_steps=3, batch_size=2, key=jax.random.key(0))
