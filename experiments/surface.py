@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _runner import Lab, UsageError, main
+from _runner import Lab, UsageError, main, say
 
 import landscape as ls
 
@@ -41,8 +41,9 @@ TITLES = {
 class Config:
     """Settings of this experiment."""
 
-    directions: tuple[Directions, ...] = ("filter", "pca")
-    """Planes to draw. filter, layer and none are random directions with that normalisation."""
+    directions: tuple[Directions, ...] | None = None
+    """Planes to draw: filter and, where there is a training path, pca by default. filter, layer and none are random
+    directions with that normalisation."""
     resolution: int = 101
     """Points along each axis; an odd number has a point at the centre."""
     extent: float = 1.0
@@ -70,12 +71,11 @@ SMOKE = Config(resolution=11, steps=40, snapshots=8)
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """One landscape per plane."""
-    if "hessian" in config.directions:
-        raise UsageError("--directions hessian needs the curvature module, which is not part of this version yet")
     problem = lab.problem or ls.problems.digits_mlp()
+    kinds = _kinds(config, problem)
     trained = _train(config, lab, problem, config.seed)
     result = {}
-    for kind in config.directions:
+    for kind in kinds:
         plane, grid, meta = _plane(kind, config, lab, problem, trained)
         surface = ls.LossSurface(plane, problem.objectives, config.metrics, config.recalibrate)
         about = partial(_about, problem, trained, surface, meta)
@@ -83,6 +83,20 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
         if landscape is not None:
             result[kind] = landscape
     return result
+
+
+def _kinds(config: Config, problem: ls.Problem) -> tuple[Directions, ...]:
+    """The planes to draw, refused before any work where one cannot be."""
+    path = problem.params is None or problem.snapshots is not None
+    kinds = config.directions or (("filter", "pca") if path else ("filter",))
+    if "hessian" in kinds:
+        raise UsageError("--directions hessian needs the curvature module, which is not part of this version yet")
+    if "pca" in kinds and not path:
+        raise UsageError(
+            "--directions pca needs a training path, and this problem brings trained parameters without one; give "
+            "Problem(snapshots=...), leave Problem.params away so that it is trained here, or use --directions filter"
+        )
+    return kinds
 
 
 def _train(config: Config, lab: Lab, problem: ls.Problem, seed: int) -> ls.Run:
@@ -108,6 +122,11 @@ def _train(config: Config, lab: Lab, problem: ls.Problem, seed: int) -> ls.Run:
         )
 
     settings = [problem.name, seed, config.steps, config.learning_rate, config.train_batch, every]
+    if problem.objectives["train"].state is not None:
+        say(
+            "note: the model state (such as batch-norm statistics) is held fixed in this training; where that is not "
+            "what you want, train it yourself and give Problem(params=...)"
+        )
     doing = f"training {problem.name} for {config.steps} steps (seed {seed})"
     return lab.remember(f"training_{seed}", settings, compute, doing)
 
@@ -161,11 +180,6 @@ def _plane(kind: Directions, config: Config, lab: Lab, problem: ls.Problem, trai
 
 def _pca_plane(config: Config, trained: ls.Run) -> tuple[Any, Any, Any]:
     length = jax.tree.leaves(trained.snapshots)[0].shape[0]
-    if length < 3:
-        raise UsageError(
-            f"--directions pca needs a training path of at least 3 snapshots, this model brings {length}; give "
-            "Problem(snapshots=...), leave Problem.params away so that it is trained here, or use --directions filter"
-        )
     directions, explained = ls.subspace.pca_directions(trained.snapshots)
     plane = ls.Subspace(trained.params, directions)
     path = np.asarray(jax.vmap(plane.project)(trained.snapshots))

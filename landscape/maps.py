@@ -4,6 +4,7 @@ A point function is a callable pytree `coords -> {name: array}`. `sweep` evaluat
 computed from a loss surface's parameters is one more entry of its dictionary, measured in the same pass.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,8 +39,9 @@ class LossSurface:
             `"gradient_norm"`: Euclidean norm of the gradient with respect to all parameters;
             `"off_plane"`: share of the squared gradient norm that points out of the plane, in [0, 1];
             a function `params -> array`, named by its `__name__`, or a pair `(name, function)`.
-        recalibrate: measure the model state anew at every point (`Objective.recalibrated`) before evaluating.
-            Gradients then hold the state fixed.
+        recalibrate: measure the model state anew at every point before evaluating, on the objective called `train`
+            (the first one where none is), and use it for all: test data are never normalised by themselves. See
+            `Objective.recalibrated`. Gradients hold the state fixed.
 
     The three treatments of batch norm: leave `recalibrate` off and the stored statistics stay as they are
     (*frozen*); switch it on (*recalibrated*); or let `loss_fn` normalise by the batch it is given (*batch
@@ -57,8 +59,7 @@ class LossSurface:
         coords = jnp.asarray(coords)
         params = self.at(coords)
         values = {}
-        for prefix, objective in self._named():
-            objective = objective.recalibrated(params) if self.recalibrate else objective
+        for prefix, objective in self._calibrated(params):
             measured = self._measure(objective, params, coords)
             values.update({prefix + name: value for name, value in measured.items()})
         for name, fn in self._functions():
@@ -74,14 +75,12 @@ class LossSurface:
         for prefix, objective in self._named():
             if not isinstance(objective, Objective):
                 raise TypeError(f"objectives must hold Objective, got {type(objective).__name__} for {prefix[:-1]!r}")
-            if self.recalibrate and objective.update_state is None:
-                raise ValueError(f"recalibrate=True needs update_state in every objective; {prefix[:-1]!r} has none")
         if not isinstance(self.outputs, tuple):
             raise TypeError(f"outputs must be a tuple of names and functions, got {type(self.outputs).__name__}")
-        if not isinstance(self.outputs, tuple):
-            raise TypeError(f"outputs must be a tuple, got {type(self.outputs).__name__}")
         for output in self.outputs:
             _check_output(output)
+        if self.recalibrate and self._source().update_state is None:
+            raise ValueError("recalibrate=True needs update_state in the objective 'train' (the first, where none is)")
         check = getattr(self.at, "check_grid", None)
         if check is not None:
             check(grid)
@@ -90,6 +89,18 @@ class LossSurface:
         if isinstance(self.objectives, Objective):
             return iter([("", self.objectives)])
         return ((f"{name}_", objective) for name, objective in self.objectives.items())
+
+    def _calibrated(self, params: PyTree) -> list[tuple[str, Objective]]:
+        named = list(self._named())
+        if not self.recalibrate:
+            return named
+        state = self._source().recalibrated(params).state
+        return [(prefix, dataclasses.replace(objective, state=state)) for prefix, objective in named]
+
+    def _source(self) -> Objective:
+        """The objective on whose data the state is measured."""
+        named = dict(self._named())
+        return named.get("train_", next(iter(named.values())))
 
     def _functions(self) -> Iterator[tuple[str, Callable[[PyTree], Any]]]:
         for output in self.outputs:

@@ -18,7 +18,7 @@ leading axis of length `k`.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -178,10 +178,15 @@ def random_directions(key: Array, params: PyTree, num: int = 2) -> PyTree:
         TypeError: a leaf of `params` is not a real floating-point array.
     """
     _tree.check_params(params)
-    leaves, treedef = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [jax.random.normal(k, (num, *jnp.shape(x)), jnp.result_type(x)) for k, x in zip(keys, leaves)]
-    return jax.tree.unflatten(treedef, drawn)
+    return _draw(key, jax.tree.map(jnp.asarray, params), num)
+
+
+@partial(jax.jit, static_argnums=2)
+def _draw(key: Array, params: PyTree, num: int) -> PyTree:
+    """One draw for all leaves: a sampler for each shape would take longer to compile than to run."""
+    dtype = jnp.result_type(*jax.tree.leaves(params), jnp.float32)
+    flat = jax.random.normal(key, (num, _tree.size(params)), dtype)
+    return _unravel_stack(flat, jax.tree.map(lambda x: x[None], params))
 
 
 def flax_filter_axis(name: str, leaf: Any) -> FilterAxis:
@@ -255,15 +260,18 @@ def filter_normalize(
         ValueError: `dirs` does not look like `params`, the layout is unknown, or a leaf lacks the axis.
     """
     _tree.check_like(dirs, params, "dirs", "params", stacked=True)
-    rule = _filter_rule(filter_axis)
+    return _normalize_filters(dirs, params, _filter_rule(filter_axis), include_vectors)
 
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _normalize_filters(dirs: PyTree, params: PyTree, rule: Any, include_vectors: bool) -> PyTree:
     def normalize(name: str, w: Array, d: Array) -> Array:
         axes = rule(name, w)
         if axes is None:
             return _match_norms(d, w, ()) if include_vectors else jnp.zeros_like(d)
         axes = axes if isinstance(axes, tuple) else (axes,)
         if not all(-jnp.ndim(w) <= axis < jnp.ndim(w) for axis in axes):
-            raise ValueError(f"filter_axis {axes} does not exist in {name}, {_tree.describe(w)}")
+            raise ValueError(f"filter_axis {axes} does not exist in {name}, {w.dtype}{list(w.shape)}")
         return _match_norms(d, w, axes)
 
     return _tree.map_with_name(normalize, params, dirs)
@@ -278,7 +286,13 @@ def _filter_rule(filter_axis: Any) -> Callable[[str, Any], FilterAxis]:
                 f"filter_axis must be an axis, a function or one of {sorted(LAYOUTS)}, got {filter_axis!r}"
             )
         return LAYOUTS[filter_axis]
-    return lambda name, leaf: None if _is_vector(name.split("."), leaf) else filter_axis
+    return _axis_rule(filter_axis)
+
+
+@lru_cache
+def _axis_rule(axis: int) -> Callable[[str, Any], FilterAxis]:
+    """The same axis for every leaf that has filters; cached, so that equal axes share a compiled program."""
+    return lambda name, leaf: None if _is_vector(name.split("."), leaf) else axis
 
 
 def _match_norms(d: Array, w: Array, filter_axes: tuple[int, ...]) -> Array:

@@ -142,6 +142,25 @@ def test_recalibrate_measures_the_state_anew_at_every_point(x64):
         np.testing.assert_allclose(values["gradient"], DIRECTIONS @ gradient, rtol=1e-12)
 
 
+def test_the_test_loss_uses_the_statistics_of_the_training_data(x64):
+    def loss_fn(params, batch, state):
+        return (batch @ join(params) - state["mean"]) ** 2
+
+    def measure(params, batch, state):
+        return {"mean": jnp.mean(batch @ join(params))}
+
+    parts = {"test": SLOPES[:2], "train": SLOPES[2:]}
+    both = {
+        name: Objective(loss_fn, jnp.asarray(x), state={"mean": jnp.float64(5.0)}, update_state=measure)
+        for name, x in parts.items()
+    }
+    values = evaluate(LossSurface(plane(), both, recalibrate=True), jnp.asarray(COORDS))
+    at = ORIGIN + COORDS @ DIRECTIONS
+    mean = np.mean(SLOPES[2:] @ at)
+    for name, x in parts.items():
+        np.testing.assert_allclose(values[f"{name}_loss"], np.mean((x @ at - mean) ** 2), rtol=1e-12)
+
+
 def test_bowl_on_a_non_square_grid_and_its_centre(x64):
     grid = Grid.of(alpha=np.linspace(-1, 1, 5), beta=np.linspace(-4, 2, 7))
     result = sweep(LossSurface(plane(), {"train": objective()}), grid, progress=False)
@@ -168,7 +187,7 @@ def test_bowl_on_a_non_square_grid_and_its_centre(x64):
         (
             {"objectives": {"test": objective()}, "recalibrate": True},
             ValueError,
-            "needs update_state .*'test' has none",
+            "needs update_state in the objective 'train'",
         ),
         ({"at": Subspace(split(ORIGIN), split(DIRECTIONS[:1]))}, ValueError, "1 directions, the grid 2 axes"),
     ],

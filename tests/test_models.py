@@ -220,7 +220,7 @@ def test_equinox_statistics_of_another_momentum_need_one_division():
         return eqx.nn.make_with_state(eqx.nn.BatchNorm)(3, "batch", momentum=momentum, mode="batch")
 
     def run(norm, x, state, inference):
-        one = lambda a, s: norm(a, s, inference=inference)
+        one = functools.partial(norm, inference=inference)
         return jax.vmap(one, axis_name="batch", in_axes=(0, None), out_axes=(0, None))(x, state)
 
     (running, state), (forgetting, _) = layer(0.75), layer(0.0)
@@ -264,7 +264,7 @@ def test_torch_network_is_trained_and_its_statistics_are_its_own():
     for statistics in names["state"].values():
         assert np.all(np.abs(statistics["mean"]) > 0)
         assert np.all(np.abs(statistics["var"] - 1) > 1e-3)
-    assert 1e-6 < relatives(names["recalibrated"], names["frozen"])[1, 1]  # 500 digits of 4,000, and n - 1
+    assert relatives(names["recalibrated"], names["frozen"])[1, 1] > 1e-6  # measured on other digits, and by n - 1
 
 
 # ------------------------------------------------------------------------------------------------ filters
@@ -383,7 +383,13 @@ def test_surface_script_draws_the_documented_model(tmp_path):
     titles = ("Preamble", "Batch norm", "flax linen", "The same model in the experiments")
     file = tmp_path / "my_model.py"
     file.write_text("\n\n".join(sections()[title] for title in titles), encoding="utf-8")
-    command = f"experiments/surface.py --problem {file}:factory --directions filter --smoke --recalibrate --out {tmp_path}/out"
-    done = subprocess.run([sys.executable, *command.split()], cwd=ROOT, capture_output=True, text=True, check=False)
+    flags = f"--problem {file}:factory --directions filter --smoke --recalibrate --out {tmp_path}/out"
+    done = subprocess.run(
+        [sys.executable, "experiments/surface.py", *flags.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "train loss at the centre" in done.stdout

@@ -205,6 +205,9 @@ def test_log_scale_takes_zero_as_below_the_scale(plane):
     assert norm(-2.0) < 0
     assert bar_of(ax)._colorbar.extend == "min"
     assert legend(ax) == ["minimum −2"]
+    lines = lines_of(plotting.contours(plane.assign(train_loss=values), "train_loss", scale="log"))
+    levels = np.asarray(lines.levels)
+    np.testing.assert_allclose(lines.get_edgecolor(), matplotlib.colormaps["viridis"](norm(levels)))
 
 
 def test_limits_are_honoured_and_clipping_is_shown(plane):

@@ -33,7 +33,8 @@ def factory():
     data = {"x": x, "y": np.sin(x[:, 0] * 2)}
     part = lambda a, b: {k: v[a:b] for k, v in data.items()}
     init = lambda key: {"w1": ls.subspace.random_directions(key, jnp.ones((3, 5)), 1)[0] / 2, "w2": jnp.full(5, 0.3)}
-    return ls.Problem(init, {"train": ls.Objective(loss, part(0, 60)), "test": ls.Objective(loss, part(60, 90))}, name="mine")
+    objectives = {"train": ls.Objective(loss, part(0, 60)), "test": ls.Objective(loss, part(60, 90))}
+    return ls.Problem(init, objectives, name="mine")
 
 def trained():
     problem = factory()
@@ -147,11 +148,14 @@ def test_given_parameters_are_not_trained_again(model):
 
     problem = load_problem(f"{model}:trained")
     lab = Lab(problem=problem, options={"progress": False})
-    result = surface.run(surface.Config(resolution=5, directions=("filter",)), lab)
+    result = surface.run(surface.Config(resolution=5), lab)
+    assert list(result) == ["filter"]
     expected = float(jax.jit(lambda o, p: o(p))(problem.objectives["train"], problem.params))
     np.testing.assert_allclose(result["filter"]["train_loss"][2, 2], expected, rtol=1e-6)
     assert surface.findings(result)
-    with pytest.raises(UsageError, match="training path of at least 3 snapshots, this model brings 1"):
+    with pytest.raises(
+        UsageError, match="needs a training path, and this problem brings trained parameters without one"
+    ):
         surface.run(surface.Config(directions=("pca",)), lab)
 
 

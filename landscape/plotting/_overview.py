@@ -19,6 +19,7 @@ LOSSES = ("train_loss", "test_loss")
 GAP = "generalization_gap"
 GAP_METRIC = metric(GAP)
 PANEL = (2.4, 2.6)  # inches
+SINGLE = (3.4, 2.9)  # of a panel by itself
 COLUMNS = 3
 
 
@@ -119,7 +120,8 @@ def _panels(num: int) -> list[Axes]:
     """Axes in rows of at most `COLUMNS`."""
     columns = min(num, COLUMNS)
     rows = -(-num // columns)
-    axes = _style.new_panels(rows, columns, (PANEL[0] * columns, PANEL[1] * rows))
+    size = (PANEL[0] * columns, PANEL[1] * rows) if num > 1 else SINGLE
+    axes = _style.new_panels(rows, columns, size)
     for ax in axes[num:]:
         ax.remove()
     return axes[:num]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.contour import ContourSet
@@ -169,9 +170,10 @@ def contours(
     ax = flat_axes(ax, "contours")
     ax.set_title(ax.get_title() or _title(colors, label or field.label))
     _draw_reserved(ax, landscape.grid, field)
-    if "colors" not in options:
-        options = {"cmap": cmap or colors.cmap, "norm": colors.norm, **options}
-    lines = _draw_lines(ax, landscape.grid, field, _levels(colors, levels), options)
+    chosen = _levels(colors, levels)
+    # Colours rather than a norm: under a LogNorm, contour masks zero and negative values and warns.
+    options = {"colors": _ground(chosen, colors, colormaps.get_cmap(cmap or colors.cmap)), **options}
+    lines = _draw_lines(ax, landscape.grid, field, chosen, options)
     if minimum:
         mark_best(ax, landscape, field)
     frame(ax, landscape.grid, aspect)
@@ -192,13 +194,18 @@ def _levels(colors: Scale, levels: int | Sequence[float]) -> np.ndarray:
     return np.sort(np.asarray(levels, dtype=np.float64))
 
 
+def _ground(levels: np.ndarray, colors: Scale, cmap: Any) -> list[Any]:
+    """The colour that a heat map has at each level."""
+    return [cmap(float(colors.norm(level))) for level in levels]
+
+
 def overlay_contours(
     ax: Axes, landscape: Landscape, field: Field, colors: Scale, levels: int | Sequence[float], cmap: Any
 ) -> None:
     """Labelled lines on a heat map, dark on its light parts and light on its dark ones."""
     check_extended(landscape.grid, "contours")
     chosen = _levels(colors, levels)
-    ground = [cmap(float(colors.norm(level))) for level in chosen]
+    ground = _ground(chosen, colors, cmap)
     ink = [_style.edge_color(color) for color in ground]
     lines = _draw_lines(ax, landscape.grid, field, chosen, {"colors": ink, "alpha": 0.7})
     if lines is not None:
