@@ -125,7 +125,7 @@ def inner(a: PyTree, b: PyTree) -> Float[Array, "i j"]:
         x, y = at_least_single(x), at_least_single(y)
         return jnp.matmul(x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1).T, precision="highest")
 
-    return sum(jax.tree.leaves(jax.tree.map(leaf, a, b)), start=jnp.zeros(()))  # ty: ignore
+    return sum(jax.tree.leaves(jax.tree.map(leaf, a, b)), start=jnp.zeros(()))
 
 
 def as_stack(tree: PyTree) -> PyTree:

@@ -37,7 +37,8 @@ class LossSurface:
             `"sem"`: standard error over the examples of each loss and metric (`train_loss_sem`);
             `"gradient"`: exact gradient with respect to the coordinates, by forward mode (`train_gradient`, `(k,)`);
             `"gradient_norm"`: Euclidean norm of the gradient with respect to all parameters;
-            `"off_plane"`: share of the squared gradient norm that points out of the plane, in [0, 1];
+            `"off_plane"`: share of the squared gradient norm that points out of the plane, in [0, 1]
+            (NaN where the gradient is 0);
             a function `params -> array`, named by its `__name__`, or a pair `(name, function)`.
         recalibrate: measure the model state anew at every point before evaluating, on the objective called `train`
             (the first one where none is), and use it for all: test data are never normalised by themselves. See

@@ -319,7 +319,9 @@ def load(path: str | os.PathLike[str]) -> Landscape:
     if not is_run(path):
         found = "a file" if path.is_file() else "a directory without zarr.json" if path.is_dir() else "nothing"
         raise StoreError(f"no landscape at {path}: found {found}; give the .zarr directory that a sweep wrote")
-    if json.loads((path / "zarr.json").read_text()).get("node_type") != "group":
+    with _readable(path):
+        kind = json.loads((path / "zarr.json").read_text()).get("node_type")
+    if kind == "array":
         raise StoreError(f"{path} is one array of a run; give the run's own directory, {path.parent}")
     return RunStore(path).read()
 

@@ -206,7 +206,10 @@ def flax_filter_axis(name: str, leaf: Any) -> FilterAxis:
 
 
 def torch_filter_axis(name: str, leaf: Any) -> FilterAxis:
-    """Axes that index the filters of a PyTorch or equinox parameter: the first, for every kind of weight."""
+    """Axes that index the filters of a PyTorch or equinox parameter: the first, for every kind of weight.
+
+    So does the paper's code. In a transposed convolution of PyTorch, `(in, out, *kernel)`, that is the input channel.
+    """
     return None if _is_vector(name.split("."), leaf) else 0
 
 
@@ -426,7 +429,7 @@ def mask(dirs: PyTree, keep: str | Callable[[str, Any], bool]) -> PyTree:
     Args:
         dirs: stacked directions.
         keep: a regular expression searched in the leaf's path (`"layers.0"`, `"kernel$"`), or a function
-            `(name, leaf) -> bool`.
+            `(name, leaf) -> bool` of the stacked leaf.
 
     Raises:
         ValueError: nothing is kept.

@@ -41,7 +41,8 @@ class Run:
     """What a training run left behind. Under `vmap` every leaf gains a leading axis.
 
     Attributes:
-        params: parameters at the end: where it converged, where it was last finite, or after the last step.
+        params: parameters at the end: where it converged, the last finite ones (the loss there may be infinite, or
+            beyond `max_loss`: it is the last entry of the history), or after the last step.
         history: `{name: (num_records,)}`: `step`, `loss` and `grad_norm` of the full training objective, and
             `{name}_{metric}` of each tracked objective, recorded before the first step, every `record_every` steps
             and at the end.
@@ -98,8 +99,8 @@ def train(
         record_every: steps between two entries of the history.
         snapshots: whether to keep the parameters at every entry.
         tol: stop when the norm of the full gradient, looked at when an entry is recorded, is at most this.
-        max_loss: call the run diverged when the full loss exceeds this; a loss or a gradient that is not finite
-            always counts.
+        max_loss: call the run diverged when the full loss, looked at when an entry is recorded, exceeds this;
+            a loss or a gradient that is not finite always counts.
         track: further objectives to record, for example `{"test": objective}`.
 
     Returns:

@@ -246,8 +246,9 @@ def test_paths_that_are_no_run(plane, tmp_path, capsys):
     assert "found nothing" in failing(capsys, "info", tmp_path / "absent.zarr")
     assert "found a file" in failing(capsys, "plot", plane / "zarr.json")
     assert "without zarr.json" in failing(capsys, "export", tmp_path, tmp_path / "a.csv")
+    assert "one array of a run" in failing(capsys, "info", plane / "train_loss")
     (plane / "zarr.json").write_text("{}")
-    assert "one array of a run" in failing(capsys, "info", plane)
+    assert "not one of a landscape" in failing(capsys, "info", plane)
     (plane / "zarr.json").write_text("{")
     assert "cannot read the run store" in failing(capsys, "info", plane)
 

@@ -161,6 +161,25 @@ def test_the_test_loss_uses_the_statistics_of_the_training_data(x64):
         np.testing.assert_allclose(values[f"{name}_loss"], np.mean((x @ at - mean) ** 2), rtol=1e-12)
 
 
+def test_test_data_are_normalised_by_the_training_data(x64):
+    def loss_fn(params, batch, state):
+        return (batch @ join(params) - state) ** 2
+
+    def measure(params, batch, state):
+        return jnp.mean(batch @ join(params))
+
+    held_out = SLOPES[:4] + 0.7
+    objectives = {
+        name: Objective(loss_fn, jnp.asarray(data), state=jnp.float64(5.0), update_state=measure)
+        for name, data in (("test", held_out), ("train", SLOPES))
+    }
+    at = ORIGIN + COORDS @ DIRECTIONS
+    values = evaluate(LossSurface(plane(), objectives, recalibrate=True), jnp.asarray(COORDS))
+    mean = np.mean(SLOPES @ at)
+    np.testing.assert_allclose(values["train_loss"], np.mean((SLOPES @ at - mean) ** 2), rtol=1e-12)
+    np.testing.assert_allclose(values["test_loss"], np.mean((held_out @ at - mean) ** 2), rtol=1e-12)
+
+
 def test_bowl_on_a_non_square_grid_and_its_centre(x64):
     grid = Grid.of(alpha=np.linspace(-1, 1, 5), beta=np.linspace(-4, 2, 7))
     result = sweep(LossSurface(plane(), {"train": objective()}), grid, progress=False)

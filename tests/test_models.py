@@ -14,6 +14,8 @@ import pytest
 import landscape as ls
 from landscape import _tree
 
+pytestmark = pytest.mark.xdist_group("models")  # the recipes are run once for all tests
+
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "your_own_model.md"
 SIZES = ("NUM_DIGITS, STEPS, POINTS = 500, 100, 25", "NUM_DIGITS, STEPS, POINTS = 250, 20, 3")

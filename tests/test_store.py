@@ -80,7 +80,7 @@ def test_killed_and_resumed_is_bit_identical_and_computes_no_finished_tile_again
     process = start(tmp_path, *SLOW)
     wait_for_marks(tmp_path, num_marks, process)
     process.kill()
-    process.wait()
+    process.communicate()
     before = {path: path.stat().st_mtime_ns for path in marks(tmp_path)}
     status, _, err = finish(start(tmp_path, *SLOW))
     assert status == 0, err

@@ -20,6 +20,7 @@ from _runner import Lab, UsageError
 import landscape as ls
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.xdist_group("surface")  # the tests share compiled programs
 
 MY_MODEL = """
 import jax.numpy as jnp, numpy as np

@@ -12,7 +12,7 @@ from landscape.problems.classification import Split, split
 def mnist5k(test_fraction: float = 0.2, seed: int = 0) -> tuple[Split, Split]:
     """Train and test part: `{"x": (n, 28, 28, 1) float32 in [0, 1], "y": (n,) int32}` each.
 
-    The package's text file takes seconds to parse, so the arrays are kept in the user's cache folder
+    The package's text file is slow to parse, so the arrays are kept in the user's cache folder
     (`$XDG_CACHE_HOME/landscape`, `~/.cache/landscape` by default) after the first call.
 
     Args:
