@@ -246,13 +246,15 @@ def _draw(result: Mapping[str, Any], out: Path, plot: Any) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    from matplotlib import pyplot
+
     from landscape import plotting
 
     with plotting.style("paper"):
         for name, figure in plot(result).items():
             meta = {"Experiment": out.name, **_flat_provenance(result)}
             plotting.save_figure(figure, out / name, meta)
-            matplotlib.pyplot.close(figure)
+            pyplot.close(figure)
 
 
 def _flat_provenance(result: Mapping[str, Any]) -> dict[str, str]:

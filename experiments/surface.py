@@ -182,7 +182,7 @@ def _pca_plane(config: Config, trained: ls.Run) -> tuple[Any, Any, Any]:
     length = jax.tree.leaves(trained.snapshots)[0].shape[0]
     directions, explained = ls.subspace.pca_directions(trained.snapshots)
     plane = ls.Subspace(trained.params, directions)
-    path = np.asarray(jax.vmap(plane.project)(trained.snapshots))
+    path = np.asarray(_path_in(plane, trained.snapshots)["coords"])
     labels = [f"PC {i + 1}: {share:.1%} of the path's variance" for i, share in enumerate(explained)]
     grid = _covering(path, config.resolution, labels)
     null = ls.subspace.random_walk_explained(length)
@@ -208,32 +208,37 @@ def _covering(points: np.ndarray, num: int, labels: list[str], margin: float = 0
 
 def _about(problem: ls.Problem, trained: ls.Run, surface: ls.LossSurface, meta: Any, landscape: ls.Landscape) -> Any:
     """What the findings and the figures need beside the values, to be stored with them."""
-    plane, unperturbed = surface.at, _unperturbed(surface, landscape)
-    path = {
-        "coords": jax.vmap(plane.project)(trained.snapshots),
-        "residual": jax.vmap(plane.residual)(trained.snapshots),
-        "loss": trained.history["train_loss"],
-    }
-    steps = jax.tree.map(lambda a, b: a - b, trained.snapshots, trained.params)
+    plane: Any = surface.at
+    unperturbed = _unperturbed(surface, plane, landscape)
+    path = _path_in(plane, trained.snapshots) | {"loss": trained.history["train_loss"]}
     about = {
         **meta,
         "model": problem.name,
         "num_params": sum(x.size for x in jax.tree.leaves(trained.params)),
         "trained": {name: unperturbed[f"{name}_loss"] for name in problem.objectives},
         "gram": plane.gram(),
-        "path_length": float(jnp.max(jax.vmap(optax.tree.norm)(steps))),
+        "path_length": float(np.max(path.pop("distance"))),
         "gradient_share": _gradient_share(problem.objectives["train"], plane.directions, trained.snapshots),
     }
-    paths = {"training path": jax.tree.map(np.asarray, path)} if len(path["loss"]) > 1 else {}
+    paths = {"training path": path} if len(path["loss"]) > 1 else {}
     return {"surface": about, "paths": paths}
 
 
-def _unperturbed(surface: ls.LossSurface, landscape: ls.Landscape) -> dict[str, float]:
+@jax.jit
+def _path_in(plane: ls.Subspace, snapshots: Any) -> dict[str, jax.Array]:
+    """Coordinates of a path's points in a plane, and their distances from the plane and from its origin."""
+    steps = jax.tree.map(lambda x, origin: x - origin, snapshots, plane.origin)
+    distance = jax.vmap(optax.tree.norm)(steps)
+    coords, residual = jax.vmap(plane.project)(snapshots), jax.vmap(plane.residual)(snapshots)
+    return {"coords": coords, "residual": residual, "distance": distance}
+
+
+def _unperturbed(surface: ls.LossSurface, plane: ls.Subspace, landscape: ls.Landscape) -> dict[str, float]:
     """The losses of the trained parameters, by the program that made the map, with all directions set to zero.
 
     The same losses by another program, such as the one that trained, may differ in the last bit.
     """
-    still = ls.Subspace(surface.at.origin, jax.tree.map(jnp.zeros_like, surface.at.directions))
+    still = ls.Subspace(plane.origin, jax.tree.map(jnp.zeros_like, plane.directions))
     width = landscape.meta["plan"]["batching"]["width"]
     point = ls.Grid.of(alpha=[0.0], beta=[0.0])
     values = ls.sweep(dataclasses.replace(surface, at=still), point, batch=width, progress=False)
@@ -339,7 +344,7 @@ def _minimum_row(landscape: ls.Landscape, name: str) -> tuple[str, str, str]:
     found = f"{landscape[f'{name}_loss'][index]:.7g} at {_coords(landscape.coords(index))}"
     return (
         f"{name} minimum on the grid",
-        "near (0, 0)" if name == "train" else "beside the train minimum",
+        "at (0, 0) if training is over" if name == "train" else "beside it",
         found,
     )
 

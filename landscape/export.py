@@ -24,7 +24,7 @@ import importlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -125,7 +125,7 @@ def _check(landscape: Any, kind: str) -> None:
 
 
 @contextlib.contextmanager
-def _appearing(path: Path, kind: str) -> Iterator[Path]:
+def _appearing(path: Path, kind: str) -> Generator[Path]:
     """A name beside `path` to write to; renamed to it at the end, removed on any error."""
     building = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial.{kind}")
     try:

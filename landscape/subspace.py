@@ -328,7 +328,7 @@ def orthonormalize(dirs: PyTree) -> PyTree:
     """
     basis, triangle, _ = _gram_schmidt(_flatten(dirs))
     dependent = jnp.any(jnp.diagonal(triangle) == 0)
-    if not isinstance(dependent, jax.core.Tracer) and bool(dependent):
+    if _is_known(dependent) and bool(dependent):
         raise ValueError("the directions are linearly dependent: they do not span a space of their number")
     return _unravel_stack(basis, dirs)
 
@@ -362,17 +362,28 @@ def pca_directions(snapshots: PyTree, num: int = 2) -> tuple[PyTree, Float[Array
     length = _tree.num_stacked(snapshots)
     if not 1 <= num < length:
         raise ValueError(f"{num} principal directions need at least {num + 1} snapshots, got {length}")
+    dirs, explained = _principal(snapshots, num)
+    rounding = 10 * float(jnp.finfo(explained.dtype).eps) * length**0.5
+    if _is_known(explained) and not bool(jnp.all(explained > rounding)):
+        raise ValueError(f"the snapshots vary in fewer than {num} directions: explained variance {explained}")
+    dirs = jax.tree.map(lambda d, x: d.astype(jnp.result_type(x)), orthonormalize(dirs), snapshots)
+    return dirs, explained
+
+
+@partial(jax.jit, static_argnums=1)
+def _principal(snapshots: PyTree, num: int) -> tuple[PyTree, Array]:
+    """Principal directions, not yet of unit length, through the small matrix of inner products of the snapshots."""
     centred = jax.tree.map(_centred, snapshots)
     variances, weights = jnp.linalg.eigh(_tree.inner(centred, centred))
     variances, weights = jnp.maximum(variances[::-1], 0), weights[:, ::-1][:, :num]
     weights = weights * jnp.where(weights[-1] < weights[0], -1, 1)
-    explained = variances[:num] / jnp.sum(variances)
-    rounding = 10 * float(jnp.finfo(explained.dtype).eps) * length**0.5
-    if not isinstance(explained, jax.core.Tracer) and not bool(jnp.all(explained > rounding)):
-        raise ValueError(f"the snapshots vary in fewer than {num} directions: explained variance {explained}")
     dirs = jax.vmap(_tree.combine, in_axes=(1, None))(weights, centred)
-    dirs = jax.tree.map(lambda d, x: d.astype(jnp.result_type(x)), orthonormalize(dirs), snapshots)
-    return dirs, explained
+    return dirs, variances[:num] / jnp.sum(variances)
+
+
+def _is_known(value: Array) -> bool:
+    """Whether a value can be looked at: it cannot while JAX traces."""
+    return not isinstance(value, jax.core.Tracer)  # ty: ignore[possibly-missing-submodule]
 
 
 def _centred(snapshots: Any) -> Array:
