@@ -25,6 +25,7 @@ from landscape.grid import Axis, Grid, Landscape, dims
 FORMAT = 1
 DONE = "computed"
 STALE_SECONDS = 3600.0
+SLAB_BYTES = 2**20
 
 
 class PlanMismatch(ValueError):
@@ -197,8 +198,8 @@ class RunStore:
         try:
             if any(finished - self._stored_tiles(name) for name in self.names):
                 raise LookupError("a finished tile lacks a chunk")
-            values = {name: self._array(name)[...] for name in self.names}
-            computed = self._array(DONE)[...]
+            values = {name: self._read_whole(name) for name in self.names}
+            computed = self._read_whole(DONE)
         except Exception as error:
             damage = "; ".join(self.damaged(layout).values()) or str(error)
             raise StoreError(
@@ -207,6 +208,16 @@ class RunStore:
             ) from error
         filled = {name: _masked(value, computed) for name, value in values.items()}
         return Landscape(layout.grid, filled, computed, dict.fromkeys(self.names), self.meta)
+
+    def _read_whole(self, name: str) -> np.ndarray:
+        """An array, slab by slab, so that little more memory is used than it takes itself."""
+        stored = self._array(name)
+        whole = np.empty(stored.shape, stored.dtype)
+        row = max(1, whole.nbytes // max(1, len(whole)))
+        rows = max(1, SLAB_BYTES // (row * self.tile[0])) * self.tile[0]
+        for start in range(0, len(whole), rows):
+            whole[start : start + rows] = stored[start : start + rows]
+        return whole
 
     def _array(self, name: str) -> Any:
         """The zarr array of that name, opened once."""
