@@ -218,9 +218,11 @@ def _about(problem: ls.Problem, trained: ls.Run, surface: ls.LossSurface, meta: 
         "trained": {name: unperturbed[f"{name}_loss"] for name in problem.objectives},
         "gram": plane.gram(),
         "path_length": float(np.max(path.pop("distance"))),
+        "path_residual": float(np.max(path["residual"])),
         "gradient_share": _gradient_share(problem.objectives["train"], plane.directions, trained.snapshots),
     }
-    paths = {"training path": path} if len(path["loss"]) > 1 else {}
+    # a random plane holds nothing of the path: drawn there, it would be a dot that looks like a standstill
+    paths = {"training path": path} if "explained" in meta or "corners" in meta else {}
     return {"surface": about, "paths": paths}
 
 
@@ -329,8 +331,8 @@ def _rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
         null = " + ".join(f"{s:.1%}" for s in about["random_walk"])
         found = " + ".join(f"{s:.1%}" for s in about["explained"])
         rows.append(("variance of the path explained", f"{null} (random walk)", found))
-    if landscape.meta["paths"]:
-        residual, length = max(landscape.meta["paths"]["training path"]["residual"]), about["path_length"]
+    residual, length = about["path_residual"], about["path_length"]
+    if length > 0:
         share = f"{residual:.3g} = {residual / length:.0%} of its length"
         rows.append(("largest distance of the path from the plane", "0 if the plane held it", share))
     shares = about["gradient_share"]

@@ -177,8 +177,9 @@ class RunStore:
 
     def damaged(self, layout: Layout) -> dict[int, str]:
         """Finished tiles of which a chunk is missing or cannot be read back, and which chunk."""
+        finished = sorted(self.finished())  # before the other listings: a process beside this one may add tiles
         stored = {name: self._stored_tiles(name) for name in self.names}
-        damage = {tile: self._damage(layout, tile, stored) for tile in sorted(self.finished())}
+        damage = {tile: self._damage(layout, tile, stored) for tile in finished}
         return {tile: chunk for tile, chunk in damage.items() if chunk}
 
     def discard(self, layout: Layout, tile: int) -> None:

@@ -293,6 +293,27 @@ def test_a_missing_chunk_of_a_finished_tile_is_noticed(run):
     np.testing.assert_array_equal(again["loss"], reference["loss"])
 
 
+def test_a_tile_finished_during_the_check_is_not_taken_for_damaged(run, monkeypatch):
+    path, _ = run
+    opened = store.RunStore(path)
+    layout, listing = opened.layout, store.RunStore._stored_tiles
+    late = path / "loss" / "c" / "3" / "0"
+    content = late.read_bytes()
+    mark = path / "computed" / "c" / "3" / "0"
+    marked = mark.read_bytes()
+    late.unlink()
+    mark.unlink()
+
+    def another_process_finishes_a_tile(self, name):
+        found = listing(self, name)
+        late.write_bytes(content)
+        mark.write_bytes(marked)
+        return found
+
+    monkeypatch.setattr(store.RunStore, "_stored_tiles", another_process_finishes_a_tile)
+    assert opened.damaged(layout) == {}
+
+
 def test_plan_mismatch_lists_the_fields(run):
     path, _ = run
     with pytest.raises(PlanMismatch, match=r"grid.y: stored .* asked for") as caught:
