@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,9 +108,25 @@ class Lab:
             leaves = jax.tree.leaves(compute())
             self.out.mkdir(parents=True, exist_ok=True)
             _publish(file, {f"leaf_{i}": np.asarray(x) for i, x in enumerate(leaves)}, key)
-        with np.load(file) as stored:
-            leaves = [jax.numpy.asarray(stored[f"leaf_{i}"]) for i in range(len(stored.files) - 1)]
-        return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+        wanted, treedef = jax.tree.flatten(shapes)
+        with np.load(file) as stored:  # a view, since the file knows bfloat16 only as raw bytes
+            leaves = [jax.numpy.asarray(stored[f"leaf_{i}"].view(s.dtype)) for i, s in enumerate(wanted)]
+        return jax.tree.unflatten(treedef, leaves)
+
+
+def fingerprint(fn: Callable[..., Any], *arguments: Any) -> str:
+    """A digest of a function's program and of all arrays in it and in its arguments."""
+    import hashlib
+    import re
+
+    import jax
+    import numpy as np
+
+    program = jax.make_jaxpr(lambda f, a: f(*a))(fn, arguments)
+    digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(program)).encode())
+    for leaf in jax.tree.leaves((fn, arguments, program.consts)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _holds(file: Path, key: Any) -> bool:
@@ -122,17 +139,21 @@ def _holds(file: Path, key: Any) -> bool:
 
 
 def _publish(file: Path, arrays: dict[str, Any], key: Any) -> None:
-    """Write a file whole or not at all, unless another process has just written it."""
+    """Write a file whole or not at all; where another process was first with the same key, its file stays."""
     import os
 
     import numpy as np
 
-    temporary = file.with_suffix(f".{os.getpid()}.partial.npz")
+    temporary = file.with_name(f"{file.stem}.{uuid.uuid4().hex}.partial.npz")
     np.savez(temporary, key=json.dumps(key, default=str), **arrays)
-    if _holds(file, key):
-        temporary.unlink()
-    else:
+    try:
+        os.link(temporary, file)
+    except FileExistsError:
+        if not _holds(file, key):
+            temporary.replace(file)
+    except OSError:  # a file system without links
         temporary.replace(file)
+    temporary.unlink(missing_ok=True)
 
 
 def say(text: str) -> None:
@@ -220,6 +241,8 @@ def _execute(experiment: str, config: Any, flags: Flags, run: Any, plot: Any, fi
         run(config, lab)
         return 0
     if not flags.resume:
+        if flags.shard is not None:
+            raise UsageError("--no-resume with --shard would delete what the other shards have done; use another --out")
         _forget(out)
     result = run(config, lab)
     _write_config(out, experiment, config, flags)
@@ -286,9 +309,14 @@ def _write_config(out: Path, experiment: str, config: Any, flags: Flags) -> None
         "flags": dataclasses.asdict(flags),
     }
     record["commit"] = _commit()
-    temporary = out / "config.json.partial"
-    temporary.write_text(json.dumps(record, indent=1, default=str))
-    temporary.replace(out / "config.json")
+    _write_text(out / "config.json", json.dumps(record, indent=1, default=str))
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, whoever else writes it."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def _commit() -> str | None:

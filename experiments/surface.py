@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _runner import Lab, UsageError, main, say
+from _runner import Lab, UsageError, fingerprint, main, say
 
 import landscape as ls
 
@@ -121,7 +121,8 @@ def _train(config: Config, lab: Lab, problem: ls.Problem, seed: int) -> ls.Run:
             track=problem.objectives,
         )
 
-    settings = [problem.name, seed, config.steps, config.learning_rate, config.train_batch, every]
+    recipe = [problem.name, seed, config.steps, config.learning_rate, config.train_batch, every]
+    settings = [*recipe, fingerprint(problem.objectives["train"], problem.init(key))]
     if problem.objectives["train"].state is not None:
         say(
             "note: the model state (such as batch-norm statistics) is held fixed in this training; where that is not "

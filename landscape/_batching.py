@@ -32,6 +32,7 @@ PROBE_SECONDS = 0.04
 CLOSE = 1.7  # widths within this factor of the best are timed again in turns
 PLAY_OFF_ROUNDS = 5
 BETTER = 0.9  # a wider step must take at most this share of the time per point, or it is not worth its memory
+MAX_CHOICES = 256
 BUFFER_BYTES = 2**26  # output of one kernel call
 
 _CHOICES: dict[Any, "Timing"] = {}
@@ -237,22 +238,29 @@ def tune(kernel: Kernel, points: np.ndarray, num_points: int, max_memory: int | 
         num_points: points that the sweep will evaluate.
         max_memory: bytes that the temporaries of one device may take; `None` for `default_memory`.
     """
-    key = _key(kernel, max_memory)
+    key = _key(kernel, ("auto", max_memory))
     known = _CHOICES.get(key)
     if known is not None and (known.settled or num_points <= known.num_points):
         return known
-    _CHOICES[key] = _Climb(kernel, points, num_points, max_memory).best_of_all()
-    return _CHOICES[key]
+    return _remember(key, _Climb(kernel, points, num_points, max_memory).best_of_all())
 
 
 def time_once(kernel: Kernel, points: np.ndarray) -> Timing:
     """The timing of a width that was asked for; remembered for equal functions and shapes."""
-    key = _key(kernel, kernel.width)
-    if key not in _CHOICES:
-        timing = measure(kernel, points)
-        assert timing is not None
-        _CHOICES[key] = timing
-    return _CHOICES[key]
+    key = _key(kernel, ("fixed", kernel.width))
+    if key in _CHOICES:
+        return _CHOICES[key]
+    timing = measure(kernel, points)
+    assert timing is not None
+    return _remember(key, timing)
+
+
+def _remember(key: Any, timing: Timing) -> Timing:
+    """Keep a choice; the oldest one goes when there are many, since a key holds on to the user's function."""
+    _CHOICES[key] = timing
+    while len(_CHOICES) > MAX_CHOICES:
+        del _CHOICES[next(iter(_CHOICES))]
+    return timing
 
 
 class _Climb:
@@ -327,10 +335,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
 
 
-def _key(kernel: Kernel, memory: int | None) -> Any:
+def _key(kernel: Kernel, request: Any) -> Any:
     leaves, treedef = jax.tree.flatten(kernel.fn)
-    avals = tuple((jnp.shape(x), str(jnp.result_type(x))) for x in leaves)
-    return treedef, avals, kernel.devices, kernel.num_coords, kernel.capacity, memory
+    avals = tuple((jnp.shape(x), str(jnp.result_type(x)), getattr(x, "weak_type", None)) for x in leaves)
+    return treedef, avals, kernel.devices, kernel.num_coords, kernel.capacity, str(coords_dtype()), request
 
 
 @contextlib.contextmanager

@@ -61,10 +61,11 @@ class Progress:
 def interruptible() -> Generator[threading.Event]:
     """An event that the first Ctrl-C sets; the second one interrupts at once. Only the main thread may listen."""
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
+    previous = signal.getsignal(signal.SIGINT)
+    foreign = previous in (None, signal.SIG_IGN)  # set by C code, or a background job that is not to listen
+    if foreign or threading.current_thread() is not threading.main_thread():
         yield event
         return
-    previous = signal.getsignal(signal.SIGINT)
 
     def remember(signum: int, frame: Any) -> None:
         event.set()

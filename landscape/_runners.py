@@ -6,7 +6,7 @@ import itertools
 import pickle
 from collections import deque
 from collections.abc import Callable, Generator
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import jax
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape._batching import Kernel, Pending, Timing, coords_dtype, is_out_of_memory, time_once, tune
+from landscape._layout import Layout
 from landscape.grid import Grid
-from landscape.store import Layout
 
 IN_FLIGHT = 32  # tiles given to an executor at a time
 
@@ -68,22 +68,25 @@ class _Shrinking:
 
     def start(self, points: np.ndarray) -> Callable[[], Values]:
         """Begin to evaluate; the returned function waits for the values."""
+        width = self.kernel.width
         try:
             pending = self.kernel(points)
         except jax.errors.JaxRuntimeError as error:
-            return partial(self._again, points, error)
-        return partial(self._wait, points, pending)
+            return partial(self._again, points, width, error)
+        return partial(self._wait, points, width, pending)
 
-    def _wait(self, points: np.ndarray, pending: Pending) -> Values:
+    def _wait(self, points: np.ndarray, width: int, pending: Pending) -> Values:
         try:
             return pending.wait()
         except jax.errors.JaxRuntimeError as error:
-            return self._again(points, error)
+            return self._again(points, width, error)
 
-    def _again(self, points: np.ndarray, error: jax.errors.JaxRuntimeError) -> Values:
-        if not is_out_of_memory(error) or self.kernel.width == 1:
+    def _again(self, points: np.ndarray, width: int, error: jax.errors.JaxRuntimeError) -> Values:
+        """Evaluate anew after a failure at `width`; another tile may have halved the kernel's width already."""
+        if not is_out_of_memory(error) or width == 1:
             raise error
-        self.kernel = self.kernel.with_width(self.kernel.width // 2)
+        if self.kernel.width >= width:
+            self.kernel = self.kernel.with_width(width // 2)
         if not self.said:
             self.say(f"the device is out of memory; going on with {self.kernel.width} points at a time or fewer")
             self.said = True
@@ -94,9 +97,8 @@ class Remote:
     """Runs tiles on the workers of an executor."""
 
     def __init__(self, fn: Any, grid: Grid, executor: concurrent.futures.Executor) -> None:
-        host_fn = jax.tree.map(_to_host, fn)
-        payload = _pickle((host_fn, grid.ndim, coords_dtype() == jnp.float64))
-        self.task = (hashlib.sha256(payload).hexdigest(), payload)
+        payload = _pickle((fn, grid.ndim))
+        self.task = (hashlib.sha256(payload).hexdigest(), payload, coords_dtype() == jnp.float64)
         self.executor, self.grid = executor, grid
         self.names = [f"workers of {type(executor).__name__}"]
 
@@ -128,11 +130,6 @@ class Remote:
                 future.cancel()
 
 
-def _to_host(leaf: Any) -> Any:
-    is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return leaf if is_key or not isinstance(leaf, jax.Array) else np.asarray(leaf)
-
-
 def _pickle(value: Any) -> bytes:
     try:
         import cloudpickle as pickler
@@ -147,38 +144,47 @@ def _pickle(value: Any) -> bytes:
         ) from error
 
 
-@lru_cache(maxsize=4)
-def _kernel_at_worker(digest: str, payload: bytes) -> Kernel:
-    fn, num_coords, _ = pickle.loads(payload)
-    return Kernel.build(fn, num_coords, jax.local_devices())
+_KERNELS: dict[Any, Kernel] = {}  # at a worker, kept between tiles so that it compiles once
 
 
-def _precision_of(payload: bytes) -> Any:
-    return jax.enable_x64(pickle.loads(payload)[2])
+def _kernel_at_worker(digest: str, payload: bytes, x64: bool, width: int) -> Kernel:
+    if (digest, x64, width) not in _KERNELS:
+        if len(_KERNELS) >= 8:
+            _KERNELS.clear()
+        fn, num_coords = pickle.loads(payload)
+        kernel = _KERNELS.get((digest, x64, 1)) or Kernel.build(fn, num_coords, jax.local_devices())
+        _KERNELS[digest, x64, 1] = kernel
+        _KERNELS[digest, x64, width] = kernel.with_width(width)
+    return _KERNELS[digest, x64, width]
 
 
-def _timing_at_worker(digest: str, payload: bytes, points: np.ndarray, num: int, batch: Batch, memory: Any) -> Timing:
-    with _precision_of(payload):
-        return _timing(_kernel_at_worker(digest, payload), points, num, batch, memory)
+def _timing_at_worker(
+    digest: str, payload: bytes, x64: bool, points: np.ndarray, num: int, batch: Batch, memory: Any
+) -> Timing:
+    with jax.enable_x64(x64):
+        return _timing(_kernel_at_worker(digest, payload, x64, 1), points, num, batch, memory)
 
 
-def _tile_at_worker(digest: str, payload: bytes, width: int, points: np.ndarray) -> Values:
-    with _precision_of(payload):
-        kernel = _kernel_with_width(digest, payload, width)
-        return _Shrinking(kernel, print).start(points)()
-
-
-@lru_cache(maxsize=4)
-def _kernel_with_width(digest: str, payload: bytes, width: int) -> Kernel:
-    """Kept between tiles, so that a worker compiles once."""
-    return _kernel_at_worker(digest, payload).with_width(width)
+def _tile_at_worker(digest: str, payload: bytes, x64: bool, width: int, points: np.ndarray) -> Values:
+    with jax.enable_x64(x64):
+        return _Shrinking(_kernel_at_worker(digest, payload, x64, width), print).start(points)()
 
 
 def _timing(kernel: Kernel, points: np.ndarray, num: int, batch: Batch, max_memory: int | None) -> Timing:
     points = np.resize(points, (kernel.max_points, points.shape[1]))
     if batch != "auto":
-        return time_once(kernel.with_width(batch), points)
+        return _time_fitting(kernel, batch, points)
     return tune(kernel, points, num, max_memory)
+
+
+def _time_fitting(kernel: Kernel, width: int, points: np.ndarray) -> Timing:
+    """Time the width that was asked for, or the widest half, quarter, ... of it that fits into the memory."""
+    try:
+        return time_once(kernel.with_width(width), points)
+    except jax.errors.JaxRuntimeError as error:
+        if width == 1 or not is_out_of_memory(error):
+            raise
+    return _time_fitting(kernel, width // 2, points)
 
 
 def _spread(grid: Grid, num: int = 4096) -> np.ndarray:

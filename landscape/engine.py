@@ -14,10 +14,8 @@ depend on tiles, devices, order, sharding or resuming.
 import concurrent.futures
 import contextlib
 import dataclasses
-import hashlib
 import os
 import platform
-import re
 import threading
 import time
 import warnings
@@ -31,11 +29,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape import __version__, _tree
-from landscape._batching import Timing, capacity, coords_dtype, evaluate_point, output_shapes
+from landscape._batching import Timing, capacity, coords_dtype, output_shapes
+from landscape._fingerprint import fingerprint
+from landscape._layout import Layout, row_tile
 from landscape._progress import Interrupted, Progress, interruptible
 from landscape._runners import Batch, Local, Remote, Runner
 from landscape.grid import Grid, Landscape
-from landscape.store import Layout, PlanMismatch, RunStore, is_run, open_run, row_tile
+from landscape.store import PlanMismatch, RunStore, is_run, open_run
 
 TILE_SECONDS = 1.0
 MAX_TILES = 4096
@@ -85,7 +85,8 @@ def sweep(
     Args:
         fn: a point function, `fn(coords) -> {name: array}` with `coords` of shape `(grid.ndim,)`; a bare array is
             called `value`. Best a callable pytree such as `LossSurface`, whose arrays are arguments of the
-            compiled program; the arrays that a plain function closes over are compiled into it.
+            compiled program. What a plain function closes over is compiled into it, and the rule of `jax.jit`
+            holds: a function is traced once, so variables and arrays that it closes over must not change after.
         grid: where to evaluate.
         batch: points evaluated at a time. `"auto"` times several widths on `fn` itself; 1 is `lax.map`, `n` is
             `vmap` over `n` points. The answer is the same to rounding, and to the bit for the same width.
@@ -110,6 +111,8 @@ def sweep(
         Interrupted: Ctrl-C; the tile under way was stored first.
     """
     _check_options(batch, store, shard, max_memory)
+    if executor is not None and devices is not None:
+        raise ValueError("executor= computes on its workers' own devices; leave devices= away")
     fn = _prepare(fn, grid)
     runner = Local(fn, grid, _resolve_devices(devices)) if executor is None else Remote(fn, grid, executor)
     job = _Job.begin(fn, grid, runner, batch, max_memory, store)
@@ -153,9 +156,8 @@ def _check_options(batch: Any, store: Any, shard: Any, max_memory: Any) -> None:
     if max_memory is not None and max_memory <= 0:
         raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
     if shard is not None:
-        index, count = shard
-        if not 0 <= index < count:
-            raise ValueError(f"shard=(i, n) needs 0 <= i < n, got {shard}")
+        if not (len(shard) == 2 and all(isinstance(i, int) for i in shard) and 0 <= shard[0] < shard[1]):
+            raise ValueError(f"shard=(i, n) needs whole numbers 0 <= i < n, got {shard}")
         if store is None:
             raise ValueError("shard= needs store=: the shards meet in one store")
 
@@ -204,6 +206,11 @@ def _check_outputs(fn: Any, grid: Grid) -> None:
     outputs = output_shapes(fn, grid.ndim)
     if not outputs:
         raise ValueError("fn returned an empty dict: there is nothing to map")
+    for name, shape in outputs.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the names of outputs must be strings, got {name!r}")
+        if jnp.issubdtype(shape.dtype, jax.dtypes.extended) or 0 in shape.shape:
+            raise TypeError(f"the output {name!r} must hold numbers at every point, got {_tree.describe(shape)}")
     grid.check_outputs(outputs)
 
 
@@ -212,7 +219,7 @@ def _resolve_devices(devices: Devices) -> tuple[jax.Device, ...]:
     if devices is None:
         return tuple(local)
     if isinstance(devices, int):
-        if not 1 <= devices <= len(local):
+        if isinstance(devices, bool) or not 1 <= devices <= len(local):
             raise ValueError(f"devices={devices}, but there are {len(local)} local devices: {local}")
         return tuple(local[:devices])
     if not devices:
@@ -238,10 +245,10 @@ class _Job:
         if path is None:
             timing = runner.timing(batch, max_memory)
             return cls(_layout(fn, grid, timing), timing.width, None, _batching(timing.width))
-        what = _fingerprint(fn, grid)
+        what = fingerprint(fn, grid)
         if is_run(path):
             width = _stored_width(path) if batch == "auto" else batch
-            store = open_run(path, what | _batching(width), _layout(fn, grid, Timing(width, 1.0)), {})
+            store = open_run(path, what | _batching(width), _layout(fn, grid, Timing(width, 1.0)), _first_meta())
         else:
             timing = runner.timing(batch, max_memory)
             store = _create_or_join(path, what | _batching(timing.width), _layout(fn, grid, timing), batch)
@@ -253,7 +260,7 @@ class _Job:
         keep = _InMemory(self.layout) if self.store is None else _InStore(self.store, self.layout)
         index, count = shard or (0, 1)
         mine = range(index, self.layout.num_tiles, count)
-        finished = keep.finished()
+        finished = keep.finished(set(mine))
         todo = [tile for tile in mine if tile not in finished]
         progress = Progress(
             sum(map(self.layout.size, mine)), sum(map(self.layout.size, finished.intersection(mine))), show
@@ -282,7 +289,7 @@ class _InMemory:
         self.layout = layout
         self.values, self.computed = layout.empty()
 
-    def finished(self) -> set[int]:
+    def finished(self, mine: set[int]) -> set[int]:
         return set()
 
     def interruptible(self) -> contextlib.AbstractContextManager[threading.Event]:
@@ -306,8 +313,8 @@ class _InStore:
         self.store, self.layout = store, layout
         self.where = f"from {store.path}"
 
-    def finished(self) -> set[int]:
-        for tile in self.store.damaged(self.layout):
+    def finished(self, mine: set[int]) -> set[int]:
+        for tile in mine.intersection(self.store.damaged(self.layout)):
             warnings.warn(f"tile {tile} of {self.store.path} is damaged and is computed again", stacklevel=4)
             self.store.discard(self.layout, tile)
         return self.store.finished()
@@ -319,9 +326,8 @@ class _InStore:
         self.store.write(self.layout, tile, values)
 
     def landscape(self, meta: dict[str, Any], call: dict[str, Any]) -> Landscape:
-        earlier = self.store.meta
-        calls = earlier.get("calls", []) + ([call] if call["evaluations"] else [])
-        self.store.write_meta(earlier | meta | {"calls": calls})
+        if call["evaluations"]:
+            self.store.update_meta(lambda earlier: earlier | meta | {"calls": [*earlier.get("calls", []), call]})
         return dataclasses.replace(self.store.read(), grid=self.layout.grid)
 
 
@@ -344,38 +350,15 @@ def _stored_width(path: Any) -> int:
 def _create_or_join(path: Any, plan: dict[str, Any], layout: Layout, batch: Batch) -> RunStore:
     """Create the store; where another process was first and tuned to another width, take over its choice."""
     try:
-        return open_run(path, plan, layout, {})
+        return open_run(path, plan, layout, _first_meta())
     except PlanMismatch as mismatch:
         if batch != "auto" or mismatch.differences.keys() != {"batching.width"}:
             raise
         return RunStore(Path(path))
 
 
-def _fingerprint(fn: Any, grid: Grid) -> dict[str, Any]:
-    """Everything that the values depend on: grid, program, arrays, precision and versions."""
-    coords = jax.ShapeDtypeStruct((grid.ndim,), coords_dtype())
-    with jax.default_matmul_precision("highest"):
-        program = jax.make_jaxpr(evaluate_point)(fn, coords)
-    text = re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr))
-    leaves = jax.tree_util.tree_leaves_with_path(fn)
-    return {
-        "grid": {axis.name: _digest(axis.values) for axis in grid.axes},
-        "function": {
-            "program": hashlib.sha256(text.encode()).hexdigest()[:16],
-            "constants": [_digest(c) for c in program.consts],
-            "arrays": {_tree.key_name(path): _digest(leaf) for path, leaf in leaves},
-        },
-        "precision": str(coords_dtype()),
-        "versions": {"jax": jax.__version__, "platform": jax.default_backend()},
-    }
-
-
-def _digest(array: Any) -> str:
-    """Shape, type and a hash of the contents."""
-    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        array = jax.random.key_data(array)
-    host = np.ascontiguousarray(array)
-    return f"{host.dtype}{list(host.shape)} {hashlib.sha256(host.tobytes()).hexdigest()[:16]}"
+def _first_meta() -> dict[str, Any]:
+    return {"provenance": _provenance(), "calls": []}
 
 
 def _provenance() -> dict[str, Any]:

@@ -8,23 +8,25 @@ file appears by an atomic rename, so a process may be killed at any moment.
 
 import contextlib
 import errno
+import glob
 import json
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from landscape._layout import Layout, fill_value, row_tile
 from landscape.grid import Axis, Grid, Landscape, dims
 
 FORMAT = 1
 DONE = "computed"
 STALE_SECONDS = 3600.0
+LOCK_SECONDS = 60.0
 SLAB_BYTES = 2**20
 
 
@@ -46,75 +48,6 @@ class PlanMismatch(ValueError):
 
 class StoreError(OSError):
     """The store cannot be read or written; the message says which file and what to do."""
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """What a store is made of: the grid, `{output: (trailing shape, dtype)}` and the shape of a tile."""
-
-    grid: Grid
-    outputs: Mapping[str, tuple[tuple[int, ...], np.dtype]]
-    tile: tuple[int, ...]
-
-    @property
-    def num_tiles(self) -> int:
-        """Number of tiles."""
-        return int(np.prod(self.blocks))
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        """Number of tiles along each axis."""
-        return tuple(-(-n // t) for n, t in zip(self.grid.shape, self.tile))
-
-    def region(self, tile: int) -> tuple[slice, ...]:
-        """The part of the grid that a tile covers, trimmed at the edges."""
-        block = np.unravel_index(tile, self.blocks)
-        return tuple(slice(int(b) * t, min((int(b) + 1) * t, n)) for b, t, n in zip(block, self.tile, self.grid.shape))
-
-    def points(self, tile: int) -> np.ndarray:
-        """Coordinates of a tile's points in C order, float64, shape `(n, ndim)`."""
-        parts = [axis.values[s] for axis, s in zip(self.grid.axes, self.region(tile))]
-        return np.stack(np.meshgrid(*parts, indexing="ij"), axis=-1).reshape(-1, self.grid.ndim)
-
-    def shape(self, tile: int) -> tuple[int, ...]:
-        """Shape of the part of the grid that a tile covers."""
-        return tuple(s.stop - s.start for s in self.region(tile))
-
-    def size(self, tile: int) -> int:
-        """Number of points of a tile."""
-        return int(np.prod(self.shape(tile)))
-
-    def empty(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Arrays for all values, filled as not computed, and the mask."""
-        values = {n: np.full(self.grid.shape + s, fill_value(d), dtype=d) for n, (s, d) in self.outputs.items()}
-        return values, np.zeros(self.grid.shape, dtype=bool)
-
-
-def row_tile(shape: tuple[int, ...], target: int, step: int = 1) -> tuple[int, ...]:
-    """A tile of at most about `target` points: whole trailing axes, a share of one, one of each leading axis.
-
-    Of the shares from half the largest that fits, the one is taken that wastes least when a tile is computed in whole
-    steps of `step` points.
-    """
-    tile: list[int] = []
-    inner, room = 1, max(1, target)
-    for n in reversed(shape):
-        largest = min(n, room)
-        share = n if n <= room else min(range(largest, largest // 2, -1), key=lambda k: _computed(n, k, inner, step))
-        tile.insert(0, share)
-        inner, room = inner * share, room // share if share == n else 1
-    return tuple(tile)
-
-
-def _computed(n: int, share: int, inner: int, step: int) -> int:
-    """Points computed along an axis of `n` times `inner` points in tiles of `share` rows, padding included."""
-    full, rest = divmod(n, share)
-    return step * (full * -(-share * inner // step) + -(-rest * inner // step))
-
-
-def fill_value(dtype: np.dtype) -> Any:
-    """What a point that was not computed holds: NaN, or 0 where the type has none."""
-    return np.nan if np.issubdtype(dtype, np.inexact) else np.zeros((), dtype)[()]
 
 
 class RunStore:
@@ -152,10 +85,11 @@ class RunStore:
         """The meta entries stored so far."""
         return decode(self._group.attrs.asdict().get("meta", {}))
 
-    def write_meta(self, meta: Mapping[str, Any]) -> None:
-        """Replace the meta entries; an atomic rewrite of the group's attributes."""
-        with _writable(self.path):
-            self._group.attrs["meta"] = encode(meta)
+    def update_meta(self, change: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+        """Replace the meta entries by a function of those on disk now; one process at a time."""
+        with _writable(self.path), _locked(self.path / "meta.lock.partial"):
+            self._group = _zarr().open_group(self.path, mode="r+")
+            self._group.attrs["meta"] = encode(change(self.meta))
 
     def finished(self) -> set[int]:
         """Tiles whose commit mark is there."""
@@ -183,10 +117,12 @@ class RunStore:
         return {tile: chunk for tile, chunk in damage.items() if chunk}
 
     def discard(self, layout: Layout, tile: int) -> None:
-        """Remove a tile's commit mark, so that it is computed again."""
-        block = np.unravel_index(tile, layout.blocks)
+        """Remove a tile's commit mark, then its values, so that it is computed again."""
+        block = [str(int(b)) for b in np.unravel_index(tile, layout.blocks)]
         with _writable(self.path):
-            self.path.joinpath(DONE, "c", *(str(int(b)) for b in block)).unlink(missing_ok=True)
+            for name in (DONE, *self.names):
+                chunk = self.path.joinpath(name, "c", *block)
+                shutil.rmtree(chunk) if chunk.is_dir() else chunk.unlink(missing_ok=True)
 
     def read(self) -> Landscape:
         """Everything computed so far.
@@ -199,16 +135,27 @@ class RunStore:
         try:
             if any(finished - self._stored_tiles(name) for name in self.names):
                 raise LookupError("a finished tile lacks a chunk")
+            computed = self._read_whole(DONE)  # before the values: a process beside this one may add tiles
             values = {name: self._read_whole(name) for name in self.names}
-            computed = self._read_whole(DONE)
         except Exception as error:
-            damage = "; ".join(self.damaged(layout).values()) or str(error)
-            raise StoreError(
-                f"{self.path} has damaged chunks: {damage}. The other tiles are intact: run the sweep again with this "
-                "store, and the damaged ones are computed anew"
-            ) from error
+            damage = self.damaged(layout)
+            if damage:
+                raise StoreError(
+                    f"{self.path} has damaged chunks: {'; '.join(damage.values())}. The other tiles are intact: run "
+                    "the sweep again with this store, and the damaged ones are computed anew"
+                ) from error
+            values, computed = self._read_tiles(layout, finished)
         filled = {name: _masked(value, computed) for name, value in values.items()}
         return Landscape(layout.grid, filled, computed, dict.fromkeys(self.names), self.meta)
+
+    def _read_tiles(self, layout: Layout, finished: set[int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The finished tiles alone, where a chunk of an unfinished one is half written."""
+        values, computed = layout.empty()
+        for region in map(layout.region, finished):
+            for name in self.names:
+                values[name][region] = self._array(name)[region]
+            computed[region] = True
+        return values, computed
 
     def _read_whole(self, name: str) -> np.ndarray:
         """An array, slab by slab, so that little more memory is used than it takes itself."""
@@ -345,8 +292,7 @@ def annotate(path: str | os.PathLike[str], **entries: Any) -> None:
         path: the run's directory.
         entries: plain data or arrays; entries of the same name are replaced.
     """
-    store = RunStore(Path(path))
-    store.write_meta(store.meta | entries)
+    RunStore(Path(path)).update_meta(lambda earlier: earlier | entries)
 
 
 def _create(path: Path, plan: Mapping[str, Any], layout: Layout, meta: Mapping[str, Any]) -> None:
@@ -372,6 +318,11 @@ def _rename_unless_made(building: Path, path: Path) -> None:
 
 def _fill(path: Path, plan: Mapping[str, Any], layout: Layout, meta: Mapping[str, Any]) -> None:
     grid = layout.grid
+    unknown = [name for name, (_, dtype) in layout.outputs.items() if dtype.kind == "V"]
+    if unknown:
+        raise TypeError(
+            f"a store cannot hold {layout.outputs[unknown[0]][1]}: cast the output {unknown[0]!r} to float32"
+        )
     axes = [{"name": a.name, "label": a.label} for a in grid.axes]
     record = {
         "format": FORMAT,
@@ -418,7 +369,7 @@ def _zstd() -> Any:
 
 def _sweep_up(path: Path) -> None:
     """Delete what killed writers left behind more than an hour ago."""
-    for leftover in [*path.rglob("*.partial"), *path.parent.glob(f"{path.name}.*.partial")]:
+    for leftover in [*path.rglob("*.partial"), *path.parent.glob(f"{glob.escape(path.name)}.*.partial")]:
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -428,19 +379,39 @@ def _sweep_up(path: Path) -> None:
 def _writable(path: Path) -> Generator[None]:
     try:
         yield
-    except OSError as error:
-        if isinstance(error, StoreError):
+    except (OSError, ValueError) as error:
+        read_only = "read-only" in str(error)  # zarr's own ValueError
+        if isinstance(error, StoreError) or not (isinstance(error, OSError) or read_only):
             raise
+        code = error.errno if isinstance(error, OSError) else errno.EROFS
         why = {
             errno.ENOSPC: "the disk is full; free some space",
             errno.EDQUOT: "the disk quota is used up; free some space",
             errno.EACCES: "permission denied; choose a folder that you may write to",
             errno.EPERM: "not permitted; choose a folder that you may write to",
             errno.EROFS: "the file system is read-only; choose another folder",
-        }.get(error.errno or 0, f"{error.strerror or error}")
+        }.get(code or 0, str(getattr(error, "strerror", None) or error))
         raise StoreError(
             f"cannot write to {path}: {why}. Finished tiles are safe: the same call with this store resumes after them"
         ) from error
+
+
+@contextlib.contextmanager
+def _locked(lock: Path) -> Generator[None]:
+    """Hold a lock file; one that is older than a minute was left behind by a process that died."""
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            break
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - lock.stat().st_mtime > LOCK_SECONDS:
+                    lock.unlink(missing_ok=True)
+            time.sleep(0.02)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

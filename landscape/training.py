@@ -185,8 +185,9 @@ def _step(spec: _Spec, objective: Objective, state: _State) -> _State:
     )
     params = optax.apply_updates(state.params, updates)
     finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient)) & jnp.isfinite(optax.tree.norm(params))
-    code = jnp.where((state.outcome_code < 0) & ~finite, Outcome.DIVERGED, state.outcome_code).astype(jnp.int32)
-    going = (code < 0) & (state.step < spec.num_steps)
+    active = (state.outcome_code < 0) & (state.step < spec.num_steps)
+    code = jnp.where(active & ~finite, Outcome.DIVERGED, state.outcome_code).astype(jnp.int32)
+    going = active & finite
     new = _State(params, optimizer_state, key, state.step + 1, code)
     old = dataclasses.replace(state, outcome_code=code)
     return jax.tree.map(partial(_choose, going), new, old)

@@ -13,11 +13,12 @@ PACKAGE = ROOT / "landscape"
 ROWS = [
     ("__init__",),
     ("_tree", "grid"),
+    ("_layout",),
     ("store",),
     ("objective",),
     ("subspace",),
     ("_batching", "_progress"),
-    ("_runners",),
+    ("_runners", "_fingerprint"),
     ("engine",),
     ("training",),
     ("maps",),

@@ -16,7 +16,7 @@ import pytest
 import zarr
 
 import landscape as ls
-from landscape import engine, store
+from landscape import _layout, engine, store
 from landscape.store import PlanMismatch, StoreError
 
 TESTS = Path(__file__).parent
@@ -196,7 +196,7 @@ def test_dask_cluster_with_a_killed_worker_gives_the_same_bits(tmp_path):
 def small_tiles(layout):
     def tiles_of_a_row(fn, grid, timing):
         full = layout(fn, grid, timing)
-        return store.Layout(full.grid, full.outputs, (1, full.tile[1]))
+        return _layout.Layout(full.grid, full.outputs, (1, full.tile[1]))
 
     return tiles_of_a_row
 
@@ -416,9 +416,9 @@ def test_meta_is_plain_json(run):
     ("shape", "target"), [((7, 11), 5), ((101, 101), 1000), ((3, 4, 5), 20), ((9,), 4), ((5, 6), 999)]
 )
 def test_tiles_cover_the_grid_once_in_contiguous_runs(shape, target):
-    tile = store.row_tile(shape, target)
+    tile = _layout.row_tile(shape, target)
     assert np.prod(tile) <= max(target, 1)
-    layout = store.Layout(ls.Grid.of(**{f"c{i}": np.arange(n) for i, n in enumerate(shape)}), {}, tile)
+    layout = _layout.Layout(ls.Grid.of(**{f"c{i}": np.arange(n) for i, n in enumerate(shape)}), {}, tile)
     count = np.zeros(shape, dtype=int)
     order = np.arange(np.prod(shape)).reshape(shape)
     for number in range(layout.num_tiles):
@@ -432,6 +432,6 @@ def test_tiles_cover_the_grid_once_in_contiguous_runs(shape, target):
 @pytest.mark.parametrize(("target", "step"), [(384, 256), (384, 64), (2000, 1024), (125, 64)])
 def test_tiles_waste_little_on_whole_steps(target, step):
     for side in (51, 101):
-        layout = store.Layout(ls.Grid.square(1.0, side), {}, store.row_tile((side, side), target, step))
+        layout = _layout.Layout(ls.Grid.square(1.0, side), {}, _layout.row_tile((side, side), target, step))
         computed = sum(-(-layout.size(tile) // step) * step for tile in range(layout.num_tiles))
         assert computed <= 1.3 * side**2

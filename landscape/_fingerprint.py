@@ -1,0 +1,66 @@
+"""What the values of a sweep depend on, as text that can be stored and compared: the plan of a run."""
+
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from landscape import _tree
+from landscape._batching import coords_dtype, evaluate_point, output_shapes
+from landscape.grid import Grid
+
+
+def fingerprint(fn: Any, grid: Grid) -> dict[str, Any]:
+    """Everything that the values depend on: grid, program, arrays, precision and versions."""
+    coords = jax.ShapeDtypeStruct((grid.ndim,), coords_dtype())
+    with jax.default_matmul_precision("highest"):
+        program = jax.make_jaxpr(evaluate_point)(fn, coords)
+    text = re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr))
+    if "callback" in text:
+        warnings.warn(
+            "the function calls back to Python; a store cannot tell whether that code has changed", stacklevel=4
+        )
+    leaves = jax.tree_util.tree_leaves_with_path(fn)
+    digests = [digest(leaf) for _, leaf in leaves]
+    outputs = {name: f"{s.dtype}{list(s.shape)}" for name, s in output_shapes(fn, grid.ndim).items()}
+    return {
+        "axes": list(grid.names),
+        "grid": {axis.name: digest(axis.values) for axis in grid.axes},
+        "outputs": outputs,
+        "function": {
+            "program": hashlib.sha256(text.encode()).hexdigest()[:16],
+            "constants": [digest(c) for c in _constants(program)],
+            "arrays": {_tree.key_name(path): text for (path, _), text in zip(leaves, digests)},
+            "all_arrays": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
+        },
+        "precision": str(coords_dtype()),
+        "versions": {"jax": jax.__version__, "platform": jax.default_backend()},
+    }
+
+
+def _constants(program: Any) -> Iterator[Any]:
+    """Arrays that a program closes over, also those inside the user's own `jit`, which its text does not show."""
+    if hasattr(program, "jaxpr"):
+        yield from program.consts
+        program = program.jaxpr
+    for equation in program.eqns:
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
+            if _is_program(value):
+                yield from _constants(value)
+
+
+def _is_program(value: Any) -> bool:
+    return hasattr(value, "eqns") or (hasattr(value, "jaxpr") and hasattr(value, "consts"))
+
+
+def digest(array: Any) -> str:
+    """Shape, type and a hash of the contents."""
+    if isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(array)
+    host = np.ascontiguousarray(array)
+    return f"{host.dtype}{list(host.shape)} {hashlib.sha256(host.tobytes()).hexdigest()[:16]}"
