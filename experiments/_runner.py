@@ -243,9 +243,9 @@ def _execute(experiment: str, config: Any, flags: Flags, run: Any, plot: Any, fi
     if not flags.resume:
         if flags.shard is not None:
             raise UsageError("--no-resume with --shard would delete what the other shards have done; use another --out")
-        _forget(out)
-    result = run(config, lab)
+        _forget(out, experiment)
     _write_config(out, experiment, config, flags)
+    result = run(config, lab)
     return _finish(result, out, flags, plot, findings, start)
 
 
@@ -285,12 +285,23 @@ def _flat_provenance(result: Mapping[str, Any]) -> dict[str, str]:
     return {k: str(v) for k, v in first.meta.get("provenance", {}).items()}
 
 
-def _forget(out: Path) -> None:
-    """Delete what an earlier run of an experiment left in its folder, and nothing else."""
+def _forget(out: Path, experiment: str) -> None:
+    """Delete what an earlier run of this experiment left in its folder, and nothing else."""
     import shutil
 
-    for path in [*out.glob("*.zarr"), *out.glob("*.npz")]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    from landscape.store import is_run
+
+    if not out.exists():
+        return
+    config = out / "config.json"
+    if not config.is_file() or json.loads(config.read_text()).get("experiment") != experiment:
+        raise UsageError(
+            f"--no-resume: {out} does not hold results of this experiment; delete it yourself or use --out"
+        )
+    for run in filter(is_run, out.glob("*.zarr")):
+        shutil.rmtree(run)
+    for remembered in out.glob("training_*.npz"):
+        remembered.unlink()
 
 
 def _parse_shard(text: str | None) -> tuple[int, int] | None:
@@ -303,6 +314,10 @@ def _parse_shard(text: str | None) -> tuple[int, int] | None:
 
 
 def _write_config(out: Path, experiment: str, config: Any, flags: Flags) -> None:
+    """Keep the settings of the first run in a folder; later ones go on with it or are refused by their plan."""
+    if (out / "config.json").exists():
+        return
+    out.mkdir(parents=True, exist_ok=True)
     record = {
         "experiment": experiment,
         "config": dataclasses.asdict(config),
@@ -351,8 +366,9 @@ def _exit_status(error: BaseException) -> int:
 def _is_ours(error: BaseException) -> bool:
     """Whether a check of this project raised the error, rather than the user's own model."""
     frames = traceback.extract_tb(error.__traceback__)
-    here = {"landscape", Path(__file__).parent.name}
-    return bool(frames) and Path(frames[-1].filename).parent.name in here
+    here = Path(__file__).parent
+    homes = (here, here.parent / "landscape")
+    return bool(frames) and any(Path(frames[-1].filename).is_relative_to(home) for home in homes)
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> str:

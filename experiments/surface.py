@@ -7,7 +7,7 @@ train and test loss and every metric in one pass over planes through the trained
 - pca: the plane in which the training path varies most, with the path drawn in it.
 
 Expected: the loss at the centre equals the loss of the trained parameters; the test minimum lies beside the train
-minimum; the path's plane explains most of the path, but any random walk explains 76 % in two directions, so that
+minimum; the path's plane explains most of the path, but a long random walk explains 76 % in two directions, so that
 number is printed beside it (Antognini & Sohl-Dickstein 2018).
 
 Cost: under a minute on two CPU cores for the defaults, 101 x 101 points in each plane.
@@ -73,10 +73,12 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """One landscape per plane."""
     problem = lab.problem or ls.problems.digits_mlp()
     kinds = _kinds(config, problem)
+    if lab.problem is not None and {"filter"} & set(kinds):
+        say(f"filters as in {config.layout} (--layout)")
     trained = _train(config, lab, problem, config.seed)
+    planes = {kind: _plane(kind, config, lab, problem, trained) for kind in kinds}
     result = {}
-    for kind in kinds:
-        plane, grid, meta = _plane(kind, config, lab, problem, trained)
+    for kind, (plane, grid, meta) in planes.items():
         surface = ls.LossSurface(plane, problem.objectives, config.metrics, config.recalibrate)
         about = partial(_about, problem, trained, surface, meta)
         landscape = lab.sweep(kind, surface, grid, about)
@@ -86,15 +88,28 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
 
 
 def _kinds(config: Config, problem: ls.Problem) -> tuple[Directions, ...]:
-    """The planes to draw, refused before any work where one cannot be."""
-    path = problem.params is None or problem.snapshots is not None
+    """The planes to draw; what cannot be done is refused before any work."""
+    positive = {
+        "--resolution": (config.resolution, 3),
+        "--steps": (config.steps, 0),
+        "--snapshots": (config.snapshots, 1),
+    }
+    for flag, (value, least) in positive.items():
+        if value < least:
+            raise UsageError(f"{flag} must be at least {least}, got {value}")
+    if not config.extent > 0:
+        raise UsageError(f"--extent must be positive, got {config.extent}")
+    examples = problem.objectives["train"].num_examples
+    if config.train_batch is not None and not 1 <= config.train_batch <= (examples or 0):
+        raise UsageError(f"--train-batch must be between 1 and the {examples} examples, got {config.train_batch}")
+    path = (problem.params is None and config.steps > 2) or problem.snapshots is not None
     kinds = config.directions or (("filter", "pca") if path else ("filter",))
     if "hessian" in kinds:
         raise UsageError("--directions hessian needs the curvature module, which is not part of this version yet")
     if "pca" in kinds and not path:
         raise UsageError(
-            "--directions pca needs a training path, and this problem brings trained parameters without one; give "
-            "Problem(snapshots=...), leave Problem.params away so that it is trained here, or use --directions filter"
+            "--directions pca needs a training path of some steps, and there is none: give Problem(snapshots=...), "
+            "leave Problem.params away so that it is trained here (--steps), or use --directions filter"
         )
     return kinds
 
@@ -129,7 +144,10 @@ def _train(config: Config, lab: Lab, problem: ls.Problem, seed: int) -> ls.Run:
             "what you want, train it yourself and give Problem(params=...)"
         )
     doing = f"training {problem.name} for {config.steps} steps (seed {seed})"
-    return lab.remember(f"training_{seed}", settings, compute, doing)
+    run = lab.remember(f"training_{seed}", settings, compute, doing)
+    if run.outcome == ls.Outcome.DIVERGED:
+        say(f"note: the training diverged at step {int(run.steps)}; the map is drawn around the last finite parameters")
+    return run
 
 
 @lru_cache
@@ -267,8 +285,18 @@ def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
         figures[kind] = ls.plotting.overview(landscape)
         figures[kind].suptitle(title)
         figures[f"{kind}_3d"] = _view(landscape, title)
-    figures["summary"] = _summary(next(iter(result.values())), list(result.values())[-1])
+        names = _further_outputs(landscape)
+        if names:
+            figures[f"{kind}_outputs"] = ls.plotting.overview(landscape, names)
+            figures[f"{kind}_outputs"].suptitle(title)
+    figures["summary"] = _summary(list(result.items()))
     return figures
+
+
+def _further_outputs(landscape: ls.Landscape) -> list[str]:
+    """What --metrics added: outputs of one number a point beside losses and the model's own metrics."""
+    asked = ("_sem", "_gradient_norm", "_off_plane")
+    return [name for name in landscape if name.endswith(asked) and landscape[name].shape == landscape.grid.shape]
 
 
 def _view(landscape: ls.Landscape, title: str) -> Any:
@@ -280,9 +308,11 @@ def _view(landscape: ls.Landscape, title: str) -> Any:
     return figure
 
 
-def _summary(first: ls.Landscape, last: ls.Landscape) -> Any:
-    """Four panels: the first plane from above and in 3-D, its gap, and the last plane with the path."""
+def _summary(planes: list[tuple[str, ls.Landscape]]) -> Any:
+    """Four panels: the first plane from above and in 3-D, its gap, and the last plane with its path."""
     from matplotlib import pyplot
+
+    (_, first), (kind, last) = planes[0], planes[-1]
 
     figure = pyplot.figure(figsize=(9.6, 7.4))
     axes = [figure.add_subplot(2, 2, i + 1, projection="3d" if i == 1 else None) for i in range(4)]
@@ -292,19 +322,23 @@ def _summary(first: ls.Landscape, last: ls.Landscape) -> Any:
         "training loss",
         "the same in 3-D",
         "test loss minus training loss",
-        "training loss, plane of the training path",
+        f"training loss, {TITLES[kind]}",
     ]
     if "test_loss" in first:
         gap = ls.analysis.generalization_gap(first)
-        ls.plotting.heatmap(first.assign(gap=gap), "gap", ax=axes[2], minimum=False, contours=True)
+        ls.plotting.heatmap(first.assign(gap=gap), "gap", ax=axes[2], minimum=False, contours=True, center=0.0)
     else:
         axes[2].set_axis_off()
         titles[2] = ""
-    ls.plotting.heatmap(last, "train_loss", ax=axes[3], contours=True, aspect="auto")
-    if last.meta["paths"]:
-        ls.plotting.trajectory(last, ax=axes[3])
+    if len(planes) > 1:
+        ls.plotting.heatmap(last, "train_loss", ax=axes[3], contours=True, aspect="auto")
+        if last.meta["paths"]:
+            ls.plotting.trajectory(last, ax=axes[3])
+    else:
+        axes[3].set_axis_off()
     for axis, letter, title in zip(axes, "abcd", titles):
-        axis.set_title(f"({letter}) {title}", loc="left")
+        if axis.axison:
+            axis.set_title(f"({letter}) {title}", loc="left")
     return figure
 
 
@@ -343,8 +377,13 @@ def _rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
 
 
 def _minimum_row(landscape: ls.Landscape, name: str) -> tuple[str, str, str]:
+    if not np.any(np.isfinite(landscape[f"{name}_loss"])):
+        return f"{name} minimum on the grid", "a finite loss", "none is finite"
     index = landscape.argmin(f"{name}_loss")
-    found = f"{landscape[f'{name}_loss'][index]:.7g} at {_coords(landscape.coords(index))}"
+    edge = any(i in (0, n - 1) for i, n in zip(index, landscape.grid.shape))
+    found = f"{landscape[f'{name}_loss'][index]:.7g} at {_coords(landscape.coords(index))}" + (
+        " (at the border)" if edge else ""
+    )
     return (
         f"{name} minimum on the grid",
         "at (0, 0) if training is over" if name == "train" else "beside it",

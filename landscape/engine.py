@@ -277,7 +277,10 @@ class _Job:
             "evaluations": sum(map(self.layout.size, todo)),
             "seconds": round(time.perf_counter() - start, 3),
         }
-        return keep.landscape({"plan": self.plan, "provenance": _provenance()}, call | {"devices": runner.names})
+        landscape = keep.landscape({"plan": self.plan, "provenance": _provenance()}, call | {"devices": runner.names})
+        if stop.is_set():
+            raise Interrupted(f"finished and stored; the same call reads it {keep.where}")
+        return landscape
 
 
 class _InMemory:

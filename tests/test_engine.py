@@ -300,3 +300,42 @@ def test_other_leaves_are_refused_by_name():
         ls.sweep(surface, GRID)
     with pytest.raises(TypeError, match=r"holds str 'slow' at 0.0, which is neither"):
         ls.sweep(jax.tree_util.Partial(lambda s, c: c[0], "slow"), GRID)
+
+
+def test_tiles_in_flight_halve_the_width_once_each(monkeypatch):
+    monkeypatch.setattr(engine, "_layout", _rows(engine._layout))
+    true_call = _batching.Kernel.__call__
+
+    def tiny(kernel, points):
+        if kernel.width > 1:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory while allocating")
+        return true_call(kernel, points)
+
+    reference = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=1)
+    monkeypatch.setattr(_batching.Kernel, "__call__", tiny)
+    result = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=4)
+    np.testing.assert_array_equal(result["loss"], reference["loss"])
+
+
+def _rows(layout):
+    def one_row(fn, grid, timing):
+        whole = layout(fn, grid, timing)
+        return type(whole)(whole.grid, whole.outputs, (1, 9))
+
+    return one_row
+
+
+def test_precision_is_part_of_what_is_remembered():
+    point = jax.tree_util.Partial(lambda c: c[0] * 2.5)
+    ls.sweep(point, GRID, batch=4)
+    with jax.enable_x64(True):
+        assert ls.sweep(point, GRID, batch=4)["value"].dtype == np.float64
+
+
+def test_outputs_that_are_not_numbers_are_refused():
+    with pytest.raises(TypeError, match="must hold numbers"):
+        ls.sweep(lambda c: {"key": jax.random.key(3)}, GRID)
+    with pytest.raises(TypeError, match="must hold numbers"):
+        ls.sweep(lambda c: {"none": jnp.zeros((3, 0))}, GRID)
+    with pytest.raises(ValueError, match="leave devices= away"):
+        ls.sweep(lambda c: c[0], GRID, executor=object(), devices=1)

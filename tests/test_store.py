@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -323,6 +324,88 @@ def test_plan_mismatch_lists_the_fields(run):
         ls.sweep(lambda c: {"loss": c[0], "steps": jnp.int32(2)}, GRID, store=path)
     with pytest.raises(PlanMismatch, match=r"batching.width: stored 4, asked for 2"):
         ls.sweep(saddle, GRID, store=path, batch=2)
+
+
+def hidden(array):
+    inner = jax.jit(lambda x: jnp.sum(jnp.asarray(array) * x))
+    return lambda c: {"loss": inner(c[0]) + c[1]}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "field"),
+    [
+        ((hidden(np.arange(3.0)), GRID), (hidden(np.arange(3.0) + 10), GRID), "function.constants"),
+        (
+            (lambda c: {"v": c[0] + 10 * c[1]}, ls.Grid.of(x=[0.5, 1.0], y=[0.5, 2.0])),
+            (lambda c: {"v": c[0] + 10 * c[1]}, ls.Grid.of(y=[0.5, 2.0], x=[0.5, 1.0])),
+            "axes",
+        ),
+        ((lambda c: {"a": c[0], "b": 2 * c[1]}, GRID), (lambda c: {"b": c[0], "c": 2 * c[1]}, GRID), "outputs.a"),
+        (
+            (jax.tree_util.Partial(lambda p, c: p["a"]["b"] * c[0], {"a.b": 2.0, "a": {"b": 3.0}}), GRID),
+            (jax.tree_util.Partial(lambda p, c: p["a"]["b"] * c[0], {"a.b": 2.0, "a": {"b": 5.0}}), GRID),
+            "function.all_arrays",
+        ),
+    ],
+)
+def test_runs_that_look_alike_are_told_apart(tmp_path, first, second, field):
+    ls.sweep(*first, store=tmp_path / "run.zarr", batch=4)
+    with pytest.raises(PlanMismatch) as caught:
+        ls.sweep(*second, store=tmp_path / "run.zarr", batch=4)
+    assert field in caught.value.differences
+
+
+def test_a_half_written_tile_without_a_mark_harms_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_layout", small_tiles(engine._layout))
+    path, reference = tmp_path / "run.zarr", ls.sweep(saddle, GRID, batch=4)
+    ls.sweep(saddle, GRID, store=path, batch=4, shard=(0, 2))
+    (path / "loss" / "c" / "1").mkdir()
+    (path / "loss" / "c" / "1" / "0").write_bytes(b"")
+    half = ls.load(path)
+    assert half.computed.sum() == 44
+    np.testing.assert_array_equal(half["loss"][::2], reference["loss"][::2])
+    whole = ls.sweep(saddle, GRID, store=path, batch=4, shard=(1, 2))
+    np.testing.assert_array_equal(whole["loss"], reference["loss"])
+
+
+def test_meta_of_processes_side_by_side_is_kept(run):
+    path, _ = run
+    first, second = store.RunStore(path), store.RunStore(path)
+    first.update_meta(lambda meta: meta | {"paths": {"a": [2.5]}})
+    second.update_meta(lambda meta: meta | {"note": "late"})
+    meta = ls.load(path).meta
+    assert meta["paths"] == {"a": [2.5]}
+    assert meta["note"] == "late"
+    assert not list(path.glob("*.lock*"))
+
+
+def test_reading_a_finished_run_again_leaves_its_record_alone(run):
+    path, _ = run
+    before = (path / "zarr.json").read_bytes()
+    ls.sweep(saddle, GRID, store=path, batch=4)
+    assert (path / "zarr.json").read_bytes() == before
+
+
+def test_ctrl_c_during_the_last_tile_still_stops_the_program(tmp_path, monkeypatch):
+    write = store.RunStore.write
+
+    def pressed(self, *arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        write(self, *arguments)
+
+    monkeypatch.setattr(store.RunStore, "write", pressed)
+    with pytest.raises(KeyboardInterrupt, match="finished and stored"):
+        ls.sweep(saddle, GRID, store=tmp_path / "run.zarr")
+    assert ls.load(tmp_path / "run.zarr").computed.all()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_callbacks_cannot_be_compared_and_that_is_said(tmp_path):
+    def called(c):
+        return jax.pure_callback(np.sin, jax.ShapeDtypeStruct((), jnp.float32), c[0], vmap_method="sequential")
+
+    with pytest.warns(UserWarning, match="calls back to Python"):
+        ls.sweep(called, ls.Grid.of(x=[0.5]), store=tmp_path / "run.zarr")
 
 
 def test_store_that_is_a_file(tmp_path):

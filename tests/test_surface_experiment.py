@@ -1,5 +1,6 @@
 """The main job: every plane, the table, the figures, a user's own model, and resuming."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -132,7 +133,7 @@ def test_figures_are_drawn_from_the_saved_result_alone(result, tmp_path):
         saved[kind] = ls.load(tmp_path / f"{kind}.zarr")
     with ls.plotting.style("paper"):
         figures = surface.plot(saved)
-        assert list(figures) == ["filter", "filter_3d", "pca", "pca_3d", "summary"]
+        assert list(figures) == ["filter", "filter_3d", "filter_outputs", "pca", "pca_3d", "pca_outputs", "summary"]
         for name, figure in figures.items():
             paths = ls.plotting.save_figure(figure, tmp_path / name)
             assert sorted(p.suffix for p in paths) == [".pdf", ".png"]
@@ -142,6 +143,54 @@ def test_figures_are_drawn_from_the_saved_result_alone(result, tmp_path):
 def test_hessian_directions_are_refused_clearly(lab):
     with pytest.raises(UsageError, match="hessian needs the curvature module"):
         surface.run(surface.Config(directions=("hessian",)), lab)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resolution": 2}, "--resolution must be at least 3, got 2"),
+        ({"extent": -1.0}, "--extent must be positive, got -1.0"),
+        ({"snapshots": 0}, "--snapshots must be at least 1, got 0"),
+        ({"train_batch": 61}, "--train-batch must be between 1 and the 60 examples, got 61"),
+        ({"steps": 1, "directions": ("pca",)}, "--directions pca needs a training path"),
+    ],
+)
+def test_bad_settings_name_their_flag_before_any_work(lab, changes, message):
+    with pytest.raises(UsageError, match=message):
+        surface.run(dataclasses.replace(SMALL, **changes), lab)
+
+
+def test_another_model_in_the_same_folder_is_trained_anew(model, tmp_path):
+    from _runner import load_problem
+
+    problem = load_problem(f"{model}:factory")
+    objective = problem.objectives["train"]
+    changed = dataclasses.replace(objective, data={**objective.data, "y": objective.data["y"] * 1.5})
+    other = dataclasses.replace(problem, objectives={**problem.objectives, "train": changed})
+    runs = [surface._train(SMALL, Lab(out=tmp_path, problem=p), p, 0) for p in (problem, problem, other)]
+    np.testing.assert_array_equal(runs[0].params["w1"], runs[1].params["w1"])
+    assert np.any(np.asarray(runs[0].history["train_loss"]) != np.asarray(runs[2].history["train_loss"]))
+
+
+def test_a_model_without_a_finite_loss_is_drawn_and_described(lab):
+    nowhere = ls.Objective(lambda p, b: jnp.sum(p["w"]) * jnp.nan + b, jnp.ones(4))
+    problem = ls.Problem(lambda key: {"w": jax.random.normal(key, (3, 2))}, {"train": nowhere}, name="nan")
+    result = surface.run(
+        surface.Config(resolution=3, directions=("filter",), steps=3), dataclasses.replace(lab, problem=problem)
+    )
+    assert "none is finite" in str(surface.findings(result))
+
+
+def test_no_resume_leaves_other_files_alone(tmp_path):
+    from _runner import _forget
+
+    (tmp_path / "precious.npz").write_text("mine")
+    with pytest.raises(UsageError, match="does not hold results of this experiment"):
+        _forget(tmp_path, "surface")
+    (tmp_path / "config.json").write_text('{"experiment": "surface"}')
+    (tmp_path / "my.zarr").mkdir()
+    _forget(tmp_path, "surface")
+    assert {p.name for p in tmp_path.iterdir()} == {"precious.npz", "config.json", "my.zarr"}
 
 
 def test_given_parameters_are_not_trained_again(model):
@@ -154,9 +203,7 @@ def test_given_parameters_are_not_trained_again(model):
     expected = float(jax.jit(lambda o, p: o(p))(problem.objectives["train"], problem.params))
     np.testing.assert_allclose(result["filter"]["train_loss"][2, 2], expected, rtol=1e-6)
     assert surface.findings(result)
-    with pytest.raises(
-        UsageError, match="needs a training path, and this problem brings trained parameters without one"
-    ):
+    with pytest.raises(UsageError, match="needs a training path of some steps, and there is none"):
         surface.run(surface.Config(directions=("pca",)), lab)
 
 

@@ -258,3 +258,10 @@ def test_kinds_that_cannot_be():
     without = Objective(lambda p, _: p**2)
     with pytest.raises(ValueError, match="batch_size=2, but the objective has None examples"):
         train(without, optax.sgd(0.1), 2.0, num_steps=3, batch_size=2, key=jax.random.key(0))
+
+
+def test_no_step_is_taken_or_judged_after_the_last():
+    steep = Objective(lambda p, _: jnp.sum(p) * 1e19)
+    for record_every in (1, 2, 5):
+        run = train(steep, optax.sgd(1.0), jnp.zeros(2), num_steps=1, record_every=record_every)
+        assert run.outcome == Outcome.MAX_STEPS
