@@ -287,7 +287,7 @@ def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
         figures[f"{kind}_3d"] = _view(landscape, title)
         names = _further_outputs(landscape)
         if names:
-            figures[f"{kind}_outputs"] = ls.plotting.overview(landscape, names)
+            figures[f"{kind}_outputs"] = ls.plotting.overview(landscape, names, minimum=False)
             figures[f"{kind}_outputs"].suptitle(title)
     figures["summary"] = _summary(list(result.items()))
     return figures
@@ -296,7 +296,8 @@ def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
 def _further_outputs(landscape: ls.Landscape) -> list[str]:
     """What --metrics added: outputs of one number a point beside losses and the model's own metrics."""
     asked = ("_sem", "_gradient_norm", "_off_plane")
-    return [name for name in landscape if name.endswith(asked) and landscape[name].shape == landscape.grid.shape]
+    names = [name for name in landscape if name.endswith(asked) and landscape[name].shape == landscape.grid.shape]
+    return sorted(names, key=lambda name: not name.startswith("train"))
 
 
 def _view(landscape: ls.Landscape, title: str) -> Any:
@@ -336,8 +337,9 @@ def _summary(planes: list[tuple[str, ls.Landscape]]) -> Any:
             ls.plotting.trajectory(last, ax=axes[3])
     else:
         axes[3].set_axis_off()
+        titles[3] = ""
     for axis, letter, title in zip(axes, "abcd", titles):
-        if axis.axison:
+        if title:
             axis.set_title(f"({letter}) {title}", loc="left")
     return figure
 
