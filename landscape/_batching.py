@@ -30,6 +30,7 @@ FINE = 4  # ratio of those tried around the best
 MAX_WIDTH = 16**4
 PROBE_SECONDS = 0.04
 CLOSE = 1.7  # widths within this factor of the best are timed again in turns
+LEVEL = 1.25  # a climb goes on over a level stretch
 PLAY_OFF_ROUNDS = 5
 BETTER = 0.9  # a wider step must take at most this share of the time per point, or it is not worth its memory
 MAX_CHOICES = 256
@@ -290,7 +291,7 @@ class _Climb:
         return dataclasses.replace(chosen, settled=self.settled, num_points=self.num_points)
 
     def _try(self, width: int, gain: float) -> bool:
-        """Time a width unless it cannot pay; whether it was at least as fast as the best before."""
+        """Time a width unless it cannot pay; whether to climb on: it was faster than the best before, or about as fast."""
         best = self.best.seconds
         if width in self.timings:
             return False
@@ -302,7 +303,7 @@ class _Climb:
             return False
         self.compile_seconds = max(self.compile_seconds, timing.compile_seconds)
         self.timings[width] = timing
-        return timing.seconds <= best
+        return timing.seconds <= LEVEL * best
 
     def _play_off(self, close: list[Timing]) -> Timing:
         """Time close widths again, in turns, since a machine's speed drifts; the narrowest that is about the best."""
