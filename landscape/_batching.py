@@ -291,7 +291,7 @@ class _Climb:
         return dataclasses.replace(chosen, settled=self.settled, num_points=self.num_points)
 
     def _try(self, width: int, gain: float) -> bool:
-        """Time a width unless it cannot pay; whether to climb on: it was faster than the best before, or about as fast."""
+        """Time a width unless it cannot pay; whether to climb on, as it was about as fast as the best."""
         best = self.best.seconds
         if width in self.timings:
             return False
