@@ -114,21 +114,6 @@ class Lab:
         return jax.tree.unflatten(treedef, leaves)
 
 
-def fingerprint(fn: Callable[..., Any], *arguments: Any) -> str:
-    """A digest of a function's program and of all arrays in it and in its arguments."""
-    import hashlib
-    import re
-
-    import jax
-    import numpy as np
-
-    program = jax.make_jaxpr(lambda f, a: f(*a))(fn, arguments)
-    digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", str(program)).encode())
-    for leaf in jax.tree.leaves((fn, arguments, program.consts)):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _holds(file: Path, key: Any) -> bool:
     import numpy as np
 

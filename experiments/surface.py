@@ -23,9 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _runner import Lab, UsageError, fingerprint, main, say
+from _runner import Lab, UsageError, main, say
 
 import landscape as ls
+from landscape._fingerprint import function_digests
 
 Directions = Literal["filter", "layer", "none", "pca", "three-point", "hessian"]
 TITLES = {
@@ -137,7 +138,7 @@ def _train(config: Config, lab: Lab, problem: ls.Problem, seed: int) -> ls.Run:
         )
 
     recipe = [problem.name, seed, config.steps, config.learning_rate, config.train_batch, every]
-    settings = [*recipe, fingerprint(problem.objectives["train"], problem.init(key))]
+    settings = [*recipe, _what_is_trained(problem.objectives["train"], problem.init(key))]
     if problem.objectives["train"].state is not None:
         say(
             "note: the model state (such as batch-norm statistics) is held fixed in this training; where that is not "
@@ -148,6 +149,12 @@ def _train(config: Config, lab: Lab, problem: ls.Problem, seed: int) -> ls.Run:
     if run.outcome == ls.Outcome.DIVERGED:
         say(f"note: the training diverged at step {int(run.steps)}; the map is drawn around the last finite parameters")
     return run
+
+
+def _what_is_trained(objective: ls.Objective, params: Any) -> dict[str, Any]:
+    """What tells this model, its data and its start from others of the same name."""
+    program = jax.make_jaxpr(lambda o, p: o(p))(objective, params)
+    return function_digests(program, (objective, params))
 
 
 @lru_cache

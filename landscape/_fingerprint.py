@@ -20,26 +20,31 @@ def fingerprint(fn: Any, grid: Grid) -> dict[str, Any]:
     coords = jax.ShapeDtypeStruct((grid.ndim,), coords_dtype())
     with jax.default_matmul_precision("highest"):
         program = jax.make_jaxpr(evaluate_point)(fn, coords)
-    text = re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr))
-    if "callback" in text:
+    if "callback" in str(program.jaxpr):
         warnings.warn(
             "the function calls back to Python; a store cannot tell whether that code has changed", stacklevel=4
         )
-    leaves = jax.tree_util.tree_leaves_with_path(fn)
-    digests = [digest(leaf) for _, leaf in leaves]
     outputs = {name: f"{s.dtype}{list(s.shape)}" for name, s in output_shapes(fn, grid.ndim).items()}
     return {
         "axes": list(grid.names),
         "grid": {axis.name: digest(axis.values) for axis in grid.axes},
         "outputs": outputs,
-        "function": {
-            "program": hashlib.sha256(text.encode()).hexdigest()[:16],
-            "constants": [digest(c) for c in _constants(program)],
-            "arrays": {_tree.key_name(path): text for (path, _), text in zip(leaves, digests)},
-            "all_arrays": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
-        },
+        "function": function_digests(program, fn),
         "precision": str(coords_dtype()),
         "versions": {"jax": jax.__version__, "platform": jax.default_backend()},
+    }
+
+
+def function_digests(program: Any, arrays: Any) -> dict[str, Any]:
+    """Hashes of a traced program, of the constants in it and of the pytree of arrays that it is given."""
+    text = re.sub(r"0x[0-9a-f]+", "", str(program.jaxpr))
+    leaves = jax.tree_util.tree_leaves_with_path(arrays)
+    digests = [digest(leaf) for _, leaf in leaves]
+    return {
+        "program": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "constants": [digest(c) for c in _constants(program)],
+        "arrays": {_tree.key_name(path): one for (path, _), one in zip(leaves, digests)},
+        "all_arrays": hashlib.sha256("".join(digests).encode()).hexdigest()[:16],
     }
 
 
