@@ -19,22 +19,40 @@ _HOME = {
     "Problem": "objective",
     "Subspace": "subspace",
     "LossSurface": "maps",
+    "BasinMap": "maps",
+    "TrainabilityMap": "maps",
     "Run": "training",
     "Outcome": "training",
     "train": "training",
+    "train_many": "training",
     "sweep": "engine",
     "plan": "engine",
     "save": "store",
     "load": "store",
 }
-_MODULES = ("analysis", "export", "maps", "plotting", "problems", "subspace", "training")
+_MODULES = (
+    "affine",
+    "analysis",
+    "curvature",
+    "export",
+    "maps",
+    "minima",
+    "plotting",
+    "problems",
+    "subspace",
+    "training",
+)
 
 __all__ = [*_HOME, *_MODULES]
 
 if TYPE_CHECKING:
+    from landscape import adaptive as adaptive
+    from landscape import affine as affine
     from landscape import analysis as analysis
+    from landscape import curvature as curvature
     from landscape import export as export
     from landscape import maps as maps
+    from landscape import minima as minima
     from landscape import plotting as plotting
     from landscape import problems as problems
     from landscape import subspace as subspace
@@ -44,7 +62,9 @@ if TYPE_CHECKING:
     from landscape.grid import Axis as Axis
     from landscape.grid import Grid as Grid
     from landscape.grid import Landscape as Landscape
+    from landscape.maps import BasinMap as BasinMap
     from landscape.maps import LossSurface as LossSurface
+    from landscape.maps import TrainabilityMap as TrainabilityMap
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
     from landscape.store import load as load
@@ -53,6 +73,7 @@ if TYPE_CHECKING:
     from landscape.training import Outcome as Outcome
     from landscape.training import Run as Run
     from landscape.training import train as train
+    from landscape.training import train_many as train_many
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "landscape"
 ROWS = [
     ("__init__",),
     ("_tree", "grid"),
-    ("_layout",),
+    ("_layout", "affine", "adaptive"),
     ("store",),
     ("objective",),
     ("subspace",),
@@ -21,6 +21,8 @@ ROWS = [
     ("_runners", "_fingerprint"),
     ("engine",),
     ("training",),
+    ("curvature",),
+    ("minima",),
     ("maps",),
     ("analysis",),
     ("export",),
@@ -29,7 +31,7 @@ ROWS = [
     ("cli",),
     ("__main__",),
 ]
-NUMPY_ONLY = {"grid", "store", "analysis", "export", "plotting", "cli"}
+NUMPY_ONLY = {"grid", "adaptive", "store", "analysis", "export", "plotting", "cli"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 EVERYTHING = [*SOURCES, *sorted((ROOT / "experiments").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
 
