@@ -1,15 +1,16 @@
-"""Does `batch="auto"` find the width? Whole sweeps at its choice beside the same sweeps at fixed widths.
+"""Does `batch="auto"` find the strategy? Whole sweeps at its choice beside the same sweeps at fixed strategies.
 
 Three point functions that want different widths on a CPU: a multilayer perceptron (784-128-128-10 on 1,024
 examples), a convolutional net (vmap over its kernels becomes a grouped convolution) and a net of 16 hidden units.
 Target: the sweep at auto's choice takes at most 1.25 times that at the best fixed width. What the tuning itself
 costs is paid once per function and process, and is stated apart.
 
-A fixed width runs through the same code as auto's choice, with the tuner's answer put in its place: `batch=16`
-would time that width first, which auto, once tuned, does not. The best width is chosen by its median in the same
+A fixed strategy is a width, plain or hoisted. It runs through the same code as auto's choice, with the tuner's answer put in its place: `batch=16`
+would time that width first, which auto, once tuned, does not. The best strategy is chosen by its median in the same
 rounds, so the ratio is rather too high than too low.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ def tune(fn: Any, grid: ls.Grid) -> Tuning:
     _COMPILING.clear()
     start = time.perf_counter()
     with mock.patch.object(_batching, "measure", recorded):
-        choice = runner.timing("auto", None)
+        choice = runner.timing("auto", None, grid.size)
     return Tuning(choice, tried, time.perf_counter() - start, sum(_COMPILING))
 
 
@@ -151,16 +152,16 @@ def sweep_of(fn: Any, grid: ls.Grid) -> Callable[[], Any]:
     return lambda: ls.sweep(fn, grid, progress=False)
 
 
-def fixed_timing(fn: Any, width: int, grid: ls.Grid) -> _batching.Timing | str:
-    """The timing of a width, or why there is none."""
+def fixed_timing(fn: Any, strategy: _batching.Strategy, grid: ls.Grid) -> _batching.Timing | str:
+    """The timing of a strategy, or why there is none."""
     runner = local(fn, grid)
-    if width > min(runner.kernel.capacity, grid.size):
-        return "wider than the grid" if width > grid.size else "wider than a buffer"
-    memory = runner.kernel.with_width(width).program.memory_analysis()
+    if strategy.width > min(runner.kernel.capacity, grid.size):
+        return "wider than the grid" if strategy.width > grid.size else "wider than a buffer"
+    memory = runner.kernel.using(strategy).program.memory_analysis()
     temporaries = getattr(memory, "temp_size_in_bytes", 0)
     if temporaries > _batching.default_memory(jax.local_devices()[0]):
         return f"needs {temporaries / 2**30:.1f} GiB"
-    return runner.timing(width, None)
+    return runner.timing(strategy, None, grid.size)
 
 
 def sweep_at(fn: Any, grid: ls.Grid, timing: _batching.Timing) -> Callable[[], Any]:
@@ -194,37 +195,44 @@ def compare(report: Report, name: str, fn: ls.LossSurface) -> None:
         contenders |= fixed(report, fn, grid)
         times = report.compare(contenders, repeats=5)
     best = times.fastest([name for name in contenders if name != "auto"])
-    report.note(f"  best fixed: {best}; auto chose {tuning.choice.width}", best=best, choice=tuning.choice.width)
+    report.note(f"  best fixed: {best}; auto chose {title(tuning.choice.strategy)}", best=best)
     report.finding(f"auto / {best}", times, lambda t: t["auto"] / t[best], target=TARGET)
 
 
 def describe(report: Report, tuning: Tuning) -> None:
     """What was tried."""
-    rows = ", ".join(f"{t.width}: {1e6 * t.seconds:,.2f}" for t in tuning.tried)
-    report.note(f"  tried (width: us a point) {rows}", tried=[vars(t) for t in tuning.tried])
+    rows = ", ".join(f"{title(t.strategy)}: {1e6 * t.seconds:,.2f}" for t in tuning.tried)
+    report.note(f"  tried (us a point) {rows}", tried=[dataclasses.asdict(t) for t in tuning.tried])
     report.note(
         f"  tuning {tuning.seconds:.2f} s, of which {tuning.compiling:.2f} s tracing and compiling; "
-        f"auto chose {tuning.choice.width}",
+        f"auto chose {title(tuning.choice.strategy)}",
         tuning_seconds=tuning.seconds,
         compile_seconds=tuning.compiling,
     )
 
 
+def title(strategy: _batching.Strategy) -> str:
+    """How the tables name a strategy."""
+    return f"{'hoisted' if strategy.hoist else 'width'} {strategy.width}"
+
+
 def fixed(report: Report, fn: Any, grid: ls.Grid) -> dict[str, Callable[[], Any]]:
-    """Sweeps at the fixed widths that are worth repeating; all are compiled afterwards."""
+    """Sweeps at the fixed strategies that are worth repeating; all are compiled afterwards."""
     limit = SLOWEST * clock(sweep_of(fn, grid))
+    widths = (1, 16, 64) if report.quick else WIDTHS
+    shares = local(fn, grid).kernel.num_hoisted() > 0
+    strategies = [_batching.Strategy(w, hoist) for w in widths for hoist in (False, True)[: 1 + (shares and w > 1)]]
     sweeps = {}
-    for width in (1, 16, 64) if report.quick else WIDTHS:
-        timing = fixed_timing(fn, width, grid)
+    for strategy in strategies:
+        timing = fixed_timing(fn, strategy, grid)
         if isinstance(timing, str):
-            report.note(f"  width {width} left out: {timing}")
+            report.note(f"  {title(strategy)} left out: {timing}")
             continue
         sweep = sweep_at(fn, grid, timing)
         seconds = clock(sweep)
         if seconds > limit:
-            report.note(
-                f"  width {width} left out: {seconds:.1f} s, more than {SLOWEST:g} times auto's", seconds=seconds
-            )
+            note = f"  {title(strategy)} left out: {seconds:.1f} s, more than {SLOWEST:g} times auto's"
+            report.note(note, seconds=seconds)
         else:
-            sweeps[f"width {width}"] = sweep
+            sweeps[title(strategy)] = sweep
     return sweeps

@@ -26,6 +26,7 @@ import optax
 from _runner import Lab, UsageError, main, say
 
 import landscape as ls
+from landscape._batching import Strategy
 from landscape._fingerprint import function_digests
 
 Directions = Literal["filter", "layer", "none", "pca", "three-point", "hessian"]
@@ -267,9 +268,9 @@ def _unperturbed(surface: ls.LossSurface, plane: ls.Subspace, landscape: ls.Land
     The same losses by another program, such as the one that trained, may differ in the last bit.
     """
     still = ls.Subspace(plane.origin, jax.tree.map(jnp.zeros_like, plane.directions))
-    width = landscape.meta["plan"]["batching"]["width"]
+    strategy = Strategy(**landscape.meta["plan"]["batching"])
     point = ls.Grid.of(alpha=[0.0], beta=[0.0])
-    values = ls.sweep(dataclasses.replace(surface, at=still), point, batch=width, progress=False)
+    values = ls.sweep(dataclasses.replace(surface, at=still), point, batch=strategy, progress=False)
     return {name: float(values[name][0, 0]) for name in values if name.endswith("_loss")}
 
 

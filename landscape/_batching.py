@@ -1,11 +1,12 @@
-"""How many points one compiled program takes at a time: the kernel of a sweep, and the measured choice of its width.
+"""How many points one compiled program takes at a time: the kernel of a sweep, and the measured choice of its strategy.
 
 A kernel is one jitted loop over *steps* of `width` points: width 1 evaluates point after point (`lax.map`), a
-larger one `vmap`s the points of a step. The number of steps is a run-time value, so one compilation serves the
+larger one `vmap`s the points of a step, plainly or *hoisted*: what is affine in the coordinates is then computed
+once a step, in factored form (`affine`). The number of steps is a run-time value, so one compilation serves the
 timing, every tile and the ragged last one. The user's function is traced once: the inner `jit` keeps its jaxpr
-for all widths.
+for all strategies.
 
-Width is measured on the user's own function, because no rule predicts it: on a CPU, `vmap` over convolution
+The strategy is measured on the user's own function, because no rule predicts it: on a CPU, `vmap` over convolution
 kernels is several times slower than a loop, while for a small net it is many times faster, and past the size of
 the cache wider is slower again (`benchmarks/batching.py`).
 """
@@ -24,6 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from landscape.affine import distribute, num_hoisted
 
 COARSE = 16  # ratio of neighbouring widths tried first
 FINE = 4  # ratio of those tried around the best
@@ -53,29 +56,45 @@ def output_shapes(fn: Any, num_coords: int) -> dict[str, jax.ShapeDtypeStruct]:
         return jax.eval_shape(evaluate_point, fn, jax.ShapeDtypeStruct((num_coords,), coords_dtype()))
 
 
-def _evaluate_steps(fn: Any, coords: jax.Array, num_points: jax.Array, width: int) -> dict[str, jax.Array]:
+@dataclass(frozen=True)
+class Strategy:
+    """How points go through one program.
+
+    Attributes:
+        width: points at a time; 1 is `lax.map`, more is `vmap`.
+        hoist: whether the points of a step share the linear operations on values affine in the coordinates
+            (`affine.affine_vmap`). Needs a width above 1.
+    """
+
+    width: int = 1
+    hoist: bool = False
+
+
+def _evaluate_steps(fn: Any, coords: jax.Array, num_points: jax.Array, strategy: Strategy) -> dict[str, jax.Array]:
     shapes = output_shapes(fn, coords.shape[1])
     start = {name: jnp.zeros((coords.shape[0], *s.shape), s.dtype) for name, s in shapes.items()}
+    width, point = strategy.width, partial(evaluate_point, fn)
+    together = jax.vmap(distribute(point) if strategy.hoist else point)
 
     def step(i: jax.Array, values: dict[str, jax.Array]) -> dict[str, jax.Array]:
         if width == 1:
-            new = jax.tree.map(lambda x: x[None], evaluate_point(fn, coords[i]))
+            new = jax.tree.map(lambda x: x[None], point(coords[i]))
         else:
-            new = jax.vmap(partial(evaluate_point, fn))(jax.lax.dynamic_slice_in_dim(coords, i * width, width))
+            new = together(jax.lax.dynamic_slice_in_dim(coords, i * width, width))
         return jax.tree.map(lambda v, n: jax.lax.dynamic_update_slice_in_dim(v, n, i * width, 0), values, new)
 
     return jax.lax.fori_loop(0, (num_points + width - 1) // width, step, start)
 
 
-@partial(jax.jit, static_argnames=("width", "mesh"))
-def _evaluate(fn: Any, coords: jax.Array, num_points: jax.Array, *, width: int, mesh: Mesh | None) -> Any:
+@partial(jax.jit, static_argnames=("strategy", "mesh"))
+def _evaluate(fn: Any, coords: jax.Array, num_points: jax.Array, *, strategy: Strategy, mesh: Mesh | None) -> Any:
     """Values of the first `num_points[d]` points of each device's share of `coords`; the others hold 0."""
     if mesh is None:
-        return _evaluate_steps(fn, coords, num_points[0], width)
+        return _evaluate_steps(fn, coords, num_points[0], strategy)
     each = PartitionSpec("points")
 
     def shard(fn: Any, coords: jax.Array, num_points: jax.Array) -> Any:
-        return _evaluate_steps(fn, coords, num_points[0], width)
+        return _evaluate_steps(fn, coords, num_points[0], strategy)
 
     return jax.shard_map(shard, mesh=mesh, in_specs=(PartitionSpec(), each, each), out_specs=each, check_vma=False)(
         fn, coords, num_points
@@ -84,12 +103,12 @@ def _evaluate(fn: Any, coords: jax.Array, num_points: jax.Array, *, width: int, 
 
 @dataclass(frozen=True)
 class Timing:
-    """What was measured of one width: seconds a point, seconds to compile, bytes of temporaries.
+    """What was measured of one strategy: seconds a point, seconds to compile, bytes of temporaries.
 
-    `settled` says that no further width was left untried for want of points, `num_points` how many there were.
+    `settled` says that no further strategy was left untried for want of points, `num_points` how many there were.
     """
 
-    width: int
+    strategy: Strategy
     seconds: float
     compile_seconds: float = 0.0
     temp_bytes: int = 0
@@ -99,13 +118,13 @@ class Timing:
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
-    """A point function ready to run on some devices, `width` points to a step."""
+    """A point function ready to run on some devices with one strategy."""
 
     fn: Any
     devices: tuple[jax.Device, ...]
     num_coords: int
     capacity: int
-    width: int = 1
+    strategy: Strategy = Strategy()
 
     @classmethod
     def build(cls, fn: Any, num_coords: int, devices: Sequence[jax.Device]) -> "Kernel":
@@ -120,9 +139,25 @@ class Kernel:
         """Points that one call can take."""
         return self.capacity * len(self.devices)
 
-    def with_width(self, width: int) -> "Kernel":
-        """The same kernel with another width."""
-        return dataclasses.replace(self, width=width, capacity=-(-self.capacity // width) * width)
+    @property
+    def width(self) -> int:
+        """Points to a step."""
+        return self.strategy.width
+
+    def using(self, strategy: Strategy) -> "Kernel":
+        """The same kernel with another strategy."""
+        width = strategy.width
+        return dataclasses.replace(self, strategy=strategy, capacity=-(-self.capacity // width) * width)
+
+    def narrower(self) -> "Kernel":
+        """The same kernel with half the width."""
+        return self.using(Strategy(max(1, self.width // 2), self.strategy.hoist and self.width > 3))
+
+    def num_hoisted(self) -> int:
+        """Contractions that the points of a step would share; tracing alone."""
+        coords = jax.ShapeDtypeStruct((self.num_coords,), coords_dtype())
+        with jax.default_matmul_precision("highest"):
+            return num_hoisted(partial(evaluate_point, self.fn), coords)
 
     def __call__(self, points: np.ndarray) -> "Pending":
         """Start evaluating `points`, float64 `(n, k)` with `n <= max_points`; does not wait."""
@@ -136,7 +171,7 @@ class Kernel:
         coords = jax.ShapeDtypeStruct((self.max_points, self.num_coords), coords_dtype(), sharding=self._sharding())
         counts = jax.ShapeDtypeStruct((len(self.devices),), jnp.int32, sharding=self._sharding())
         with jax.default_matmul_precision("highest"):
-            return _evaluate.lower(self.fn, coords, counts, width=self.width, mesh=mesh).compile()
+            return _evaluate.lower(self.fn, coords, counts, strategy=self.strategy, mesh=mesh).compile()
 
     def _sharding(self) -> Any:
         if len(self.devices) == 1:
@@ -218,7 +253,7 @@ def measure(kernel: Kernel, points: np.ndarray, max_memory: float = math.inf) ->
         spent = _seconds(kernel, points[:count])
     for _ in range(int(np.clip(3 * PROBE_SECONDS / spent, 1, 3)) - 1):
         spent = min(spent, _seconds(kernel, points[:count]))
-    return Timing(kernel.width, spent / count, compile_seconds, temporaries)
+    return Timing(kernel.strategy, spent / count, compile_seconds, temporaries)
 
 
 def _seconds(kernel: Kernel, points: np.ndarray) -> float:
@@ -228,13 +263,13 @@ def _seconds(kernel: Kernel, points: np.ndarray) -> float:
 
 
 def tune(kernel: Kernel, points: np.ndarray, num_points: int, max_memory: int | None) -> Timing:
-    """The width that is fastest on `points`, found by climbing, within the memory allowed.
+    """The strategy that is fastest on `points`, found by climbing, within the memory allowed.
 
-    A width is tried only where it could pay for its own trial in the `num_points` to come, so a short sweep is
+    A strategy is tried only where it could pay for its own trial in the `num_points` to come, so a short sweep is
     not held up by its own tuning. What was found is remembered for equal functions and shapes.
 
     Args:
-        kernel: the point function; its own width is not used.
+        kernel: the point function; its own strategy is not used.
         points: coordinates to time on, `(m, k)`; more of them than the widest step, repeated if need be.
         num_points: points that the sweep will evaluate.
         max_memory: bytes that the temporaries of one device may take; `None` for `default_memory`.
@@ -247,8 +282,8 @@ def tune(kernel: Kernel, points: np.ndarray, num_points: int, max_memory: int | 
 
 
 def time_once(kernel: Kernel, points: np.ndarray) -> Timing:
-    """The timing of a width that was asked for; remembered for equal functions and shapes."""
-    key = _key(kernel, ("fixed", kernel.width))
+    """The timing of a strategy that was asked for; remembered for equal functions and shapes."""
+    key = _key(kernel, ("fixed", kernel.strategy))
     if key in _CHOICES:
         return _CHOICES[key]
     timing = measure(kernel, points)
@@ -265,16 +300,20 @@ def _remember(key: Any, timing: Timing) -> Timing:
 
 
 class _Climb:
-    """One search over widths: coarse steps up while they help, the neighbours of the best, a play-off of the close."""
+    """One search: coarse steps of width up while they help, the neighbours of the best, a play-off of the close.
+
+    Where points can share work, the widths climbed are hoisted ones, and the best of them meets its plain twin.
+    """
 
     def __init__(self, kernel: Kernel, points: np.ndarray, num_points: int, max_memory: int | None) -> None:
         self.kernel, self.points, self.num_points = kernel, points, num_points
         self.memory = default_memory(kernel.devices[0]) if max_memory is None else max_memory
         self.settled = True
-        first = measure(kernel.with_width(1), points)
+        first = measure(kernel.using(Strategy()), points)
         assert first is not None
-        self.timings = {1: first}
+        self.timings = {first.strategy: first}
         self.compile_seconds = first.compile_seconds
+        self.hoist = self._pays(Strategy(COARSE), gain=0.9) and kernel.num_hoisted() > 0
 
     @property
     def best(self) -> Timing:
@@ -284,51 +323,58 @@ class _Climb:
         width = COARSE
         while width <= self.kernel.capacity and self._try(width, gain=0.9 if width == COARSE else 0.5):
             width *= COARSE
-        for neighbour in (self.best.width * FINE, self.best.width // FINE):
+        for neighbour in (self.best.strategy.width * FINE, self.best.strategy.width // FINE):
             if 1 < neighbour <= self.kernel.capacity:
                 self._try(neighbour, gain=0.25)
+        if self.best.strategy.hoist:
+            self._measure(Strategy(self.best.strategy.width), gain=0.25)
         chosen = self._play_off([t for t in self.timings.values() if t.seconds < CLOSE * self.best.seconds])
         return dataclasses.replace(chosen, settled=self.settled, num_points=self.num_points)
 
     def _try(self, width: int, gain: float) -> bool:
         """Time a width unless it cannot pay; whether to climb on, as it was about as fast as the best."""
         best = self.best.seconds
-        if width in self.timings:
-            return False
-        if gain * best * self.num_points < self.compile_seconds + 2 * width * best:
-            self.settled = False
-            return False
-        timing = self._measure(self.kernel.with_width(width))
-        if timing is None:
-            return False
-        self.compile_seconds = max(self.compile_seconds, timing.compile_seconds)
-        self.timings[width] = timing
-        return timing.seconds <= LEVEL * best
+        timing = self._measure(Strategy(width, self.hoist), gain)
+        return timing is not None and timing.seconds <= LEVEL * best
+
+    def _pays(self, strategy: Strategy, gain: float) -> bool:
+        """Whether the points to come could win back what a trial costs, if it saves that share of their time."""
+        best = self.best.seconds
+        return gain * best * self.num_points >= self.compile_seconds + 2 * strategy.width * best
 
     def _play_off(self, close: list[Timing]) -> Timing:
-        """Time close widths again, in turns, since a machine's speed drifts; the narrowest that is about the best."""
+        """Time close ones again, in turns, since a machine's speed drifts; the narrowest that is about the best."""
         rounds = PLAY_OFF_ROUNDS if self.best.seconds * self.num_points > 10 * PROBE_SECONDS * len(close) else 0
         if len(close) > 1 and rounds:
             runs = np.array([[self._run(t) for t in close] for _ in range(rounds)])
             close = [dataclasses.replace(t, seconds=float(s)) for t, s in zip(close, np.median(runs, axis=0))]
         fastest = min(t.seconds for t in close)
-        return min((t for t in close if BETTER * t.seconds <= fastest), key=lambda t: t.width)
+        return min((t for t in close if BETTER * t.seconds <= fastest), key=lambda t: t.strategy.width)
 
     def _run(self, timing: Timing) -> float:
         """Seconds a point of a run of about the probe's length."""
-        kernel = self.kernel.with_width(timing.width)
+        kernel = self.kernel.using(timing.strategy)
         step, limit = kernel.width * len(kernel.devices), min(len(self.points), kernel.max_points)
         count = min(limit, max(1, round(PROBE_SECONDS / (timing.seconds * step))) * step)
         return _seconds(kernel, self.points[:count]) / count
 
-    def _measure(self, kernel: Kernel) -> Timing | None:
-        """Time a kernel, or None where it does not fit into the memory."""
+    def _measure(self, strategy: Strategy, gain: float) -> Timing | None:
+        """Time a new strategy that could pay, or None; also where it does not fit into the memory."""
+        if strategy in self.timings:
+            return None
+        if not self._pays(strategy, gain):
+            self.settled = False
+            return None
         try:
-            return measure(kernel, self.points, self.memory)
+            timing = measure(self.kernel.using(strategy), self.points, self.memory)
         except jax.errors.JaxRuntimeError as error:
             if is_out_of_memory(error):
                 return None
             raise
+        if timing is not None:
+            self.compile_seconds = max(self.compile_seconds, timing.compile_seconds)
+            self.timings[strategy] = timing
+        return timing
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -44,6 +44,12 @@ class Progress:
                 flush=True,
             )
 
+    def expect(self, total: int) -> None:
+        """Change the total."""
+        self._total = total
+        if self._bar is not None:
+            self._bar.total = total
+
     def say(self, text: str) -> None:
         """One line on stderr, above the bar where there is one."""
         if self._bar is not None:

@@ -1,11 +1,11 @@
-"""Who computes the tiles of a sweep: this process's own devices (`Local`), or the workers of an executor (`Remote`)."""
+"""Who computes the points of a sweep: this process's own devices (`Local`), or the workers of an executor (`Remote`)."""
 
 import concurrent.futures
 import hashlib
 import itertools
 import pickle
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -13,51 +13,53 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape._batching import Kernel, Pending, Timing, coords_dtype, is_out_of_memory, time_once, tune
-from landscape._layout import Layout
+from landscape._batching import Kernel, Pending, Strategy, Timing, coords_dtype, is_out_of_memory, time_once, tune
 from landscape.grid import Grid
 
-IN_FLIGHT = 32  # tiles given to an executor at a time
+IN_FLIGHT = 32  # jobs given to an executor at a time
 
-Batch = int | Literal["auto"]
+Batch = int | Strategy | Literal["auto"]
+Job = tuple[int, np.ndarray]  # a number to know it by, and float64 points (n, k)
 Values = dict[str, np.ndarray]
 Say = Callable[[str], None]
 
 
 class Runner(Protocol):
-    """Who computes tiles."""
+    """Who computes points."""
 
     names: list[str]
 
-    def timing(self, batch: Batch, max_memory: int | None) -> Timing:
-        """Choose a width, or time the one that was asked for."""
+    def timing(self, batch: Batch, max_memory: int | None, num_points: int) -> Timing:
+        """Choose a strategy for so many points, or time the one that was asked for."""
         ...
 
-    def tiles(self, layout: Layout, width: int, todo: list[int], say: Say) -> Generator[tuple[int, Values]]:
-        """Values of the tiles, in any order."""
+    def values(self, strategy: Strategy, jobs: Iterable[Job], say: Say) -> Generator[tuple[int, Values]]:
+        """Values at the points of each job, in any order."""
         ...
 
 
 class Local:
-    """Runs tiles on this process's devices."""
+    """Runs jobs on this process's devices."""
 
     def __init__(self, fn: Any, grid: Grid, devices: tuple[jax.Device, ...]) -> None:
         self.kernel, self.grid = Kernel.build(fn, grid.ndim, devices), grid
+        self._kernels: dict[Strategy, Kernel] = {}
         self.names = [f"{d.platform}:{d.id} {d.device_kind}" for d in devices]
 
-    def timing(self, batch: Batch, max_memory: int | None) -> Timing:
-        return _timing(self.kernel, _spread(self.grid), self.grid.size, batch, max_memory)
+    def timing(self, batch: Batch, max_memory: int | None, num_points: int) -> Timing:
+        return _timing(self.kernel, _spread(self.grid), num_points, batch, max_memory)
 
-    def tiles(self, layout: Layout, width: int, todo: list[int], say: Say) -> Generator[tuple[int, Values]]:
-        """The tiles in turn; the next one is computed while one is handed over."""
-        shrinking = _Shrinking(self.kernel.with_width(width), say)
+    def values(self, strategy: Strategy, jobs: Iterable[Job], say: Say) -> Generator[tuple[int, Values]]:
+        """The jobs in turn; the next one is computed while one is handed over."""
+        kernel = self._kernels.setdefault(strategy, self.kernel.using(strategy))
+        shrinking = _Shrinking(kernel, say)
         flying: deque[tuple[int, Any]] = deque()
-        for tile in todo:
-            flying.append((tile, shrinking.start(layout.points(tile))))
+        for number, points in jobs:
+            flying.append((number, shrinking.start(points)))
             if len(flying) > 1:
                 yield flying[0][0], flying.popleft()[1]()
-        for tile, wait in flying:
-            yield tile, wait()
+        for number, wait in flying:
+            yield number, wait()
 
 
 class _Shrinking:
@@ -86,7 +88,7 @@ class _Shrinking:
         if not is_out_of_memory(error) or width == 1:
             raise error
         if self.kernel.width >= width:
-            self.kernel = self.kernel.with_width(width // 2)
+            self.kernel = self.kernel.narrower()
         if not self.said:
             self.say(f"the device is out of memory; going on with {self.kernel.width} points at a time or fewer")
             self.said = True
@@ -94,7 +96,7 @@ class _Shrinking:
 
 
 class Remote:
-    """Runs tiles on the workers of an executor."""
+    """Runs jobs on the workers of an executor."""
 
     def __init__(self, fn: Any, grid: Grid, executor: concurrent.futures.Executor) -> None:
         payload = _pickle((fn, grid.ndim))
@@ -102,18 +104,18 @@ class Remote:
         self.executor, self.grid = executor, grid
         self.names = [f"workers of {type(executor).__name__}"]
 
-    def timing(self, batch: Batch, max_memory: int | None) -> Timing:
+    def timing(self, batch: Batch, max_memory: int | None, num_points: int) -> Timing:
         """Tuned by a worker, on the worker's devices."""
         points = _spread(self.grid)
-        return self.executor.submit(_timing_at_worker, *self.task, points, self.grid.size, batch, max_memory).result()
+        return self.executor.submit(_timing_at_worker, *self.task, points, num_points, batch, max_memory).result()
 
-    def tiles(self, layout: Layout, width: int, todo: list[int], say: Say) -> Generator[tuple[int, Values]]:
-        """The tiles as they come back, a few handed out ahead."""
-        queue, flying = iter(todo), {}
+    def values(self, strategy: Strategy, jobs: Iterable[Job], say: Say) -> Generator[tuple[int, Values]]:
+        """The jobs as they come back, a few handed out ahead."""
+        queue, flying = iter(jobs), {}
 
         def hand_out(count: int) -> None:
-            for tile in itertools.islice(queue, count):
-                flying[self.executor.submit(_tile_at_worker, *self.task, width, layout.points(tile))] = tile
+            for number, points in itertools.islice(queue, count):
+                flying[self.executor.submit(_values_at_worker, *self.task, strategy, points)] = number
 
         try:
             hand_out(IN_FLIGHT)
@@ -144,47 +146,47 @@ def _pickle(value: Any) -> bytes:
         ) from error
 
 
-_KERNELS: dict[Any, Kernel] = {}  # at a worker, kept between tiles so that it compiles once
+_KERNELS: dict[Any, Kernel] = {}  # at a worker, kept between jobs so that it compiles once
 
 
-def _kernel_at_worker(digest: str, payload: bytes, x64: bool, width: int) -> Kernel:
-    if (digest, x64, width) not in _KERNELS:
+def _kernel_at_worker(digest: str, payload: bytes, x64: bool, strategy: Strategy) -> Kernel:
+    if (digest, x64, strategy) not in _KERNELS:
         if len(_KERNELS) >= 8:
             _KERNELS.clear()
         fn, num_coords = pickle.loads(payload)
-        kernel = _KERNELS.get((digest, x64, 1)) or Kernel.build(fn, num_coords, jax.local_devices())
-        _KERNELS[digest, x64, 1] = kernel
-        _KERNELS[digest, x64, width] = kernel.with_width(width)
-    return _KERNELS[digest, x64, width]
+        kernel = _KERNELS.get((digest, x64, Strategy())) or Kernel.build(fn, num_coords, jax.local_devices())
+        _KERNELS[digest, x64, Strategy()] = kernel
+        _KERNELS[digest, x64, strategy] = kernel.using(strategy)
+    return _KERNELS[digest, x64, strategy]
 
 
 def _timing_at_worker(
     digest: str, payload: bytes, x64: bool, points: np.ndarray, num: int, batch: Batch, memory: Any
 ) -> Timing:
     with jax.enable_x64(x64):
-        return _timing(_kernel_at_worker(digest, payload, x64, 1), points, num, batch, memory)
+        return _timing(_kernel_at_worker(digest, payload, x64, Strategy()), points, num, batch, memory)
 
 
-def _tile_at_worker(digest: str, payload: bytes, x64: bool, width: int, points: np.ndarray) -> Values:
+def _values_at_worker(digest: str, payload: bytes, x64: bool, strategy: Strategy, points: np.ndarray) -> Values:
     with jax.enable_x64(x64):
-        return _Shrinking(_kernel_at_worker(digest, payload, x64, width), print).start(points)()
+        return _Shrinking(_kernel_at_worker(digest, payload, x64, strategy), print).start(points)()
 
 
 def _timing(kernel: Kernel, points: np.ndarray, num: int, batch: Batch, max_memory: int | None) -> Timing:
     points = np.resize(points, (kernel.max_points, points.shape[1]))
-    if batch != "auto":
-        return _time_fitting(kernel, batch, points)
-    return tune(kernel, points, num, max_memory)
+    if batch == "auto":
+        return tune(kernel, points, num, max_memory)
+    return _time_fitting(kernel.using(batch if isinstance(batch, Strategy) else Strategy(batch)), points)
 
 
-def _time_fitting(kernel: Kernel, width: int, points: np.ndarray) -> Timing:
-    """Time the width that was asked for, or the widest half, quarter, ... of it that fits into the memory."""
+def _time_fitting(kernel: Kernel, points: np.ndarray) -> Timing:
+    """Time the strategy that was asked for, or half, a quarter, ... of its width, whatever fits into the memory."""
     try:
-        return time_once(kernel.with_width(width), points)
+        return time_once(kernel, points)
     except jax.errors.JaxRuntimeError as error:
-        if width == 1 or not is_out_of_memory(error):
+        if kernel.width == 1 or not is_out_of_memory(error):
             raise
-    return _time_fitting(kernel, width // 2, points)
+    return _time_fitting(kernel.narrower(), points)
 
 
 def _spread(grid: Grid, num: int = 4096) -> np.ndarray:

@@ -1,8 +1,9 @@
 """The engine: `sweep` evaluates a point function on every point of a grid.
 
 This is the one place that compiles, loops, distributes, saves and resumes. The host loop goes over tiles, blocks of
-the grid in C order; `_batching` evaluates a tile on the devices; `store` keeps finished tiles. The answer does not
-depend on tiles, devices, order, sharding or resuming.
+the grid in C order (`_tiling`), or at a tolerance over rounds of points that `adaptive` asks for (`_refining`);
+`_batching` evaluates points on the devices; `store` keeps what is finished. The answer does not depend on tiles,
+devices, order, sharding or resuming.
 
 >>> import jax.numpy as jnp
 >>> from landscape import Grid, sweep
@@ -12,35 +13,23 @@ depend on tiles, devices, order, sharding or resuming.
 """
 
 import concurrent.futures
-import contextlib
-import dataclasses
 import os
-import platform
-import threading
-import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape import __version__, _tree
-from landscape._batching import Timing, capacity, coords_dtype, output_shapes
-from landscape._fingerprint import fingerprint
-from landscape._layout import Layout, row_tile
-from landscape._progress import Interrupted, Progress, interruptible
-from landscape._runners import Batch, Local, Remote, Runner
+from landscape import _refining, _tiling, _tree
+from landscape._batching import Strategy, coords_dtype, output_shapes
+from landscape._runners import Batch, Local, Remote
+from landscape.adaptive import Labels, Smooth, drivers
 from landscape.grid import Grid, Landscape
-from landscape.store import PlanMismatch, RunStore, is_run, open_run
-
-TILE_SECONDS = 1.0
-MAX_TILES = 4096
 
 Devices = int | Sequence[jax.Device] | None
+Tolerance = float | Mapping[str, float | Smooth | Labels] | None
 
 
 @dataclass(frozen=True)
@@ -48,7 +37,7 @@ class Plan:
     """What a sweep will do, from one timed tile: see `plan`."""
 
     points: int
-    width: int
+    strategy: Strategy
     tile: tuple[int, ...]
     num_tiles: int
     seconds: float
@@ -60,7 +49,7 @@ class Plan:
     def __str__(self) -> str:
         return (
             f"points    {self.points:,} in {self.num_tiles} tiles of {'x'.join(map(str, self.tile))}, "
-            f"{self.width} at a time\n"
+            f"{self.strategy.width} at a time{', hoisted' if self.strategy.hoist else ''}\n"
             f"devices   {', '.join(self.devices)}\n"
             f"memory    {self.memory_bytes / 2**20:,.0f} MiB for temporaries\n"
             f"disk      at most {self.disk_bytes / 2**20:,.1f} MiB\n"
@@ -72,6 +61,7 @@ def sweep(
     fn: Callable[..., Any],
     grid: Grid,
     *,
+    tolerance: Tolerance = None,
     batch: Batch = "auto",
     devices: Devices = None,
     store: str | os.PathLike[str] | None = None,
@@ -88,13 +78,22 @@ def sweep(
             compiled program. What a plain function closes over is compiled into it, and the rule of `jax.jit`
             holds: a function is traced once, so variables and arrays that it closes over must not change after.
         grid: where to evaluate.
-        batch: points evaluated at a time. `"auto"` times several widths on `fn` itself; 1 is `lax.map`, `n` is
-            `vmap` over `n` points. The answer is the same to rounding, and to the bit for the same width.
+        tolerance: evaluate only as many points as it takes to know the others to this tolerance; by default, every
+            point. A number is a share of the range of values and applies to the outputs that `fn.refined` names, or
+            to every output of one floating number a point; `{name: tolerance}` chooses outputs, among them integer
+            labels, which are refined where they change; `adaptive.Smooth` and `adaptive.Labels` say more (absolute
+            tolerances, a logarithm first). Predicted points are not marked in `computed`; outputs that take no part
+            are known only where it is set. What is promised is in `error` and in `meta["refinement"]`; `adaptive`
+            says how to read it.
+        batch: points evaluated at a time. `"auto"` times several strategies on `fn` itself; 1 is `lax.map`, `n` is
+            `vmap` over `n` points, `Strategy(n, hoist=True)` is `affine.affine_vmap`. The answer is the same to
+            rounding, and to the bit for the same strategy.
         devices: how many of, or which, local devices share the points; all of them by default.
         store: directory of a zarr run. Finished tiles are kept there as they come; the same call resumes after
             whatever stopped it.
         executor: any `concurrent.futures.Executor` whose workers run the tiles; this process only stores them.
-        shard: `(i, n)`: compute only every `n`-th tile, from the `i`-th, for jobs that share one `store`.
+        shard: `(i, n)`: compute only every `n`-th tile, from the `i`-th, for jobs that share one `store`. Not with
+            `tolerance`, where each round depends on the one before: use `executor`.
         max_memory: bytes that the temporaries of one device may take: a quarter of a CPU's memory, half of a
             GPU's by default.
         progress: a bar on a terminal and a line every 30 s elsewhere (`"auto"`), always a bar, or nothing.
@@ -113,10 +112,13 @@ def sweep(
     _check_options(batch, store, shard, max_memory)
     if executor is not None and devices is not None:
         raise ValueError("executor= computes on its workers' own devices; leave devices= away")
+    if shard is not None and tolerance is not None:
+        raise ValueError("shard= cannot divide a sweep with tolerance=: its rounds depend on each other; use executor=")
     fn = _prepare(fn, grid)
+    driven = None if tolerance is None else _drivers(fn, grid, tolerance)
     runner = Local(fn, grid, _resolve_devices(devices)) if executor is None else Remote(fn, grid, executor)
-    job = _Job.begin(fn, grid, runner, batch, max_memory, store)
-    return job.run(runner, shard, progress)
+    task = _tiling.Task(fn, grid, runner, batch, max_memory, store, progress)
+    return _tiling.run(task, shard) if driven is None else _refining.run(task, driven)
 
 
 def plan(
@@ -131,12 +133,12 @@ def plan(
     _check_options(batch, None, None, max_memory)
     fn = _prepare(fn, grid)
     chosen = _resolve_devices(devices)
-    timing = Local(fn, grid, chosen).timing(batch, max_memory)
-    layout = _layout(fn, grid, timing)
+    timing = Local(fn, grid, chosen).timing(batch, max_memory, grid.size)
+    layout = _tiling.layout_for(fn, grid, timing)
     row = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout.outputs.values()) + 1
     return Plan(
         points=grid.size,
-        width=timing.width,
+        strategy=timing.strategy,
         tile=layout.tile,
         num_tiles=layout.num_tiles,
         seconds=timing.seconds * grid.size,
@@ -151,8 +153,11 @@ def plan(
 
 
 def _check_options(batch: Any, store: Any, shard: Any, max_memory: Any) -> None:
-    if batch != "auto" and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-        raise ValueError(f"batch must be 'auto' or a positive number of points, got {batch!r}")
+    width = batch.width if isinstance(batch, Strategy) else batch
+    if batch != "auto" and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
+        raise ValueError(f"batch must be 'auto', a positive number of points or a Strategy of one, got {batch!r}")
+    if isinstance(batch, Strategy) and batch.hoist and batch.width == 1:
+        raise ValueError("Strategy(hoist=True) shares work between the points of a step: give it a width above 1")
     if max_memory is not None and max_memory <= 0:
         raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
     if shard is not None:
@@ -214,6 +219,10 @@ def _check_outputs(fn: Any, grid: Grid) -> None:
     grid.check_outputs(outputs)
 
 
+def _drivers(fn: Any, grid: Grid, tolerance: Any) -> dict[str, Smooth | Labels]:
+    return drivers(tolerance, _tiling.output_types(fn, grid), getattr(fn, "refined", None))
+
+
 def _resolve_devices(devices: Devices) -> tuple[jax.Device, ...]:
     local = jax.local_devices()
     if devices is None:
@@ -225,152 +234,3 @@ def _resolve_devices(devices: Devices) -> tuple[jax.Device, ...]:
     if not devices:
         raise ValueError("devices is empty; give jax devices, a number of them, or None for all")
     return tuple(devices)
-
-
-# ------------------------------------------------------------------------------------------------------------- job
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """One sweep: its tiles, the width they are computed with, and where finished ones go."""
-
-    layout: Layout
-    width: int
-    store: RunStore | None
-    plan: dict[str, Any]
-
-    @classmethod
-    def begin(cls, fn: Any, grid: Grid, runner: "Runner", batch: Batch, max_memory: int | None, path: Any) -> "_Job":
-        """Plan the tiles, or take the plan over from the store that is to be resumed."""
-        if path is None:
-            timing = runner.timing(batch, max_memory)
-            return cls(_layout(fn, grid, timing), timing.width, None, _batching(timing.width))
-        what = fingerprint(fn, grid)
-        if is_run(path):
-            width = _stored_width(path) if batch == "auto" else batch
-            store = open_run(path, what | _batching(width), _layout(fn, grid, Timing(width, 1.0)), _first_meta())
-        else:
-            timing = runner.timing(batch, max_memory)
-            store = _create_or_join(path, what | _batching(timing.width), _layout(fn, grid, timing), batch)
-        layout = dataclasses.replace(store.layout, grid=grid)
-        return cls(layout, store.plan["batching"]["width"], store, store.plan)
-
-    def run(self, runner: "Runner", shard: tuple[int, int] | None, show: Any) -> Landscape:
-        """Compute the tiles that are missing and return everything that is known."""
-        keep = _InMemory(self.layout) if self.store is None else _InStore(self.store, self.layout)
-        index, count = shard or (0, 1)
-        mine = range(index, self.layout.num_tiles, count)
-        finished = keep.finished(set(mine))
-        todo = [tile for tile in mine if tile not in finished]
-        progress = Progress(
-            sum(map(self.layout.size, mine)), sum(map(self.layout.size, finished.intersection(mine))), show
-        )
-        start = time.perf_counter()
-        tiles = runner.tiles(self.layout, self.width, todo, progress.say)
-        with contextlib.closing(progress), contextlib.closing(tiles), keep.interruptible() as stop:
-            for number, (tile, values) in enumerate(tiles, 1):
-                keep.write(tile, values)
-                progress.advance(self.layout.size(tile))
-                if stop.is_set() and number < len(todo):
-                    raise Interrupted(f"stopped after {number} tiles; the same call resumes {keep.where}")
-        call = {
-            "evaluations": sum(map(self.layout.size, todo)),
-            "seconds": round(time.perf_counter() - start, 3),
-        }
-        landscape = keep.landscape({"plan": self.plan, "provenance": _provenance()}, call | {"devices": runner.names})
-        if stop.is_set():
-            raise Interrupted(f"finished and stored; the same call reads it {keep.where}")
-        return landscape
-
-
-class _InMemory:
-    """Keeps tiles in the arrays of the result."""
-
-    where = "from the start, since no store was given"
-
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
-        self.values, self.computed = layout.empty()
-
-    def finished(self, mine: set[int]) -> set[int]:
-        return set()
-
-    def interruptible(self) -> contextlib.AbstractContextManager[threading.Event]:
-        return contextlib.nullcontext(threading.Event())
-
-    def write(self, tile: int, values: Mapping[str, np.ndarray]) -> None:
-        region, shape = self.layout.region(tile), self.layout.shape(tile)
-        for name, value in values.items():
-            self.values[name][region] = value.reshape(shape + value.shape[1:])
-        self.computed[region] = True
-
-    def landscape(self, meta: dict[str, Any], call: dict[str, Any]) -> Landscape:
-        meta["calls"] = [call]
-        return Landscape(self.layout.grid, self.values, self.computed, dict.fromkeys(self.values), meta)
-
-
-class _InStore:
-    """Keeps tiles in a run store; damaged ones count as missing."""
-
-    def __init__(self, store: RunStore, layout: Layout) -> None:
-        self.store, self.layout = store, layout
-        self.where = f"from {store.path}"
-
-    def finished(self, mine: set[int]) -> set[int]:
-        for tile in mine.intersection(self.store.damaged(self.layout)):
-            warnings.warn(f"tile {tile} of {self.store.path} is damaged and is computed again", stacklevel=4)
-            self.store.discard(self.layout, tile)
-        return self.store.finished()
-
-    def interruptible(self) -> contextlib.AbstractContextManager[threading.Event]:
-        return interruptible()
-
-    def write(self, tile: int, values: Mapping[str, np.ndarray]) -> None:
-        self.store.write(self.layout, tile, values)
-
-    def landscape(self, meta: dict[str, Any], call: dict[str, Any]) -> Landscape:
-        if call["evaluations"]:
-            self.store.update_meta(lambda earlier: earlier | meta | {"calls": [*earlier.get("calls", []), call]})
-        return dataclasses.replace(self.store.read(), grid=self.layout.grid)
-
-
-def _layout(fn: Any, grid: Grid, timing: Timing) -> Layout:
-    """Tiles of about a second, so that little is lost when a run is killed, but not too many files."""
-    outputs = {name: (tuple(s.shape), np.dtype(s.dtype)) for name, s in output_shapes(fn, grid.ndim).items()}
-    wanted = max(TILE_SECONDS / max(timing.seconds, 1e-9), grid.size / MAX_TILES, timing.width)
-    target = int(min(wanted, capacity(fn, grid.ndim)))
-    return Layout(grid, outputs, row_tile(grid.shape, target, timing.width))
-
-
-def _batching(width: int) -> dict[str, Any]:
-    return {"batching": {"width": width}}
-
-
-def _stored_width(path: Any) -> int:
-    return RunStore(Path(path)).plan.get("batching", {}).get("width", 1)
-
-
-def _create_or_join(path: Any, plan: dict[str, Any], layout: Layout, batch: Batch) -> RunStore:
-    """Create the store; where another process was first and tuned to another width, take over its choice."""
-    try:
-        return open_run(path, plan, layout, _first_meta())
-    except PlanMismatch as mismatch:
-        if batch != "auto" or mismatch.differences.keys() != {"batching.width"}:
-            raise
-        return RunStore(Path(path))
-
-
-def _first_meta() -> dict[str, Any]:
-    return {"provenance": _provenance(), "calls": []}
-
-
-def _provenance() -> dict[str, Any]:
-    return {
-        "landscape": __version__,
-        "jax": jax.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "precision": str(coords_dtype()),
-        "matmul_precision": "highest",
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }

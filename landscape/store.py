@@ -101,13 +101,22 @@ class RunStore:
         keys = (p.relative_to(root).parts for p in root.rglob("*") if p.is_file() and p.name.isdigit())
         return {int(np.ravel_multi_index([int(k) for k in key[: len(blocks)]], blocks)) for key in keys}
 
-    def write(self, layout: Layout, tile: int, values: Mapping[str, np.ndarray]) -> None:
-        """Store the values of a tile, then its commit mark."""
+    def write(
+        self, layout: Layout, tile: int, values: Mapping[str, np.ndarray], computed: np.ndarray | None = None
+    ) -> None:
+        """Store the values of a tile, then its commit mark: which of its points were computed, all by default."""
         region, shape = layout.region(tile), layout.shape(tile)
         with _writable(self.path), _zarr().config.set({"array.write_empty_chunks": True}):
             for name, value in values.items():
                 self._array(name)[region] = value.reshape(shape + value.shape[1:])
-            self._array(DONE)[region] = np.ones(shape, dtype=bool)
+            self._array(DONE)[region] = np.ones(shape, dtype=bool) if computed is None else computed.reshape(shape)
+
+    def read_tile(self, layout: Layout, tile: int) -> dict[str, np.ndarray]:
+        """The values of a finished tile, points on the leading axis."""
+        size, lead = layout.size(tile), layout.grid.ndim
+        with _readable(self.path):
+            parts = {name: self._array(name)[layout.region(tile)] for name in self.names}
+        return {name: value.reshape(size, *value.shape[lead:]) for name, value in parts.items()}
 
     def damaged(self, layout: Layout) -> dict[int, str]:
         """Finished tiles of which a chunk is missing or cannot be read back, and which chunk."""
@@ -145,8 +154,13 @@ class RunStore:
                     "the sweep again with this store, and the damaged ones are computed anew"
                 ) from error
             values, computed = self._read_tiles(layout, finished)
-        filled = {name: _masked(value, computed) for name, value in values.items()}
-        return Landscape(layout.grid, filled, computed, dict.fromkeys(self.names), self.meta)
+        committed = np.zeros(layout.grid.shape, dtype=bool)
+        for tile in finished:
+            committed[layout.region(tile)] = True
+        filled = {name: _masked(value, committed) for name, value in values.items()}
+        meta = self.meta
+        error = dict.fromkeys(self.names) | meta.get("error", {})
+        return Landscape(layout.grid, filled, computed & committed, error, meta)
 
     def _read_tiles(self, layout: Layout, finished: set[int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The finished tiles alone, where a chunk of an unfinished one is half written."""
@@ -193,12 +207,12 @@ class RunStore:
         return ""
 
 
-def _masked(values: np.ndarray, computed: np.ndarray) -> np.ndarray:
+def _masked(values: np.ndarray, committed: np.ndarray) -> np.ndarray:
     """Values of tiles that were never committed are not results: fill them as not computed."""
-    if computed.all():
+    if committed.all():
         return values
     values = values.copy()
-    values[~computed] = fill_value(values.dtype)
+    values[~committed] = fill_value(values.dtype)
     return values
 
 
@@ -260,7 +274,8 @@ def save(landscape: Landscape, path: str | os.PathLike[str]) -> None:
         raise StoreError(f"{path} exists already; choose another path or delete it first")
     outputs = {n: (v.shape[landscape.grid.ndim :], v.dtype) for n, v in landscape.values.items()}
     layout = Layout(landscape.grid, outputs, row_tile(landscape.grid.shape, 2**18))
-    _create(path, {"saved": True}, layout, landscape.meta)
+    stated = {name: bound for name, bound in landscape.error.items() if bound is not None}
+    _create(path, {"saved": True}, layout, {**landscape.meta, **({"error": stated} if stated else {})})
     store = RunStore(path)
     with _writable(path), _zarr().config.set({"array.write_empty_chunks": True}):
         for name, value in landscape.values.items():

@@ -19,6 +19,8 @@ ROWS = [
     ("subspace",),
     ("_batching", "_progress"),
     ("_runners", "_fingerprint"),
+    ("_tiling",),
+    ("_refining",),
     ("engine",),
     ("training",),
     ("curvature",),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import landscape as ls
-from landscape import _batching, _runners, engine
+from landscape import _batching, _runners, _tiling
 
 GRID = ls.Grid.of(x=np.linspace(-1.5, 1.25, 7), y=np.linspace(-2.0, 0.75, 11))
 HESSIAN = np.array([[3.5, 0.75], [0.75, 0.25]])
@@ -76,8 +76,8 @@ def test_any_number_of_dimensions(shape):
 @pytest.mark.parametrize("width", [1, 8])
 def test_tiles_change_no_bit(monkeypatch, tile_seconds, width):
     reference = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=width)
-    monkeypatch.setattr(engine, "TILE_SECONDS", tile_seconds)
-    monkeypatch.setattr(engine, "MAX_TILES", 10**9)
+    monkeypatch.setattr(_tiling, "TILE_SECONDS", tile_seconds)
+    monkeypatch.setattr(_tiling, "MAX_TILES", 10**9)
     result = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=width)
     np.testing.assert_array_equal(result["loss"], reference["loss"])
 
@@ -166,10 +166,10 @@ def test_all_local_devices_share_the_points_and_give_the_same_bits():
 
 
 def test_the_kernel_lowers_for_a_gpu():
-    kernel = _batching.Kernel.build(_network(), 2, jax.local_devices()).with_width(8)
+    kernel = _batching.Kernel.build(_network(), 2, jax.local_devices()).using(_batching.Strategy(8))
     coords = jax.ShapeDtypeStruct((kernel.capacity, 2), jnp.float32)
     counts = jax.ShapeDtypeStruct((1,), jnp.int32)
-    traced = _batching._evaluate.trace(kernel.fn, coords, counts, width=8, mesh=None)
+    traced = _batching._evaluate.trace(kernel.fn, coords, counts, strategy=_batching.Strategy(8), mesh=None)
     assert "stablehlo" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
@@ -183,7 +183,7 @@ def test_out_of_memory_halves_the_width_says_so_once_and_changes_nothing(monkeyp
         return true_call(kernel, points)
 
     monkeypatch.setattr(_batching.Kernel, "__call__", small)
-    monkeypatch.setattr(_runners, "time_once", lambda kernel, points: _batching.Timing(kernel.width, 0.05))
+    monkeypatch.setattr(_runners, "time_once", lambda kernel, points: _batching.Timing(kernel.strategy, 0.05))
     result = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=8)
     np.testing.assert_array_equal(result["loss"], reference["loss"])
     assert capsys.readouterr().err.count("out of memory") == 1
@@ -197,13 +197,13 @@ def test_max_memory_bounds_the_width_that_is_chosen():
     kernel = _batching.Kernel.build(jax.tree_util.Partial(heavy), 2, jax.local_devices())
     limit = 4 * 2**20
     timing = _batching.tune(kernel, np.resize(grid.points(), (kernel.max_points, 2)), grid.size, limit)
-    assert timing.width == 1 or timing.temp_bytes <= limit
+    assert timing.strategy.width == 1 or timing.temp_bytes <= limit
 
 
 def test_plan_estimates_without_computing_the_grid():
     plan = ls.plan(_network(), ls.Grid.square(0.7, 1001), batch=64)
     assert plan.points == 1001**2
-    assert plan.width == 64
+    assert plan.strategy.width == 64
     assert plan.num_tiles == np.prod([-(-1001 // t) for t in plan.tile])
     assert plan.disk_bytes == 1001**2 * 5
     assert "1,002,001" in str(plan)
@@ -219,8 +219,8 @@ def test_plan_estimates_without_computing_the_grid():
         ({"grid": ls.Grid.of(x=[2.0, 0.5], y=[2.0])}, ValueError, "strictly increasing"),
         ({"grid": ls.Grid.of(x=[2.0, np.nan], y=[2.0])}, ValueError, "finite"),
         ({"grid": ls.Grid.of(x=np.linspace(1, 1 + 1e-7, 512))}, ValueError, "collapse to 2; use float64"),
-        ({"batch": 0}, ValueError, "batch must be 'auto' or a positive"),
-        ({"batch": "big"}, ValueError, "batch must be 'auto' or a positive"),
+        ({"batch": 0}, ValueError, "batch must be 'auto', a positive"),
+        ({"batch": "big"}, ValueError, "batch must be 'auto', a positive"),
         ({"devices": 99}, ValueError, "devices=99, but there are"),
         ({"devices": []}, ValueError, "devices is empty"),
         ({"max_memory": -1}, ValueError, "max_memory must be a positive"),
@@ -309,7 +309,7 @@ def test_other_leaves_are_refused_by_name():
 
 
 def test_tiles_in_flight_halve_the_width_once_each(monkeypatch):
-    monkeypatch.setattr(engine, "_layout", _rows(engine._layout))
+    monkeypatch.setattr(_tiling, "layout_for", _rows(_tiling.layout_for))
     true_call = _batching.Kernel.__call__
 
     def tiny(kernel, points):

@@ -17,7 +17,7 @@ import pytest
 import zarr
 
 import landscape as ls
-from landscape import _layout, engine, store
+from landscape import _layout, _tiling, store
 from landscape.store import PlanMismatch, StoreError
 
 TESTS = Path(__file__).parent
@@ -186,7 +186,7 @@ def test_dask_cluster_with_a_killed_worker_gives_the_same_bits(tmp_path):
         killer = threading.Thread(target=kill_one)
         killer.start()
         with distributed.Client(cluster) as client, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(engine, "_layout", small_tiles(engine._layout))
+            patch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
             result = ls.sweep(ripples, grid, batch=8, store=path, executor=client.get_executor())
         killer.join()
     assert result.computed.all()
@@ -266,7 +266,7 @@ def test_save_and_load_keep_every_bit_and_the_meta(tmp_path):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A finished run of several tiles."""
-    monkeypatch.setattr(engine, "_layout", small_tiles(engine._layout))
+    monkeypatch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
     return tmp_path / "run.zarr", ls.sweep(saddle, GRID, store=tmp_path / "run.zarr", batch=4)
 
 
@@ -356,7 +356,7 @@ def test_runs_that_look_alike_are_told_apart(tmp_path, first, second, field):
 
 
 def test_a_half_written_tile_without_a_mark_harms_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_layout", small_tiles(engine._layout))
+    monkeypatch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
     path, reference = tmp_path / "run.zarr", ls.sweep(saddle, GRID, batch=4)
     ls.sweep(saddle, GRID, store=path, batch=4, shard=(0, 2))
     (path / "loss" / "c" / "1").mkdir()
@@ -453,7 +453,7 @@ def test_a_real_read_only_folder(tmp_path):
 
 
 def test_a_full_disk_keeps_the_finished_tiles(tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "_layout", small_tiles(engine._layout))
+    monkeypatch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
     reference = ls.sweep(saddle, GRID, batch=4)
     written, put = [], zarr.storage.LocalStore.set
 
