@@ -5,9 +5,9 @@ examples), a convolutional net (vmap over its kernels becomes a grouped convolut
 Target: the sweep at auto's choice takes at most 1.25 times that at the best fixed width. What the tuning itself
 costs is paid once per function and process, and is stated apart.
 
-A fixed strategy is a width, plain or hoisted. It runs through the same code as auto's choice, with the tuner's answer put in its place: `batch=16`
-would time that width first, which auto, once tuned, does not. The best strategy is chosen by its median in the same
-rounds, so the ratio is rather too high than too low.
+A fixed strategy is a width, plain or hoisted. It runs through the same code as auto's choice, with the tuner's answer
+put in its place: `batch=16` would time that width first, which auto, once tuned, does not. The best strategy is chosen
+by its median in the same rounds, so the ratio is rather too high than too low.
 """
 
 import dataclasses

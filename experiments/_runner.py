@@ -56,6 +56,8 @@ class Flags:
     """Draw the figures."""
     progress: bool | Literal["auto"] = "auto"
     """A progress bar: on a terminal only, always, or never."""
+    compile_cache: bool = True
+    """Keep compiled programs in the user's cache folder for the next run."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ class Lab:
     problem: Any = None
     planning: bool = False
 
-    def sweep(self, name: str, fn: Any, grid: Any, about: Callable[[Any], Mapping[str, Any]] | None = None) -> Any:
+    def sweep(
+        self, name: str, fn: Any, grid: Any, about: Callable[[Any], Mapping[str, Any]] | None = None, **options: Any
+    ) -> Any:
         """`landscape.sweep` into the store `name.zarr`, or only its plan.
 
         Args:
@@ -75,6 +79,7 @@ class Lab:
             fn: point function.
             grid: where to evaluate it.
             about: `about(landscape)` gives entries for the landscape's meta, which are stored with it.
+            options: further options of `landscape.sweep`, such as `tolerance`.
         """
         import landscape as ls
         from landscape.store import annotate
@@ -85,7 +90,7 @@ class Lab:
             return None
         say(f"sweep {name}: {' x '.join(map(str, grid.shape))} points")
         store = self.out and self.out / f"{name}.zarr"
-        landscape = ls.sweep(fn, grid, store=store, **self.options)
+        landscape = ls.sweep(fn, grid, store=store, **self.options, **options)
         entries = about(landscape) if about is not None else {}
         if store is not None and entries:
             annotate(store, **entries)
@@ -214,6 +219,8 @@ def _execute(experiment: str, config: Any, flags: Flags, run: Any, plot: Any, fi
     start = time.perf_counter()
     if flags.x64:
         jax.config.update("jax_enable_x64", True)
+    if flags.compile_cache:
+        _keep_compiled_programs()
     out = flags.out or Path("results") / experiment
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; give a folder")
@@ -234,8 +241,20 @@ def _execute(experiment: str, config: Any, flags: Flags, run: Any, plot: Any, fi
     return _finish(result, out, flags, plot, findings, start)
 
 
+def _keep_compiled_programs() -> None:
+    """Let JAX find the programs of earlier runs; a folder that the user has set stays."""
+    import os
+
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "landscape" / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
 def _finish(result: Mapping[str, Any], out: Path, flags: Flags, plot: Any, findings: Any, start: float) -> int:
-    missing = {name: int((~landscape.computed).sum()) for name, landscape in result.items()}
+    missing = {name: _missing(landscape) for name, landscape in result.items()}
     if any(missing.values()):
         say("waiting for the other shards: " + ", ".join(f"{n} points of {k}" for k, n in missing.items() if n))
         return 0
@@ -248,6 +267,11 @@ def _finish(result: Mapping[str, Any], out: Path, flags: Flags, plot: Any, findi
     print(table(rows))
     say(f"results in {out}, {time.perf_counter() - start:.1f} s")
     return 0
+
+
+def _missing(landscape: Any) -> int:
+    """Points that are left to other shards; those that a tolerance made unnecessary are not missing."""
+    return 0 if "refinement" in landscape.meta else int((~landscape.computed).sum())
 
 
 def _draw(result: Mapping[str, Any], out: Path, plot: Any) -> None:

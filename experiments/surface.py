@@ -48,6 +48,9 @@ class Config:
     directions with that normalisation."""
     resolution: int = 101
     """Points along each axis; an odd number has a point at the centre."""
+    tolerance: float | None = None
+    """Evaluate only as many points as it takes to know every loss to this share of its range; every point by default.
+    Metrics that jump, such as accuracies, are then known only at the points evaluated."""
     extent: float = 1.0
     """Half-width of the random planes, in units of the directions."""
     metrics: tuple[Literal["sem", "gradient", "gradient_norm", "off_plane"], ...] = ()
@@ -83,7 +86,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     for kind, (plane, grid, meta) in planes.items():
         surface = ls.LossSurface(plane, problem.objectives, config.metrics, config.recalibrate)
         about = partial(_about, problem, trained, surface, meta)
-        landscape = lab.sweep(kind, surface, grid, about)
+        landscape = lab.sweep(kind, surface, grid, about, tolerance=config.tolerance)
         if landscape is not None:
             result[kind] = landscape
     return result
@@ -99,6 +102,8 @@ def _kinds(config: Config, problem: ls.Problem) -> tuple[Directions, ...]:
     for flag, (value, least) in positive.items():
         if value < least:
             raise UsageError(f"{flag} must be at least {least}, got {value}")
+    if config.tolerance is not None and not 0 < config.tolerance < 1:
+        raise UsageError(f"--tolerance is a share of the range of a loss, between 0 and 1; got {config.tolerance}")
     if not config.extent > 0:
         raise UsageError(f"--extent must be positive, got {config.extent}")
     examples = problem.objectives["train"].num_examples
@@ -372,6 +377,7 @@ def _rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
             note = f" (no grid point at the centre; this is at {_coords(at)})"
         rows.append((f"{name} loss at the centre", f"{loss:.7g} (trained parameters)", f"{found:.7g}{note}"))
     rows += [_minimum_row(landscape, name) for name in about["trained"]]
+    rows += _tolerance_rows(landscape)
     if "explained" in about:
         null = " + ".join(f"{s:.1%}" for s in about["random_walk"])
         found = " + ".join(f"{s:.1%}" for s in about["explained"])
@@ -383,6 +389,21 @@ def _rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
     shares = about["gradient_share"]
     chance = f"{landscape.grid.ndim / about['num_params']:.2g} (random plane)"
     rows.append(("gradient in the plane, along the path", chance, f"mean {np.mean(shares):.2g}, end {shares[-1]:.2g}"))
+    return rows
+
+
+def _tolerance_rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
+    """What a sweep at a tolerance evaluated, and what it promises."""
+    if "refinement" not in landscape.meta:
+        return []
+    said = landscape.meta["refinement"]
+    share = said["evaluations"] / said["points"]
+    evaluated = f"{said['evaluations']:,} of {said['points']:,} ({share:.2%}) in {said['rounds']} rounds"
+    rows = [("points evaluated", "few where it is smooth", evaluated)]
+    for name, one in said["outputs"].items():
+        wanted = f"{one['tolerance']:g} of the range {one['range']:.4g}"
+        bound = f"{one['error']:.3g} estimated; beyond it at most {one['fraction']:.2%} of the points (95 %)"
+        rows.append((f"{name}, largest error", wanted, bound))
     return rows
 
 

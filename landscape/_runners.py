@@ -1,4 +1,4 @@
-"""Who computes the points of a sweep: this process's own devices (`Local`), or the workers of an executor (`Remote`)."""
+"""Who computes the points of a sweep: this process's own devices (`Local`) or an executor's workers (`Remote`)."""
 
 import concurrent.futures
 import hashlib

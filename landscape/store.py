@@ -159,7 +159,7 @@ class RunStore:
             committed[layout.region(tile)] = True
         filled = {name: _masked(value, committed) for name, value in values.items()}
         meta = self.meta
-        error = dict.fromkeys(self.names) | meta.get("error", {})
+        error = dict.fromkeys(self.names) | meta.pop("error", {})
         return Landscape(layout.grid, filled, computed & committed, error, meta)
 
     def _read_tiles(self, layout: Layout, finished: set[int]) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -13,7 +13,9 @@ PACKAGE = ROOT / "landscape"
 ROWS = [
     ("__init__",),
     ("_tree", "grid"),
-    ("_layout", "affine", "adaptive"),
+    ("_layout", "affine", "_interpolation"),
+    ("_fields",),
+    ("adaptive",),
     ("store",),
     ("objective",),
     ("subspace",),
@@ -33,7 +35,7 @@ ROWS = [
     ("cli",),
     ("__main__",),
 ]
-NUMPY_ONLY = {"grid", "adaptive", "store", "analysis", "export", "plotting", "cli"}
+NUMPY_ONLY = {"grid", "_interpolation", "_fields", "adaptive", "store", "analysis", "export", "plotting", "cli"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 EVERYTHING = [*SOURCES, *sorted((ROOT / "experiments").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
 
