@@ -28,8 +28,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from landscape.affine import distribute, num_hoisted
 
-COARSE = 16  # ratio of neighbouring widths tried first
-FINE = 4  # ratio of those tried around the best
+# Ratio of neighbouring widths tried first, and of those tried around the best. Steps of hoisted widths are finer: what
+# a step shares soon outweighs what each point adds, and then more points only fill the cache.
+COARSE, FINE = 16, 4
+COARSE_HOISTED, FINE_HOISTED = 8, 2
 MAX_WIDTH = 16**4
 PROBE_SECONDS = 0.04
 CLOSE = 1.7  # widths within this factor of the best are timed again in turns
@@ -313,17 +315,18 @@ class _Climb:
         assert first is not None
         self.timings = {first.strategy: first}
         self.compile_seconds = first.compile_seconds
-        self.hoist = self._pays(Strategy(COARSE), gain=0.9) and kernel.num_hoisted() > 0
+        self.hoist = self._pays(Strategy(COARSE_HOISTED), gain=0.9) and kernel.num_hoisted() > 0
 
     @property
     def best(self) -> Timing:
         return min(self.timings.values(), key=lambda timing: timing.seconds)
 
     def best_of_all(self) -> Timing:
-        width = COARSE
-        while width <= self.kernel.capacity and self._try(width, gain=0.9 if width == COARSE else 0.5):
-            width *= COARSE
-        for neighbour in (self.best.strategy.width * FINE, self.best.strategy.width // FINE):
+        coarse, fine = (COARSE_HOISTED, FINE_HOISTED) if self.hoist else (COARSE, FINE)
+        width = coarse
+        while width <= self.kernel.capacity and self._try(width, gain=0.9 if width == coarse else 0.5):
+            width *= coarse
+        for neighbour in (self.best.strategy.width * fine, self.best.strategy.width // fine):
             if 1 < neighbour <= self.kernel.capacity:
                 self._try(neighbour, gain=0.25)
         if self.best.strategy.hoist:
