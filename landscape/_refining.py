@@ -19,12 +19,11 @@ from landscape._progress import Interrupted, Progress, interruptible
 from landscape._tiling import Job, Task, call_record, intact, record
 from landscape.adaptive import Labels, Refinement, Smooth
 from landscape.grid import Axis, Grid, Landscape
-from landscape.store import RunStore, open_run
+from landscape.store import INDEX, JOURNAL, RunStore, open_run
 
 MAX_PIECE = 4096  # points that a tile of the journal holds at most
 MAX_ROUNDS = 512  # pieces that may be partly empty, since every round ends with one
 EXPECTED_SHARE = 16  # points per evaluation that a large sweep is tuned for
-INDEX = "grid_index"
 
 Drivers = Mapping[str, Smooth | Labels]
 Values = dict[str, np.ndarray]
@@ -200,6 +199,6 @@ def _journal(job: Job) -> _Journal:
     grid = Grid((Axis("evaluation", np.arange(length, dtype=np.float64)),))
     outputs = {**job.layout.outputs, INDEX: ((), np.dtype(np.int64))}
     store = open_run(
-        job.store.path / "evaluations", {"of": "the rounds of this run"}, Layout(grid, outputs, (piece,)), {}
+        job.store.path / JOURNAL, {"of": "the rounds of this run"}, Layout(grid, outputs, (piece,)), {}
     )
     return _StoredJournal(job.store, store)

@@ -3,7 +3,8 @@
 Layout of `run.zarr`: one array per output and one per axis, with dimension names, so
 `xarray.open_zarr(path, consolidated=False)` reads it without this package. A chunk is a tile. `computed` is
 written last of each tile: its chunk is the commit mark, and finished tiles are found by listing those keys. Every
-file appears by an atomic rename, so a process may be killed at any moment.
+file appears by an atomic rename, so a process may be killed at any moment. While a sweep at a tolerance is under way,
+`run.zarr/evaluations` is a run store of its own with the points evaluated so far; the map is written at the end.
 """
 
 import contextlib
@@ -25,6 +26,8 @@ from landscape.grid import Axis, Grid, Landscape, dims
 
 FORMAT = 1
 DONE = "computed"
+JOURNAL = "evaluations"
+INDEX = "grid_index"  # in the journal: the C-order index of each evaluated point, -1 in the padding of a tile
 STALE_SECONDS = 3600.0
 LOCK_SECONDS = 60.0
 SLAB_BYTES = 2**20
@@ -141,6 +144,8 @@ class RunStore:
         """
         layout = self.layout
         finished = self.finished()
+        if not finished and is_run(self.path / JOURNAL):
+            return self._read_journal(layout)
         try:
             if any(finished - self._stored_tiles(name) for name in self.names):
                 raise LookupError("a finished tile lacks a chunk")
@@ -161,6 +166,19 @@ class RunStore:
         meta = self.meta
         error = dict.fromkeys(self.names) | meta.pop("error", {})
         return Landscape(layout.grid, filled, computed & committed, error, meta)
+
+    def _read_journal(self, layout: Layout) -> Landscape:
+        """The points evaluated so far by a sweep at a tolerance that is not over."""
+        journal = RunStore(self.path / JOURNAL)
+        rows, (values, computed) = journal.layout, layout.empty()
+        for tile in journal.finished():
+            stored = journal.read_tile(rows, tile)
+            used = stored[INDEX] >= 0
+            where = np.unravel_index(stored[INDEX][used], layout.grid.shape)
+            for name, value in values.items():
+                value[where] = stored[name][used]
+            computed[where] = True
+        return Landscape(layout.grid, values, computed, dict.fromkeys(self.names), self.meta)
 
     def _read_tiles(self, layout: Layout, finished: set[int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The finished tiles alone, where a chunk of an unfinished one is half written."""
