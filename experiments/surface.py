@@ -36,6 +36,7 @@ TITLES = {
     "none": "random plane",
     "pca": "plane of the training path",
     "three-point": "plane through three solutions",
+    "hessian": "plane of the sharpest two eigenvectors",
 }
 
 
@@ -45,14 +46,14 @@ class Config:
 
     directions: tuple[Directions, ...] | None = None
     """Planes to draw: filter and, where there is a training path, pca by default. filter, layer and none are random
-    directions with that normalisation."""
+    directions with that normalisation; hessian are the eigenvectors of the two largest eigenvalues."""
     resolution: int = 101
     """Points along each axis; an odd number has a point at the centre."""
     tolerance: float | None = None
     """Evaluate only as many points as it takes to know every loss to this share of its range; every point by default.
     Metrics that jump, such as accuracies, are then known only at the points evaluated."""
     extent: float = 1.0
-    """Half-width of the random planes, in units of the directions."""
+    """Half-width of the random planes and of the hessian plane, in units of the directions."""
     metrics: tuple[Literal["sem", "gradient", "gradient_norm", "off_plane"], ...] = ()
     """More outputs on the map, beside the losses and the model's own metrics."""
     layout: Literal["flax", "haiku", "torch", "equinox"] = "flax"
@@ -111,8 +112,6 @@ def _kinds(config: Config, problem: ls.Problem) -> tuple[Directions, ...]:
         raise UsageError(f"--train-batch must be between 1 and the {examples} examples, got {config.train_batch}")
     path = (problem.params is None and config.steps > 2) or problem.snapshots is not None
     kinds = config.directions or (("filter", "pca") if path else ("filter",))
-    if "hessian" in kinds:
-        raise UsageError("--directions hessian needs the curvature module, which is not part of this version yet")
     if "pca" in kinds and not path:
         raise UsageError(
             "--directions pca needs a training path of some steps, and there is none: give Problem(snapshots=...), "
@@ -196,18 +195,40 @@ def _plane(kind: Directions, config: Config, lab: Lab, problem: ls.Problem, trai
         return _pca_plane(config, trained)
     if kind == "three-point":
         return _three_point_plane(config, lab, problem, trained)
+    if kind == "hessian":
+        return _hessian_plane(config, lab, problem, trained)
     params = trained.params
     directions = ls.subspace.random_directions(jax.random.fold_in(jax.random.key(config.seed), 2), params)
     if kind == "filter":
         directions = ls.subspace.filter_normalize(directions, params, filter_axis=config.layout)
     elif kind == "layer":
         directions = ls.subspace.layer_normalize(directions, params)
-    names = (f"direction 1 ({kind} normalised)", f"direction 2 ({kind} normalised)")
-    axes = (
-        ls.Axis.linspace(name, -config.extent, config.extent, config.resolution, label)
-        for name, label in zip(("alpha", "beta"), names)
+    labels = [f"direction {i} ({kind} normalised)" if kind != "none" else f"direction {i}" for i in (1, 2)]
+    return ls.Subspace(params, directions), _square(config, labels), {}
+
+
+def _square(config: Config, labels: list[str]) -> ls.Grid:
+    """A grid of the asked extent about the trained parameters."""
+    return ls.Grid(
+        tuple(
+            ls.Axis.linspace(name, -config.extent, config.extent, config.resolution, label)
+            for name, label in zip(("alpha", "beta"), labels)
+        )
     )
-    return ls.Subspace(params, directions), ls.Grid(tuple(axes)), {}
+
+
+def _hessian_plane(config: Config, lab: Lab, problem: ls.Problem, trained: ls.Run) -> tuple[Any, Any, Any]:
+    """Through the two eigenvectors of the largest eigenvalues of the training loss; they have unit length."""
+    key = jax.random.fold_in(jax.random.key(config.seed), 3)
+    if lab.planning:
+        stand_in = ls.subspace.orthonormalize(ls.subspace.random_directions(key, trained.params))
+        return ls.Subspace(trained.params, stand_in), _square(config, ["eigenvector 1", "eigenvector 2"]), {}
+    say("two largest eigenvalues of the Hessian of the training loss")
+    pairs = ls.curvature.eigenpairs(key, problem.objectives["train"], trained.params, 2)
+    values, residuals = np.asarray(pairs.values), np.asarray(pairs.residuals)
+    labels = [f"eigenvector {i}, eigenvalue {value:.4g}" for i, value in enumerate(values, 1)]
+    plane = ls.Subspace(trained.params, ls.subspace.orthonormalize(pairs.vectors))
+    return plane, _square(config, labels), {"eigenvalues": values, "residuals": residuals}
 
 
 def _pca_plane(config: Config, trained: ls.Run) -> tuple[Any, Any, Any]:
@@ -382,6 +403,8 @@ def _rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
         null = " + ".join(f"{s:.1%}" for s in about["random_walk"])
         found = " + ".join(f"{s:.1%}" for s in about["explained"])
         rows.append(("variance of the path explained", f"{null} (random walk)", found))
+    if "eigenvalues" in about:
+        rows += [_eigenvalue_row(landscape, i) for i in (0, 1)]
     residual, length = about["path_residual"], about["path_length"]
     if length > 0:
         share = f"{residual:.3g} = {residual / length:.0%} of its length"
@@ -390,6 +413,17 @@ def _rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
     chance = f"{landscape.grid.ndim / about['num_params']:.2g} (random plane)"
     rows.append(("gradient in the plane, along the path", chance, f"mean {np.mean(shares):.2g}, end {shares[-1]:.2g}"))
     return rows
+
+
+def _eigenvalue_row(landscape: ls.Landscape, axis: int) -> tuple[str, str, str]:
+    """The curvature of the map itself at its centre, by second differences, beside the eigenvalue."""
+    about, centre = landscape.meta["surface"], landscape.grid.index(0.0)
+    step = float(landscape.grid.axes[axis].values[1] - landscape.grid.axes[axis].values[0])
+    near = [tuple(n + by * (i == axis) for i, n in enumerate(centre)) for by in (-1, 0, 1)]
+    below, here, above = (float(landscape["train_loss"][index]) for index in near)
+    value, residual = about["eigenvalues"][axis], about["residuals"][axis]
+    curved = (above - 2 * here + below) / step**2
+    return f"curvature along axis {axis + 1}", f"{value:.5g} (eigenvalue, within {residual:.1g})", f"{curved:.5g}"
 
 
 def _tolerance_rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:

@@ -140,9 +140,29 @@ def test_figures_are_drawn_from_the_saved_result_alone(result, tmp_path):
             matplotlib.pyplot.close(figure)
 
 
-def test_hessian_directions_are_refused_clearly(lab):
-    with pytest.raises(UsageError, match="hessian needs the curvature module"):
-        surface.run(surface.Config(directions=("hessian",)), lab)
+def test_the_hessian_plane_curves_as_its_eigenvalues_say(lab):
+    config = surface.Config(directions=("hessian",), resolution=21, extent=0.05, steps=40, snapshots=8)
+    landscape = surface.run(config, lab)["hessian"]
+    about, loss = landscape.meta["surface"], landscape["train_loss"].astype(np.float64)
+    step = 0.05 / 10
+    for axis in (0, 1):
+        line = loss[:, 10] if axis == 0 else loss[10]
+        fitted = np.polyfit((np.arange(21) - 10) * step, line, 4)
+        assert 2 * fitted[2] == pytest.approx(about["eigenvalues"][axis], rel=0.02)
+    rows = {what: (expected, found) for what, expected, found in surface.findings({"hessian": landscape})}
+    assert "eigenvalue, within" in rows["hessian: curvature along axis 1"][0]
+
+
+def test_a_tolerance_is_reported_and_keeps_the_losses(lab):
+    exact = surface.run(surface.Config(resolution=97, steps=40, snapshots=8, directions=("filter",)), lab)["filter"]
+    config = surface.Config(resolution=97, steps=40, snapshots=8, directions=("filter",), tolerance=1e-2)
+    refined = surface.run(config, lab)["filter"]
+    assert refined.computed.mean() < 0.5
+    for name in ("train_loss", "test_loss"):
+        assert np.abs(refined[name] - exact[name]).max() <= refined.error[name]
+    rows = {what: found for what, _, found in surface.findings({"filter": refined})}
+    assert "of 9,409" in rows["filter: points evaluated"]
+    assert "of the points (95 %)" in rows["filter: train_loss, largest error"]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +170,7 @@ def test_hessian_directions_are_refused_clearly(lab):
     [
         ({"resolution": 2}, "--resolution must be at least 3, got 2"),
         ({"extent": -1.0}, "--extent must be positive, got -1.0"),
+        ({"tolerance": 1.5}, "--tolerance is a share of the range of a loss, between 0 and 1; got 1.5"),
         ({"snapshots": 0}, "--snapshots must be at least 1, got 0"),
         ({"train_batch": 61}, "--train-batch must be between 1 and the 60 examples, got 61"),
         ({"steps": 1, "directions": ("pca",)}, "--directions pca needs a training path"),
