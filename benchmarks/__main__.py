@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import _harness
 
-NAMES = ("batching", "engine", "imports", "peers")  # peers last: it loads torch and its threads
+NAMES = ("batching", "engine", "hoisting", "imports", "tolerance", "training", "peers")  # peers last: it loads torch and its threads
 
 
 def main() -> int:
