@@ -14,11 +14,29 @@ with plotting.style("paper"):
 ```
 """
 
+from landscape.plotting._basins import basins, verdict_change
+from landscape.plotting._endpoints import endpoints
 from landscape.plotting._line import profile
 from landscape.plotting._overview import overview
 from landscape.plotting._path import trajectory
 from landscape.plotting._plane import contours, heatmap
 from landscape.plotting._style import save_figure, style
 from landscape.plotting._surface import surface3d
+from landscape.plotting._trainability import trainability
+from landscape.plotting._tree_graph import disconnectivity
 
-__all__ = ["heatmap", "contours", "surface3d", "profile", "trajectory", "overview", "style", "save_figure"]
+__all__ = [
+    "heatmap",
+    "contours",
+    "surface3d",
+    "profile",
+    "trajectory",
+    "overview",
+    "basins",
+    "verdict_change",
+    "trainability",
+    "disconnectivity",
+    "endpoints",
+    "style",
+    "save_figure",
+]

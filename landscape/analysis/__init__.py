@@ -1,0 +1,65 @@
+"""Numbers from a landscape, in NumPy alone: gaps and barriers of losses, basins, boundaries, merge trees.
+
+Basins are integer labels over a grid or a sample of starts: the index of the minimum that a start reaches, `UNREACHED`
+(-1) where training did not converge or a point was not computed, and `DIVERGED` (-2).
+
+>>> import numpy as np
+>>> from landscape import analysis
+>>> labels = analysis.label_basins(np.array([[3.0, 2.0], [-2.8, 3.1], [3.0, 2.0 + 1e-9]]), tol=1e-3).labels
+>>> labels
+array([0, 1, 0])
+>>> shares = analysis.basin_fractions(labels, optimizer="sgd(0.01)", initialisation="uniform on [-5, 5]^2")
+>>> print(shares)
+share of 3 runs (sgd(0.01); uniform on [-5, 5]^2), 95 % Wilson intervals
+    0   66.7 %  [20.8, 93.9]  2
+    1   33.3 %  [6.1, 79.2]  1
+>>> tree = analysis.merge_tree(np.array([2.0, 0.5, 3.0, 1.5, 4.0]))
+>>> tree.values, tree.heights, tree.persistence
+(array([0.5, 1.5]), array([3.]), array([inf, 1.5]))
+"""
+
+from landscape.analysis._basins import (
+    DIVERGED,
+    UNREACHED,
+    BasinFractions,
+    Basins,
+    basin_fractions,
+    label_basins,
+    shown_labels,
+)
+from landscape.analysis._boundaries import (
+    BasinEntropy,
+    DimensionEstimate,
+    UncertaintyExponent,
+    basin_entropy,
+    boundary,
+    box_counting_dimension,
+    fit_dimension,
+    uncertainty_exponent,
+)
+from landscape.analysis._losses import Barrier, barrier, generalization_gap
+from landscape.analysis._merge import MergeTree, merge_tree, merge_tree_of_graph
+
+__all__ = [
+    "generalization_gap",
+    "barrier",
+    "Barrier",
+    "label_basins",
+    "Basins",
+    "basin_fractions",
+    "BasinFractions",
+    "shown_labels",
+    "UNREACHED",
+    "DIVERGED",
+    "basin_entropy",
+    "BasinEntropy",
+    "boundary",
+    "box_counting_dimension",
+    "fit_dimension",
+    "DimensionEstimate",
+    "uncertainty_exponent",
+    "UncertaintyExponent",
+    "merge_tree",
+    "merge_tree_of_graph",
+    "MergeTree",
+]
