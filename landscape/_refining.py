@@ -198,7 +198,5 @@ def _journal(job: Job) -> _Journal:
     length = piece * (-(-job.layout.grid.size // piece) + MAX_ROUNDS)
     grid = Grid((Axis("evaluation", np.arange(length, dtype=np.float64)),))
     outputs = {**job.layout.outputs, INDEX: ((), np.dtype(np.int64))}
-    store = open_run(
-        job.store.path / JOURNAL, {"of": "the rounds of this run"}, Layout(grid, outputs, (piece,)), {}
-    )
+    store = open_run(job.store.path / JOURNAL, {"of": "the rounds of this run"}, Layout(grid, outputs, (piece,)), {})
     return _StoredJournal(job.store, store)
