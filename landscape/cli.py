@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
-KINDS = ("heatmap", "contours", "surface3d", "profile", "overview")
+KINDS = ("heatmap", "contours", "surface3d", "profile", "overview", "basins", "trainability")
+VERDICTS = {"basins": "label", "trainability": "value"}  # views with colours of their own, and what they draw
 PICTURES = (".png", ".pdf", ".svg")
 PANEL = (4.2, 3.4)  # inches
 WIDTH = 88  # characters of a value in `info` before it is cut
@@ -303,6 +304,8 @@ def _figure(landscape: "Landscape", args: argparse.Namespace) -> Any:
     names, kind = _names(landscape, args.output), args.kind or _default_kind(landscape, args)
     if kind == "overview":
         return _overview(landscape, args)
+    if kind in VERDICTS:
+        return _verdicts(landscape, args, kind)
     if kind == "profile":
         axes = plotting.profile(landscape, names, scale=args.scale)
         axes.set_ylim(args.vmin, args.vmax)
@@ -318,6 +321,18 @@ def _overview(landscape: "Landscape", args: argparse.Namespace) -> Any:
     if (args.vmin, args.vmax) != (None, None):
         raise ValueError("an overview shows several quantities, so --vmin and --vmax do not fit; choose another --kind")
     return plotting.overview(landscape, args.output, scale=args.scale)
+
+
+def _verdicts(landscape: "Landscape", args: argparse.Namespace, kind: str) -> Any:
+    """A basin map or a trainability map."""
+    from landscape import plotting
+
+    if (args.vmin, args.vmax, args.scale) != (None, None, "auto"):
+        raise ValueError(f"--kind {kind} has colours of its own: leave --vmin, --vmax and --scale away")
+    names = args.output or [VERDICTS[kind]]
+    if len(names) > 1:
+        raise ValueError(f"--kind {kind} draws one output, got {', '.join(names)}")
+    return getattr(plotting, kind)(landscape, names[0]).figure
 
 
 def _panels(landscape: "Landscape", names: Sequence[str], kind: str, options: Mapping[str, Any]) -> Any:
@@ -350,10 +365,14 @@ def _names(landscape: "Landscape", asked: Sequence[str] | None) -> list[str]:
 
 
 def _default_kind(landscape: "Landscape", args: argparse.Namespace) -> str:
-    """An overview where there are both losses and nothing particular was asked for."""
+    """What fits the outputs, where nothing particular was asked for: an overview of both losses, a map of verdicts."""
     if landscape.grid.ndim == 1:
         return "profile"
     plain = (args.output, args.scale, args.vmin, args.vmax) == (None, "auto", None, None)
+    if plain and landscape.grid.ndim == 2 and "outcome" in landscape and "label" in landscape:
+        return "basins"
+    if plain and landscape.grid.ndim == 2 and {"value", "converged"} <= set(landscape):
+        return "trainability"
     return "overview" if plain and {"train_loss", "test_loss"} <= set(landscape) else "heatmap"
 
 

@@ -284,3 +284,38 @@ def _cube(folder: Path) -> Path:
     grid = Grid.of(x=[2.0, 3.0], y=[5.0, 7.0], z=[1.5, 2.5])
     save(Landscape(grid, {"loss": np.full(grid.shape, 2.5)}, np.ones(grid.shape, dtype=bool)), folder / "cube.zarr")
     return folder / "cube.zarr"
+
+
+@pytest.fixture
+def verdicts(tmp_path) -> Path:
+    """A basin map that is a trainability map too."""
+    label = (ALPHA > 0.2).astype(np.int32) + (BETA > 0.4) - 1
+    values = {
+        "label": label,
+        "outcome": np.where(label < 0, 1, 0).astype(np.int32),
+        "value": np.where(label < 0, -1.0, 1.0) * (2.5 + ALPHA),
+        "converged": label >= 0,
+        "train_loss": 2.5 + ALPHA,
+    }
+    save(Landscape(GRID, values, np.ones(GRID.shape, dtype=bool)), tmp_path / "verdicts.zarr")
+    return tmp_path / "verdicts.zarr"
+
+
+def test_maps_of_verdicts_have_views_of_their_own(verdicts, plane, tmp_path, monkeypatch, capsys):
+    from landscape import plotting
+
+    drawn = []
+    for kind in ("basins", "trainability"):
+        view = getattr(plotting, kind)
+        spy = lambda landscape, name, kind=kind, view=view: drawn.append((kind, name)) or view(landscape, name)  # noqa: E731
+        monkeypatch.setattr(plotting, kind, spy)
+    out = str(tmp_path / "out.png")
+    assert main(["plot", str(verdicts), "--out", out]) == 0
+    assert main(["plot", str(verdicts), "--out", out, "--kind", "trainability"]) == 0
+    assert main(["plot", str(verdicts), "--out", out, "--output", "train_loss"]) == 0
+    assert main(["plot", str(plane), "--out", out]) == 0
+    assert drawn == [("basins", "label"), ("trainability", "value")]
+    assert main(["plot", str(verdicts), "--out", out, "--kind", "basins", "--vmin", "0.5"]) == 2
+    assert "--kind basins has colours of its own" in capsys.readouterr().err
+    assert main(["plot", str(verdicts), "--out", out, "--kind", "basins", "--output", "label", "value"]) == 2
+    assert "--kind basins draws one output, got label, value" in capsys.readouterr().err

@@ -30,7 +30,7 @@ def basins(
     name: str = "label",
     *,
     ax: Axes | None = None,
-    shade: str | None = "steps",
+    shade: str | None = "auto",
     points: Any = None,
     legend: bool = True,
     colorbar: bool = True,
@@ -49,8 +49,8 @@ def basins(
         name: the output with the labels: integers, -1 not converged, -2 diverged, from 0 the index of the minimum.
         ax: flat axes to draw on; a new figure when None.
         shade: the output that darkens the colours, between its 2nd and 98th percentile, on a log scale where it is
-            not negative; drawn where it was measured. None is no shade, and so is the default where the landscape has
-            no `steps`.
+            not negative; drawn where it was measured. None is no shade; `"auto"` is `steps`, where the landscape has
+            them at most of its points.
         points: critical points to mark: `{"minima": (n, 2), "saddles": (n, 2), "maxima": (n, 2)}` in coordinates of
             the grid, or anything with `indices` and `critical_points` or `points`: a function of `landscape.problems`,
             a census of `landscape.minima`. Those outside the picture are left out.
@@ -66,6 +66,8 @@ def basins(
         ValueError: another number of axes, several values a point, 3-D axes, or points of another shape.
     """
     field = label_field(landscape, name, "basins")
+    if shade == "auto":  # what a sweep at a tolerance computed is too sparse to be read as a shade
+        shade = "steps" if "steps" in landscape and landscape.computed.mean() > 0.5 else None
     shading = _shading(landscape, field, shade)
     marks = {} if points is None else marks_of(points)
     ax = flat_axes(ax, "basins")
@@ -88,7 +90,7 @@ def basins(
 
 def _shading(landscape: Landscape, field: Field, shade: str | None) -> tuple[Field, Scale] | None:
     """What darkens the colours, where it was measured and a minimum was reached, and its scale."""
-    if shade is None or (shade == "steps" and shade not in landscape):
+    if shade is None:
         return None
     depth = field_of(landscape, shade, "basins", 2)
     reached = depth.shown & field.shown & (field.values >= 0)
