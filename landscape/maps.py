@@ -2,6 +2,10 @@
 
 A point function is a callable pytree `coords -> {name: array}`. `sweep` evaluates it; anything that can be
 computed from a loss surface's parameters is one more entry of its dictionary, measured in the same pass.
+
+- `LossSurface`: losses and metrics of several objectives over a subspace of weights.
+- `BasinMap`: where a training run ends, over its starts.
+- `TrainabilityMap`: whether training succeeds, over its hyper-parameters.
 """
 
 import dataclasses
@@ -12,15 +16,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
+from landscape._batching import coords_dtype
+from landscape._descent import Descent, Outcome, Spec, anyone, batch_of, chunk_length, select, updated
 from landscape.grid import Grid
 from landscape.objective import Objective
 from landscape.subspace import least_squares
+from landscape.training import CHECK_EVERY, check_optimizer, check_run, limits
+from landscape.training import run as carry_out
 
 _static: Any = {"static": True}
 BUILT_IN = ("sem", "gradient", "gradient_norm", "off_plane")
+NOT_REACHED, DIVERGED = -1, -2
+LAST = 20  # losses whose mean is compared with the first
 
 
 @jax.tree_util.register_dataclass
@@ -82,9 +94,12 @@ class LossSurface:
             _check_output(output)
         if self.recalibrate and self._source().update_state is None:
             raise ValueError("recalibrate=True needs update_state in the objective 'train' (the first, where none is)")
-        check = getattr(self.at, "check_grid", None)
-        if check is not None:
-            check(grid)
+        _check_at(self.at, grid)
+
+    @property
+    def refined(self) -> tuple[str, ...]:
+        """The outputs that a plain `tolerance` applies to: the losses. Metrics may jump, gradients have kinks."""
+        return tuple(f"{prefix}loss" for prefix, _ in self._named())
 
     def _named(self) -> Iterator[tuple[str, Objective]]:
         if isinstance(self.objectives, Objective):
@@ -134,6 +149,12 @@ class LossSurface:
         return {name: value for name, value in shares.items() if name in self.outputs}
 
 
+def _check_at(at: Any, grid: Grid) -> None:
+    check = getattr(at, "check_grid", None)
+    if check is not None:
+        check(grid)
+
+
 def _check_output(output: Any) -> None:
     if isinstance(output, str):
         if output not in BUILT_IN:
@@ -153,3 +174,247 @@ def _with_standard_errors(examples: dict[str, Array]) -> dict[str, Array]:
     means = {name: jnp.mean(x) for name, x in examples.items()}
     errors = {f"{name}_sem": jnp.std(x, ddof=1) / jnp.sqrt(x.shape[0]) for name, x in examples.items()}
     return means | errors
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class BasinMap:
+    """Which minimum a training run from each point ends in: `coords -> {"outcome": .., "label": .., ..}`.
+
+    A basin belongs to an optimizer: another one draws another map of the same loss. With `tol`, a run stops where
+    the gradient has vanished; minibatches, if any, are drawn alike at all points. Where the coordinates are the
+    parameters, `BasinMap(None, Objective(lambda p, _: f(p)), optax.sgd(0.01), 5000, tol=1e-6)` is all.
+
+    Outputs: `outcome` (an `Outcome`) and `steps`, `int32`; `train_loss` and `grad_norm` at the end; `{name}_{metric}`
+    of each tracked objective there; and where the run ended:
+
+    - with `minima` or `labels`, `label`, `int32`: the number of the minimum, -1 for a run that reached none (or, with
+      `tol`, did not converge), -2 for one that diverged;
+    - otherwise `end`, the parameters at the end as one vector, from which `analysis.label_basins` finds the minima.
+
+    Attributes:
+        at: maps coordinates to the parameters where a run starts, usually a `Subspace`; `None` where the coordinates
+            are the parameters.
+        objective: what is minimised.
+        optimizer: any optax optimizer.
+        num_steps: steps at most.
+        minima: known minima, as parameters with a leading axis. The nearest one counts, by the Euclidean distance
+            over all parameters.
+        radius: a minimum is reached within this distance.
+        labels: in place of `minima`, a function `params -> int`, for minima that are alike up to a symmetry.
+        track: further objectives to measure at the end, for example `{"test": objective}`.
+        tol, max_loss, batch_size, key: as for `landscape.train`.
+        check_every: steps between two looks at `tol` and `max_loss`.
+    """
+
+    at: Any
+    objective: Objective
+    optimizer: optax.GradientTransformation = field(metadata=_static)
+    num_steps: int = field(metadata=_static)
+    minima: PyTree = field(default=None, kw_only=True)
+    radius: Any = field(default=None, kw_only=True)
+    labels: Callable[[PyTree], Any] | None = field(default=None, kw_only=True, metadata=_static)
+    track: Mapping[str, Objective] = field(default_factory=dict, kw_only=True)
+    tol: Any = field(default=None, kw_only=True)
+    max_loss: Any = field(default=None, kw_only=True)
+    check_every: int = field(default=CHECK_EVERY, kw_only=True, metadata=_static)
+    batch_size: int | None = field(default=None, kw_only=True, metadata=_static)
+    key: Any = field(default=None, kw_only=True)
+
+    def __call__(self, coords: Float[Array, " k"] | Float[np.ndarray, " k"]) -> dict[str, Array]:
+        """One run."""
+        descent = Descent(self.objective, self.key, limits(self.tol, self.max_loss), dict(self.track), self._spec())
+        run = carry_out(descent, self._start(jnp.asarray(coords)))
+        last = {name: value[-1] for name, value in run.history.items() if name != "step"}
+        values = {"outcome": run.outcome_code, "steps": run.steps, "train_loss": last.pop("loss"), **last}
+        if self.minima is None and self.labels is None:
+            return values | {"end": ravel_pytree(run.params)[0]}
+        return values | {"label": self._label(run.params, run.outcome_code)}
+
+    def check_grid(self, grid: Grid) -> None:
+        """Raise `TypeError` or `ValueError` where the start, the training or the minima are not usable."""
+        check_run(self.objective, self._spec(), self.key, self.track)
+        check_optimizer(self.optimizer)
+        if self.at is not None and not callable(self.at):
+            raise TypeError(f"at must be a function of the coordinates or None, got {type(self.at).__name__}")
+        _check_at(self.at, grid)
+        params = jax.eval_shape(self._start, jax.ShapeDtypeStruct((grid.ndim,), coords_dtype()))
+        _tree.check_params(params, "the result of at(coords)")
+        self._check_minima(params)
+
+    @property
+    def refined(self) -> tuple[str, ...]:
+        """A plain `tolerance` applies to no output: name those that are labels, `tolerance={'label': 0.01}`."""
+        return ()
+
+    def _check_minima(self, params: PyTree) -> None:
+        if self.labels is not None:
+            if not callable(self.labels):
+                raise TypeError(f"labels must be a function params -> int, got {type(self.labels).__name__}")
+            if self.minima is not None:
+                raise ValueError("minima= and labels= both say what a minimum is: give one of them")
+            return
+        if (self.minima is None) != (self.radius is None):
+            raise ValueError("minima= and radius= belong together: a minimum is reached within the radius")
+        if self.minima is not None:
+            _tree.check_like(self.minima, params, "minima", "the parameters", stacked=True)
+            if not np.all(np.asarray(self.radius) > 0):
+                raise ValueError(f"radius must be a positive distance, got {self.radius}")
+
+    def _spec(self) -> Spec:
+        return Spec(self.optimizer, self.num_steps, max(self.num_steps, 1), self.check_every, self.batch_size)
+
+    def _start(self, coords: Array) -> PyTree:
+        return coords if self.at is None else self.at(coords)
+
+    def _label(self, params: PyTree, outcome: Array) -> Array:
+        found = self._nearest(params) if self.labels is None else jnp.asarray(self.labels(params), jnp.int32)
+        unsettled = (outcome != Outcome.CONVERGED) & (self.tol is not None)
+        label = jnp.where(unsettled, NOT_REACHED, found)
+        return jnp.where(outcome == Outcome.DIVERGED, DIVERGED, label).astype(jnp.int32)
+
+    def _nearest(self, params: PyTree) -> Array:
+        away = jax.tree.map(lambda minima, p: minima - p, self.minima, params)
+        distances = jax.vmap(optax.tree.norm)(away)
+        return jnp.where(jnp.min(distances) <= self.radius, jnp.argmin(distances), NOT_REACHED)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class TrainabilityMap:
+    r"""Whether training succeeds, over hyper-parameters: `coords -> {"value": .., "converged": .., ..}`.
+
+    Of the losses $\ell_0, .., \ell_{n-1}$ before each of the $n$ steps, $v_t = \ell_t / \ell_0$ is kept in running sums
+    (Sohl-Dickstein 2024, arXiv 2402.06184, and his notebook). Outputs:
+
+    - `converged`, boolean: the mean of the last 20 losses is below the first;
+    - `value`: $\sum_t v_t$ where it converged, $-\sum_t 1/v_t$ where not. The sign is the paper's colour; the notebook
+      computes the negative and turns it when drawing;
+    - `diverged`, boolean: some loss was not finite, or beyond `max_loss`;
+    - `train_loss`, and `{name}_{metric}` of each tracked objective: after the last step, or where it diverged.
+
+    As in the notebook, $v_t$ is at most `max_ratio`. A diverged run is over: from there on $v_t$ is `max_ratio`. The
+    notebook goes on, with `max_ratio` in place of each loss that is not finite (in the published code NaN stays NaN, as
+    its mask is a factor). It draws minibatches with replacement; here they are drawn without.
+
+    Attributes:
+        setup: `setup(coords) -> (optimizer, params)`, or `(optimizer, params, objective)` where the objective depends
+            on them too. Called inside the compiled program: the numbers of the optimizer may depend on the coordinates.
+        objective: what is minimised; `None` where `setup` gives it.
+        num_steps: steps of every run.
+        max_ratio: the largest $v_t$ that counts.
+        max_loss: call a run diverged from the first loss beyond this.
+        track: further objectives to measure at the end.
+        batch_size, key: as for `landscape.train`; the losses are those of all examples all the same.
+    """
+
+    setup: Any
+    objective: Objective | None
+    num_steps: int = field(metadata=_static)
+    max_ratio: Any = field(default=1e6, kw_only=True)
+    max_loss: Any = field(default=None, kw_only=True)
+    track: Mapping[str, Objective] = field(default_factory=dict, kw_only=True)
+    batch_size: int | None = field(default=None, kw_only=True, metadata=_static)
+    key: Any = field(default=None, kw_only=True)
+
+    def __call__(self, coords: Float[Array, " k"] | Float[np.ndarray, " k"]) -> dict[str, Array]:
+        """One run."""
+        optimizer, params, objective = self._made(jnp.asarray(coords))
+        done, params, curve = self._descend(optimizer, jax.tree.map(jnp.asarray, params), objective)
+        converged, value = curve.verdict(self.num_steps - done, self.num_steps, self.max_ratio)
+        values = {"value": value, "converged": converged, "diverged": curve.over, "train_loss": objective(params)}
+        for name, other in self.track.items():
+            values |= {f"{name}_{metric}": measured for metric, measured in other.evaluate(params).items()}
+        return values
+
+    def check_grid(self, grid: Grid) -> None:
+        """Raise `TypeError` or `ValueError` where the setup or the training is not usable."""
+        if not callable(self.setup):
+            raise TypeError(f"setup must be a function of the coordinates, got {type(self.setup).__name__}")
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
+        if not np.all(np.asarray(self.max_ratio) > 1):
+            raise ValueError(f"max_ratio must be larger than 1, got {self.max_ratio}")
+        jax.eval_shape(lambda c: self._checked(c), jax.ShapeDtypeStruct((grid.ndim,), coords_dtype()))
+
+    @property
+    def refined(self) -> tuple[str, ...]:
+        """A plain `tolerance` applies to no output: name those that are labels, `tolerance={'converged': 0.01}`."""
+        return ()
+
+    def _checked(self, coords: Array) -> None:
+        made = self.setup(coords)
+        if not isinstance(made, tuple) or len(made) not in (2, 3) or isinstance(made, optax.GradientTransformation):
+            raise TypeError(
+                "setup(coords) must return (optimizer, params) or (optimizer, params, objective), "
+                f"got {type(made).__name__}"
+            )
+        optimizer, params, objective = self._made(coords)
+        check_optimizer(optimizer, "the optimizer of setup(coords)")
+        _tree.check_params(params, "the params of setup(coords)")
+        check_run(objective, Spec(optimizer, self.num_steps, 1, batch_size=self.batch_size), self.key, self.track)
+
+    def _made(self, coords: Array) -> Any:
+        made = self.setup(coords)
+        return made if len(made) == 3 else (*made, self.objective)
+
+    def _descend(self, optimizer: Any, params: PyTree, objective: Any) -> tuple[Any, PyTree, "_Curve"]:
+        """Steps taken, parameters at the end, running sums."""
+        length = chunk_length(self.num_steps)
+
+        def step(t: Any, carry: Any) -> Any:
+            params, memory, curve = carry
+            part = batch_of(objective, self.batch_size, self.key, t)
+            used = part.value_and_grad(params)
+            loss = used[0] if part is objective else objective(params)
+            curve = curve.with_loss(loss, t, self)
+            new, memory = updated(optimizer, part, params, memory, *used)
+            return select(curve.over, params, new), memory, curve
+
+        def advance(carry: Any) -> Any:
+            done, inner = carry
+            stop = done + length if self.num_steps % length == 0 else jnp.minimum(done + length, self.num_steps)
+            return stop, jax.lax.fori_loop(0, stop - done, lambda i, c: step(done + i, c), inner)
+
+        def more(carry: Any) -> Array:
+            return (carry[0] < self.num_steps) & anyone(~carry[1][2].over)
+
+        start = (params, optimizer.init(params), _Curve.blank(jax.eval_shape(objective, params).dtype))
+        done, (params, _, curve) = jax.lax.while_loop(more, advance, (0, start))
+        return done, params, curve
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class _Curve:
+    """Sums over a loss curve so far: of `v`, of `1 / v`, of the last `v`; and whether the run is over."""
+
+    first: Array
+    total: Array
+    inverse: Array
+    last: Array
+    over: Array
+
+    @classmethod
+    def blank(cls, dtype: Any) -> "_Curve":
+        zero = jnp.zeros((), dtype)
+        return cls(zero, zero, zero, zero, jnp.bool_(False))
+
+    def with_loss(self, loss: Array, t: Any, options: TrainabilityMap) -> "_Curve":
+        """The sums with the loss before step `t`."""
+        limit = jnp.inf if options.max_loss is None else options.max_loss
+        first = jnp.where(t == 0, loss, self.first)
+        over = self.over | ~jnp.isfinite(loss) | (loss > limit)
+        ratio = loss / first
+        v = jnp.where(over | ~jnp.isfinite(ratio), options.max_ratio, jnp.minimum(ratio, options.max_ratio))
+        last = self.last + jnp.where(t >= options.num_steps - LAST, v, 0)
+        dtype = first.dtype
+        sums = (first, self.total + v, self.inverse + 1 / v, last)
+        return _Curve(*(x.astype(dtype) for x in sums), over)
+
+    def verdict(self, rest: Any, num_steps: int, max_ratio: Any) -> tuple[Array, Array]:
+        """Whether the run converged, and its value; all of `rest` steps that were left away were of runs over."""
+        mean = (self.last + jnp.minimum(rest, LAST) * max_ratio) / min(LAST, num_steps)
+        converged = (mean < 1) & ~self.over
+        value = jnp.where(converged, self.total + rest * max_ratio, -(self.inverse + rest / max_ratio))
+        return converged, value

@@ -1,44 +1,51 @@
-r"""Training as a pure function: one run of an optax optimizer, recorded as it goes.
+r"""Training as a pure function: one run of an optax optimizer, recorded as it goes, or thousands of them side by side.
 
 $\theta_{t+1} = \theta_t + u(\nabla L(\theta_t))$ for an optimizer's update $u$. Numerics never raise: a run says by
-its `Outcome` how it ended, and a diverged run is frozen where it was last finite.
+its `Outcome` how it ended, and a diverged run is frozen where it was last finite. A run that has ended costs nothing
+more; a batch of runs ends with its last one.
 
->>> import jax.numpy as jnp, optax
->>> from landscape import Objective, train
+>>> import jax, jax.numpy as jnp, optax
+>>> from landscape import Objective, train, train_many
 >>> bowl = Objective(lambda p, _: jnp.sum((p - 3.0) ** 2))
 >>> run = train(bowl, optax.sgd(0.25), jnp.zeros(2), num_steps=60, record_every=20, tol=1e-4)
 >>> run.outcome.name, [round(float(p), 3) for p in run.params]
 ('CONVERGED', [3.0, 3.0])
+>>> rates = jnp.array([0.25, 0.9, 1.1])                          # beyond 1 the iteration grows
+>>> runs = train_many(bowl, optax.sgd, jnp.zeros((3, 2)), num_steps=200, hyper=rates, tol=1e-4, max_loss=1e6)
+>>> {outcome.name: count for outcome, count in runs.counts.items()}
+{'CONVERGED': 2, 'MAX_STEPS': 0, 'DIVERGED': 1}
 """
 
+import concurrent.futures
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import IntEnum
-from functools import partial
-from typing import Any
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
+from landscape._descent import Descent, Outcome, Spec
+from landscape.engine import Devices, sweep
+from landscape.grid import Grid, Landscape
 from landscape.objective import Objective
 
+_static: Any = {"static": True}
+CHECK_EVERY = 100
+NOT_RUN = -1
 
-class Outcome(IntEnum):
-    """How a run ended."""
-
-    CONVERGED = 0
-    MAX_STEPS = 1
-    DIVERGED = 2
+__all__ = ["Outcome", "Run", "Runs", "train", "train_many"]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a training run left behind. Under `vmap` every leaf gains a leading axis.
+    """What a training run left behind. Under `vmap`, and from `train_many`, every leaf gains a leading axis.
 
     Attributes:
         params: parameters at the end: where it converged, the last finite ones (the loss there may be infinite, or
@@ -47,7 +54,7 @@ class Run:
             `{name}_{metric}` of each tracked objective, recorded before the first step, every `record_every` steps
             and at the end.
         snapshots: parameters at the recorded steps, stacked, or `None`.
-        outcome_code: an `Outcome` as an integer array.
+        outcome_code: an `Outcome` as an integer array; -1 for runs that were left to other shards.
         steps: steps taken until the run ended.
     """
 
@@ -59,18 +66,24 @@ class Run:
 
     @property
     def outcome(self) -> Outcome:
-        """How this run ended (of a single run)."""
+        """How this run ended.
+
+        Raises:
+            ValueError: these are many runs.
+        """
+        if np.ndim(self.outcome_code):
+            raise ValueError(f"these are {np.size(self.outcome_code)} runs: ask for run.counts or for run[i].outcome")
         return Outcome(int(self.outcome_code))
 
+    @property
+    def counts(self) -> dict[Outcome, int]:
+        """How many runs ended in each way."""
+        codes = np.asarray(self.outcome_code)
+        return {outcome: int(np.sum(codes == outcome)) for outcome in Outcome}
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class _State:
-    params: PyTree
-    optimizer_state: PyTree
-    key: Array
-    step: Array
-    outcome_code: Array
+    def __getitem__(self, index: Any) -> "Run":
+        """One of many runs, or some of them."""
+        return jax.tree.map(lambda leaf: leaf[index], self)
 
 
 def train(
@@ -82,6 +95,7 @@ def train(
     key: Array | None = None,
     batch_size: int | None = None,
     record_every: int = 1,
+    check_every: int | None = None,
     snapshots: bool = False,
     tol: float | None = None,
     max_loss: float | None = None,
@@ -89,118 +103,315 @@ def train(
 ) -> Run:
     """Minimise `objective` from `params`.
 
+    A loss, a gradient or parameters that are not finite end the run before the step that would use them. Small runs
+    are looked at every few steps and, where something was found, retraced to that step; what becomes finite again
+    in between goes unnoticed.
+
+    Forward-mode differentiation goes through; reverse mode does not, since the loop ends when the run has.
+
     Args:
         objective: what is minimised. Its state, if any, stays as it is.
-        optimizer: any optax optimizer; those that need the value (`optax.lbfgs`) get it.
+        optimizer: any optax optimizer. Those that need more than the gradient get it: `value`, `grad`, `value_fn`
+            (`optax.lbfgs`) and `grad_fn` (`optax.contrib.sam`).
         params: starting point.
         num_steps: steps at most.
-        key: random key for minibatches; needed with `batch_size`.
+        key: random key for minibatches; needed with `batch_size`. Step `t` draws with `fold_in(key, t)`.
         batch_size: examples per step, drawn anew without replacement each step; all of them by default.
         record_every: steps between two entries of the history.
+        check_every: steps between two looks at `tol` and `max_loss`, counted from each entry; by default they are
+            looked at only when an entry is recorded.
         snapshots: whether to keep the parameters at every entry.
-        tol: stop when the norm of the full gradient, looked at when an entry is recorded, is at most this.
-        max_loss: call the run diverged when the full loss, looked at when an entry is recorded, exceeds this;
-            a loss or a gradient that is not finite always counts.
+        tol: stop when the norm of the full gradient is at most this.
+        max_loss: call the run diverged when the full loss exceeds this; a loss or a gradient that is not finite
+            always counts.
         track: further objectives to record, for example `{"test": objective}`.
 
     Returns:
         The run. The history has `ceil(num_steps / record_every) + 1` entries; after the end it repeats the last.
 
     Raises:
-        TypeError: parameters that are not real floating-point arrays.
+        TypeError: parameters that are not real floating-point arrays, or something that is no objective or optimizer.
         ValueError: `batch_size` without `key`, or beyond the examples; a non-positive count.
     """
-    _check(objective, params, num_steps, record_every, batch_size, key)
-    params = jax.tree.map(jnp.asarray, params)
-    spec = _Spec(optimizer, num_steps, record_every, batch_size, snapshots)
-    limits = (-1.0 if tol is None else tol, jnp.inf if max_loss is None else max_loss)
-    key = jax.random.key(0) if key is None else key
-    return _train(spec, objective, params, key, limits, dict(track or {}))
-
-
-def _check(objective: Any, params: Any, num_steps: int, record_every: int, batch_size: Any, key: Any) -> None:
-    if not isinstance(objective, Objective):
-        raise TypeError(f"objective must be a landscape.Objective, got {type(objective).__name__}")
+    spec = Spec(optimizer, num_steps, record_every, check_every, batch_size, snapshots)
+    check_run(objective, spec, key, track)
+    check_optimizer(optimizer)
     _tree.check_params(params)
-    if num_steps < 0 or record_every < 1:
-        raise ValueError(f"needs num_steps >= 0 and record_every >= 1, got {num_steps} and {record_every}")
-    if batch_size is not None:
+    return _train(Descent(objective, key, limits(tol, max_loss), dict(track or {}), spec), params)
+
+
+@jax.jit
+def _train(descent: Descent, params: PyTree) -> Run:
+    return run(descent, params)
+
+
+def run(descent: Descent, params: PyTree) -> Run:
+    """Carry a training out."""
+    state, history, snapshots = descent.run(params)
+    return Run(state.params, history, snapshots, state.outcome_code, state.step)
+
+
+def limits(tol: Any, max_loss: Any) -> tuple[Any, Any]:
+    """Limits that no run reaches where there are none."""
+    return -1.0 if tol is None else tol, jnp.inf if max_loss is None else max_loss
+
+
+def check_run(objective: Any, spec: Spec, key: Any, track: Any) -> None:
+    """Raise `TypeError` or `ValueError` for what no training can do."""
+    for name, one in {"objective": objective, **{f"track[{n!r}]": o for n, o in (track or {}).items()}}.items():
+        if not isinstance(one, Objective):
+            raise TypeError(f"{name} must be a landscape.Objective, got {type(one).__name__}")
+    if spec.num_steps < 0 or spec.record_every < 1:
+        raise ValueError(f"needs num_steps >= 0 and record_every >= 1, got {spec.num_steps} and {spec.record_every}")
+    if spec.check_every is not None and spec.check_every < 1:
+        raise ValueError(f"check_every must be at least 1 step, got {spec.check_every}")
+    if spec.batch_size is not None:
         if key is None:
             raise ValueError("batch_size= draws minibatches at random: pass key=jax.random.key(seed) too")
-        if not 1 <= batch_size <= (objective.num_examples or 0):
-            raise ValueError(f"batch_size={batch_size}, but the objective has {objective.num_examples} examples")
+        if not 1 <= spec.batch_size <= (objective.num_examples or 0):
+            raise ValueError(f"batch_size={spec.batch_size}, but the objective has {objective.num_examples} examples")
 
 
-@dataclass(frozen=True)
-class _Spec:
-    """The static side of a run."""
-
-    optimizer: optax.GradientTransformation
-    num_steps: int
-    record_every: int
-    batch_size: int | None
-    snapshots: bool
+def check_optimizer(optimizer: Any, what: str = "optimizer") -> None:
+    """Raise `TypeError` unless it is an optax optimizer."""
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"{what} must be an optax optimizer such as optax.sgd(0.1), got {type(optimizer).__name__}")
 
 
-@partial(jax.jit, static_argnums=0)
-def _train(spec: _Spec, objective: Objective, params: PyTree, key: Array, limits: Any, track: Any) -> Run:
-    start = _State(params, spec.optimizer.init(params), key, jnp.int32(0), jnp.int32(-1))
-    record = partial(_record, spec, objective, track, limits)
-
-    def advance(state: _State, _: None) -> tuple[_State, Any]:
-        state = jax.lax.fori_loop(0, spec.record_every, lambda i, s: _step(spec, objective, s), state)
-        return record(state)
-
-    state, first = record(start)
-    state, rest = jax.lax.scan(advance, state, length=-(-spec.num_steps // spec.record_every))
-    history, kept = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest)
-    code = jnp.where(state.outcome_code < 0, Outcome.MAX_STEPS, state.outcome_code)
-    return Run(state.params, history, kept, code, state.step)
+# ------------------------------------------------------------------------------------------------------- many runs
 
 
-def _record(spec: _Spec, objective: Objective, track: Any, limits: Any, state: _State) -> tuple[_State, Any]:
-    """Measure the full objective, and end the run where it converged or diverged."""
-    tol, max_loss = limits
-    loss, gradient = objective.value_and_grad(state.params)
-    norm = optax.tree.norm(gradient)
-    entry = {"step": state.step, "loss": loss, "grad_norm": norm}
-    for name, other in track.items():
-        entry |= {f"{name}_{metric}": value for metric, value in other.evaluate(state.params).items()}
-    diverged = ~jnp.isfinite(loss) | ~jnp.isfinite(norm) | (loss > max_loss)
-    code = jnp.where(diverged, Outcome.DIVERGED, jnp.where(norm <= tol, Outcome.CONVERGED, -1))
-    code = jnp.where(state.outcome_code < 0, code, state.outcome_code).astype(jnp.int32)
-    kept = state.params if spec.snapshots else None
-    return dataclasses.replace(state, outcome_code=code), (entry, kept)
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Runs:
+    """The point function behind `train_many`: the number of a run -> how it went.
+
+    `sweep(runs, Grid.of(run=numbers))` evaluates any of the runs; `gather` puts the landscape together as a `Run`.
+
+    Run `i` has the key `fold_in(key, i)`, split in two: the first half is for `init`, the second for its minibatches.
+
+    Attributes:
+        objective: what is minimised.
+        optimizer: an optax optimizer, or a function `hyper_i -> optimizer` with `hyper`.
+        num_runs: how many there are.
+        num_steps: steps at most.
+        inits: parameters with a leading axis, one row per run; `None` with `init`.
+        init: a function `key -> params` in their place.
+        hyper: pytree of arrays with a leading axis, one row per run.
+        key: random key for `init` and for minibatches.
+        track, batch_size, record_every, check_every, snapshots, tol, max_loss: as for `train`.
+    """
+
+    objective: Objective
+    optimizer: Any = field(metadata=_static)
+    num_runs: int = field(metadata=_static)
+    num_steps: int = field(metadata=_static)
+    inits: PyTree = None
+    init: Callable[[Array], PyTree] | None = None
+    hyper: PyTree = None
+    key: Any = None
+    track: Mapping[str, Objective] = field(default_factory=dict)
+    batch_size: int | None = field(default=None, metadata=_static)
+    record_every: int = field(default=1, metadata=_static)
+    check_every: int | None = field(default=None, metadata=_static)
+    snapshots: bool = field(default=False, metadata=_static)
+    tol: Any = None
+    max_loss: Any = None
+
+    def __call__(self, coords: Float[Array, " 1"]) -> dict[str, Array]:
+        """Everything about one run: `outcome`, `steps`, `history.loss`, `params.dense.kernel`, ..."""
+        return dict(_named(self.run(coords[0].astype(jnp.int32))))
+
+    def run(self, number: Any) -> Run:
+        """Run number `number`."""
+        for_init, for_batches = self._keys(number)
+        params = _row(self.inits, number) if self.init is None else self.init(for_init)
+        optimizer = self.optimizer if self.hyper is None else self.optimizer(_row(self.hyper, number))
+        spec = self._spec(optimizer)
+        bounds = limits(self.tol, self.max_loss)
+        return run(Descent(self.objective, for_batches, bounds, dict(self.track), spec), params)
+
+    def gather(self, landscape: Landscape) -> Run:
+        """The runs of a landscape as one `Run` with a leading axis, in NumPy arrays."""
+        template = self._template()
+        leaves = [landscape[name] for name, _ in _named(template)]
+        leaves[-2] = np.where(landscape.computed, leaves[-2], np.int32(NOT_RUN))
+        return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+    def check_grid(self, grid: Grid) -> None:
+        """Raise `TypeError` or `ValueError` where the runs cannot be carried out."""
+        numbers = grid.axes[0].values
+        if grid.ndim != 1 or np.any((numbers < 0) | (numbers >= self.num_runs) | (numbers != np.rint(numbers))):
+            raise ValueError(f"Runs needs a grid of one axis of run numbers from 0 to {self.num_runs - 1}, got {grid}")
+        check_run(self.objective, self._spec(None), self.key, self.track)
+        self._check_inits()
+        self._check_optimizer()
+        _named(self._template())  # refuses two leaves of one name
+
+    def _template(self) -> Run:
+        """The shapes of one run; traced once."""
+        init = None if self.init is None else jax.tree_util.Partial(self.init)
+        return jax.eval_shape(_run_of, dataclasses.replace(self, init=init), jax.ShapeDtypeStruct((), jnp.int32))
+
+    def _spec(self, optimizer: Any) -> Spec:
+        return Spec(optimizer, self.num_steps, self.record_every, self.check_every, self.batch_size, self.snapshots)
+
+    def _keys(self, number: Any) -> Any:
+        return (None, None) if self.key is None else jax.random.split(jax.random.fold_in(self.key, number))
+
+    def _check_inits(self) -> None:
+        if self.init is None:
+            _tree.check_params(self.inits, "inits")
+            return _check_rows(self.inits, self.num_runs, "inits")
+        if self.key is None:
+            raise ValueError("inits is a function of a random key: pass key=jax.random.key(seed) too")
+        return _tree.check_params(jax.eval_shape(self.init, self.key), "the result of inits(key)")
+
+    def _check_optimizer(self) -> None:
+        if self.hyper is None:
+            return check_optimizer(self.optimizer)
+        if not callable(self.optimizer):
+            raise TypeError(
+                "with hyper=, optimizer must be a function hyper_i -> optax optimizer, "
+                f"got {type(self.optimizer).__name__}"
+            )
+        _check_rows(self.hyper, self.num_runs, "hyper")
+        made: list[Any] = []
+        jax.eval_shape(lambda: made.append(self.optimizer(_row(self.hyper, 0))))
+        return check_optimizer(made[0], "the result of optimizer(hyper_i)")
 
 
-def _step(spec: _Spec, objective: Objective, state: _State) -> _State:
-    """One step of the optimizer; a run that has ended stays where it is."""
-    key, here = jax.random.split(state.key)
-    part = objective if spec.batch_size is None else _minibatch(objective, here, spec.batch_size)
-    loss, gradient = part.value_and_grad(state.params)
-    gradient = jax.tree.map(lambda g, p: g.astype(p.dtype), gradient, state.params)
-    update = optax.with_extra_args_support(spec.optimizer).update
-    updates, optimizer_state = update(
-        gradient, state.optimizer_state, state.params, value=loss, grad=gradient, value_fn=part
+@jax.jit
+def _run_of(runs: Runs, number: Array) -> Run:
+    return runs.run(number)
+
+
+def _row(stacked: PyTree, number: Any) -> PyTree:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[number], stacked)
+
+
+def _check_rows(stacked: PyTree, num: int, what: str) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(stacked):
+        if jnp.shape(leaf)[:1] != (num,):
+            name = f"{what}.{_tree.key_name(path)}" if path else what
+            raise ValueError(f"{name} must have a leading axis of the {num} runs, got {_tree.describe(leaf)}")
+
+
+def _named(result: Run) -> list[tuple[str, Any]]:
+    """The leaves of a `Run` by name; the last two are `outcome` and `steps`."""
+    parts = {"params": result.params, "history": result.history, "snapshots": result.snapshots}
+    named = [pair for name, tree in parts.items() for pair in _paths(name, tree)]
+    named += [("outcome", result.outcome_code), ("steps", result.steps)]
+    if len(dict(named)) < len(named):
+        raise ValueError(f"two parameters have the same name among {[name for name, _ in named]}; rename one")
+    return named
+
+
+def _paths(prefix: str, tree: PyTree) -> Iterator[tuple[str, Any]]:
+    """`params.dense.kernel`; a slash would be a folder in a store."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield f"{prefix}.{_tree.key_name(path)}".replace("/", ".") if path else prefix, leaf
+
+
+def train_many(
+    objective: Objective,
+    optimizer: Any,
+    inits: PyTree,
+    *,
+    num_steps: int,
+    num_runs: int | None = None,
+    hyper: PyTree = None,
+    key: Array | None = None,
+    batch_size: int | None = None,
+    record_every: int | None = None,
+    check_every: int | None = CHECK_EVERY,
+    snapshots: bool = False,
+    tol: float | None = None,
+    max_loss: float | None = None,
+    track: Mapping[str, Objective] | None = None,
+    batch: int | Literal["auto"] = "auto",
+    devices: Devices = None,
+    store: str | os.PathLike[str] | None = None,
+    executor: concurrent.futures.Executor | None = None,
+    shard: tuple[int, int] | None = None,
+    max_memory: int | None = None,
+    progress: bool | Literal["auto"] = "auto",
+) -> Run:
+    """Train from many starts, or with many hyper-parameters, through the engine of `sweep`.
+
+    The runs are the points of a grid with the one axis `run`, so they are batched, distributed, stored and resumed
+    like any landscape. Run `i` is what `train` gives for the same start, optimizer, options and key, to rounding.
+
+    Args:
+        objective: what is minimised.
+        optimizer: an optax optimizer, or with `hyper` a function `hyper_i -> optimizer`, such as `optax.sgd` itself
+            for an array of learning rates. It is called inside the compiled program: its numbers may be traced.
+        inits: parameters with a leading axis, one row per run; or a function `key -> params` with `num_runs=`, so
+            that the starts need not all be held.
+        num_steps: steps at most.
+        num_runs: how many runs; needed where `inits` is a function.
+        hyper: pytree of arrays with a leading axis, one row per run.
+        key: random key for `inits` and for minibatches. Run `i` has `fold_in(key, i)`, split in two: the first half
+            goes to `inits`, the second is the `key` of `train`.
+        batch_size: examples per step; all of them by default.
+        record_every: steps between two entries of the history; by default only the first and the last are kept.
+        check_every: steps between two looks at `tol` and `max_loss`, besides those at every entry; `None` for none.
+        snapshots: whether to keep the parameters at every entry.
+        tol: stop when the norm of the full gradient is at most this.
+        max_loss: call the run diverged when the full loss exceeds this.
+        track: further objectives to record.
+        batch: as for `sweep`, with runs for points.
+        devices: as for `sweep`.
+        store: as for `sweep`.
+        executor: as for `sweep`.
+        shard: as for `sweep`; runs left to others have `outcome_code` -1.
+        max_memory: as for `sweep`.
+        progress: as for `sweep`.
+
+    Returns:
+        The runs, with a leading axis, in NumPy arrays on the host. `run.counts` says how many converged.
+
+    Raises:
+        TypeError, ValueError: as for `train`; rows that do not match; a function without `num_runs` or `key`.
+        PlanMismatch, StoreError, Interrupted: as for `sweep`.
+    """
+    count = _count(inits, num_runs)
+    runs = Runs(
+        objective=objective,
+        optimizer=optimizer,
+        inits=inits if num_runs is None else None,
+        init=None if num_runs is None else jax.tree_util.Partial(inits),
+        num_runs=count,
+        num_steps=num_steps,
+        hyper=hyper,
+        key=key,
+        track=dict(track or {}),
+        batch_size=batch_size,
+        record_every=max(num_steps, 1) if record_every is None else record_every,
+        check_every=check_every,
+        snapshots=snapshots,
+        tol=tol,
+        max_loss=max_loss,
     )
-    params = optax.apply_updates(state.params, updates)
-    finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient)) & jnp.isfinite(optax.tree.norm(params))
-    active = (state.outcome_code < 0) & (state.step < spec.num_steps)
-    code = jnp.where(active & ~finite, Outcome.DIVERGED, state.outcome_code).astype(jnp.int32)
-    going = active & finite
-    new = _State(params, optimizer_state, key, state.step + 1, code)
-    old = dataclasses.replace(state, outcome_code=code)
-    return jax.tree.map(partial(_choose, going), new, old)
+    across: dict[str, Any] = {"batch": batch, "devices": devices, "executor": executor, "max_memory": max_memory}
+    grid = Grid.of(run=np.arange(runs.num_runs))
+    return runs.gather(sweep(runs, grid, store=store, shard=shard, progress=progress, **across))
 
 
-def _choose(condition: Array, a: Any, b: Any) -> Any:
-    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(
-            jnp.where(condition, jax.random.key_data(a), jax.random.key_data(b)), impl=jax.random.key_impl(a)
+def _count(inits: Any, num_runs: int | None) -> int:
+    """The number of runs. A model can be callable too, so that alone does not make it a function of a key."""
+    if num_runs is not None:
+        if not callable(inits):
+            raise TypeError(f"num_runs= goes with a function inits(key) -> params, got {type(inits).__name__}")
+        if num_runs < 1:
+            raise ValueError(f"num_runs must be at least 1, got {num_runs}")
+        return num_runs
+    if callable(inits) and all(map(callable, jax.tree.leaves(inits))):
+        raise ValueError("inits is a function: say how many runs by num_runs=")
+    _tree.check_params(inits, "inits")
+    shape = jnp.shape(jax.tree.leaves(inits)[0])
+    if not shape or not shape[0]:
+        raise ValueError(
+            f"inits must have a leading axis, one row per run, got {_tree.describe(jax.tree.leaves(inits)[0])}"
         )
-    return jnp.where(condition, a, b)
-
-
-def _minibatch(objective: Objective, key: Array, size: int) -> Objective:
-    indices = jax.random.choice(key, objective.num_examples, (size,), replace=False)  # ty: ignore
-    return objective.take(indices)
+    return shape[0]

@@ -231,6 +231,142 @@ def test_tracked_objectives_are_recorded_with_their_metrics(x64):
     np.testing.assert_allclose(run.history["test_twice"], 7.0 * path[:, 0], rtol=1e-12)
 
 
+# ------------------------------------------------------------------------------------- ending early, and leanness
+
+
+def count_losses(objective_fn, **options):
+    """How often the loss is evaluated at run time, on its way to the gradient or not."""
+    seen = []
+
+    def counted(params, batch):
+        jax.debug.callback(lambda _: seen.append(1), params)
+        return objective_fn(params, batch)
+
+    run = train(Objective(counted), **options)
+    jax.effects_barrier()
+    return run, len(seen)
+
+
+@pytest.mark.parametrize(("record_every", "most"), [(1, 13), (40, 43), (1000, 102)])
+def test_a_converged_run_costs_nothing_more(record_every, most):
+    # (x - 3)^2 with rate 1/4: the gradient 2 (x - 3) = 2^(1 - t) falls to 1e-3 at t = 11
+    run, evaluations = count_losses(
+        lambda p, _: (p - 3.0) ** 2, optimizer=optax.sgd(0.25), params=jnp.float32(4.0), num_steps=10**6,
+        record_every=record_every, check_every=100, tol=1e-3,
+    )  # fmt: skip
+    assert run.outcome == Outcome.CONVERGED
+    assert int(run.steps) == min(record_every, 100) * -(-11 // min(record_every, 100))
+    assert evaluations <= most
+
+
+@pytest.mark.parametrize("record_every", [1, 13, 40, 10**5])
+def test_a_diverged_run_is_retraced_to_its_last_finite_step(record_every):
+    # x -> -9 x from 2: the square 4 * 81^t leaves float32 for the first time at
+    objective = Objective(lambda p, _: 0.5 * p**2)
+    run = train(objective, optax.sgd(10.0), jnp.float32(2.0), num_steps=10**6, record_every=record_every)
+    steps = int(np.ceil(np.log(np.finfo(np.float32).max / 4) / np.log(81)))
+    assert (run.outcome, int(run.steps)) == (Outcome.DIVERGED, steps)
+    np.testing.assert_allclose(run.params, 2.0 * (-9.0) ** steps, rtol=1e-5)
+
+
+@pytest.mark.parametrize("record_every", [3, 20])
+def test_parameters_that_overflow_by_themselves_are_not_taken(record_every):
+    # tanh is flat out there: loss and gradient stay finite at infinity, so only the parameters tell
+    objective = Objective(lambda p, _: jnp.tanh(p["x"]) + p["y"] ** 2)
+    start = {"x": jnp.float32(0.2), "y": jnp.float32(2.0)}
+    run = train(objective, optax.chain(optax.scale(-3e38), optax.scale(10.0)), start, num_steps=40,
+                record_every=record_every)  # fmt: skip
+    assert (run.outcome, int(run.steps)) == (Outcome.DIVERGED, 0)
+    assert (float(run.params["x"]), float(run.params["y"])) == (np.float32(0.2), 2.0)
+
+
+def test_a_gradient_that_is_not_finite_counts_even_where_the_optimizer_clips_it():
+    # the slope of sqrt at 0 is infinite; clipped it would leave the run finite
+    objective = Objective(lambda p, _: jnp.sqrt(p))
+    run = train(objective, optax.chain(optax.clip(1.0), optax.sgd(0.5)), jnp.float32(0.0), num_steps=5)
+    assert (run.outcome, int(run.steps), float(run.params)) == (Outcome.DIVERGED, 0, 0.0)
+
+
+def test_a_batch_ends_with_its_last_run_and_every_run_keeps_its_own_history(x64):
+    starts = jnp.array([[3.5, 1e9], [4.0, np.nan]])  # the rest halves at each step
+
+    def one(x):
+        return train(Objective(lambda p, _: (p - 3.0) ** 2), optax.sgd(0.25), x, num_steps=500, tol=1e-3)
+
+    many = jax.vmap(jax.vmap(one))(starts)
+    for index in np.ndindex(2, 2):
+        alone = one(starts[index])
+        jax.tree.map(lambda a, b, i=index: np.testing.assert_array_equal(a, b[i]), alone, many)
+    np.testing.assert_array_equal(many.steps, [[10, 41], [11, 0]])
+    np.testing.assert_array_equal(many.history["step"][0, 0, 9:12], [9, 10, 10])
+
+
+def test_the_check_between_entries(x64):
+    options = {"num_steps": 300, "record_every": 100, "check_every": 7, "tol": 3e-3}
+    run = train(Objective(bowl), optax.sgd(0.3), start(), **options)
+    norms = np.linalg.norm((descent(0.3, np.arange(301)) - MINIMUM) @ HESSIAN, axis=1)
+    first = int(np.argmax(norms <= 3e-3))
+    assert int(run.steps) == -(-first // 7) * 7
+    assert first < int(run.steps) < 100
+    np.testing.assert_allclose(join(run.params), descent(0.3, np.array([int(run.steps)]))[0], rtol=1e-11)
+
+
+# --------------------------------------------------------------------------------------------- optimizers by hand
+
+
+def rosenbrock(p, _):
+    return (1.5 - p[0]) ** 2 + 20.0 * (p[1] - p[0] ** 2) ** 2
+
+
+OPTAX = {
+    "schedule": lambda: optax.sgd(optax.exponential_decay(2e-3, 10, 0.5), momentum=0.6, nesterov=True),
+    "adamw": lambda: optax.adamw(optax.cosine_decay_schedule(0.1, 30)),
+    "stateful": lambda: optax.chain(optax.clip_by_global_norm(3.0), optax.add_noise(0.01, 0.5, jax.random.key(1)),
+                                    optax.sgd(1e-3)),
+    "sam": lambda: optax.contrib.sam(optax.sgd(1e-3), optax.chain(optax.contrib.normalize(), optax.sgd(0.05))),
+    "opaque sam": lambda: optax.contrib.sam(
+        optax.sgd(1e-3), optax.chain(optax.contrib.normalize(), optax.sgd(0.05)), opaque_mode=True),
+    "polyak": lambda: optax.polyak_sgd(0.02),
+    "lbfgs": lambda: optax.lbfgs(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "record_every"), [*((n, 30) for n in OPTAX), ("schedule", 5), ("stateful", 5)])
+def test_optimizers_do_what_they_do_in_a_loop_of_optax(x64, name, record_every):
+    optimizer = optax.with_extra_args_support(OPTAX[name]())
+    params = jnp.array([-0.7, 1.3])
+    memory = optimizer.init(params)
+    value_fn = lambda p: rosenbrock(p, None)  # noqa: E731
+    grad_fn = lambda p, _: jax.grad(value_fn)(p)  # noqa: E731
+
+    @jax.jit
+    def step(params, memory):
+        value, grad = jax.value_and_grad(value_fn)(params)
+        more = {"grad_fn": grad_fn} if "sam" in name else {"value": value, "grad": grad, "value_fn": value_fn}
+        updates, memory = optimizer.update(grad, memory, params, **more)
+        return optax.apply_updates(params, updates), memory
+
+    for _ in range(30):
+        params, memory = step(params, memory)
+    run = train(Objective(rosenbrock), OPTAX[name](), jnp.array([-0.7, 1.3]), num_steps=30, record_every=record_every)
+    np.testing.assert_allclose(run.params, params, rtol=1e-8)
+
+
+def test_numbers_of_the_optimizer_may_be_traced(x64):
+    def end(rate):
+        return join(train(Objective(bowl), optax.sgd(rate), start(), num_steps=25, record_every=25).params)
+
+    def join(params):
+        return jnp.concatenate([params["a"], params["b"]])
+
+    rates = jnp.array([0.1, 0.37])
+    ends, slope = jax.jit(jax.vmap(lambda r: jax.jvp(end, (r,), (1.0,))))(rates)
+    for i, rate in enumerate(rates):
+        np.testing.assert_allclose(ends[i], descent(rate, np.array([25]))[0], rtol=1e-11)
+        near = [descent(rate + h, np.array([25]))[0] for h in (1e-6, -1e-6)]
+        np.testing.assert_allclose(slope[i], (near[0] - near[1]) / 2e-6, rtol=1e-6, atol=1e-8)
+
+
 # ----------------------------------------------------------------------------------------------------- errors
 
 
@@ -242,6 +378,7 @@ def test_tracked_objectives_are_recorded_with_their_metrics(x64):
         ({"batch_size": 0, "key": jax.random.key(0)}, "batch_size=0, but the objective has 3 examples"),
         ({"num_steps": -2}, "needs num_steps >= 0 and record_every >= 1, got -2"),
         ({"record_every": 0}, "needs num_steps >= 0 and record_every >= 1, got 5 and 0"),
+        ({"check_every": 0}, "check_every must be at least 1 step, got 0"),
     ],
 )
 def test_options_that_cannot_be(options, said):
@@ -253,6 +390,10 @@ def test_options_that_cannot_be(options, said):
 def test_kinds_that_cannot_be():
     with pytest.raises(TypeError, match="objective must be a landscape.Objective, got function"):
         train(bowl, optax.sgd(0.1), start(), num_steps=3)
+    with pytest.raises(TypeError, match="optimizer must be an optax optimizer such as optax.sgd.*, got float"):
+        train(Objective(bowl), 0.1, start(), num_steps=3)
+    with pytest.raises(TypeError, match=r"track\['test'\] must be a landscape.Objective, got function"):
+        train(Objective(bowl), optax.sgd(0.1), start(), num_steps=3, track={"test": bowl})
     with pytest.raises(TypeError, match=r"params\.a must be a real floating-point array, got int32\[2\]"):
         train(Objective(bowl), optax.sgd(0.1), {"a": jnp.arange(2)}, num_steps=3)
     without = Objective(lambda p, _: p**2)
