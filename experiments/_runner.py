@@ -1,8 +1,8 @@
 """What every experiment script shares: flags, output folder, resuming, exit codes, and the closing table.
 
 An experiment is a module with a frozen `Config`, a `SMOKE` config, and three functions: `run(config, lab)` computes
-landscapes and writes nothing itself, `plot(result)` draws figures from the landscapes alone, `findings(result)` lists
-what was expected beside what was found.
+landscapes and writes nothing itself, `plot(result)` draws figures and animations from the landscapes alone,
+`findings(result)` lists what was expected beside what was found.
 """
 
 import dataclasses
@@ -279,14 +279,18 @@ def _draw(result: Mapping[str, Any], out: Path, plot: Any) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.animation import Animation, PillowWriter
 
     from landscape import plotting
 
     with plotting.style("paper"):
+        meta = {"Experiment": out.name, **_flat_provenance(result)}
         for name, figure in plot(result).items():
-            meta = {"Experiment": out.name, **_flat_provenance(result)}
-            plotting.save_figure(figure, out / name, meta)
-            pyplot.close(figure)
+            if isinstance(figure, Animation):
+                figure.save(out / f"{name}.gif", writer=PillowWriter(fps=12), dpi=100)
+            else:
+                plotting.save_figure(figure, out / name, meta)
+        pyplot.close("all")
 
 
 def _flat_provenance(result: Mapping[str, Any]) -> dict[str, str]:
