@@ -1,0 +1,465 @@
+r"""Which minima are the same up to a symmetry of the loss: `distinct`, and the symmetries to declare.
+
+A loss that does not change when a group $G$ acts on its parameters has each minimum in as many copies as its orbit
+holds. Two points are one when $\min_{g \in G} |a - g b|$ is at rounding. That minimum over many group elements is
+only looked for where cheap *invariants*, numbers that no group element changes, agree: different invariants prove
+that the orbits differ. The best matching is exact for copies in general position; elsewhere the distance returned is
+that of the best one found, an upper bound, so distinct points are never merged by a matching that was missed.
+
+>>> import numpy as np
+>>> from landscape import minima
+>>> triangle = np.array([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
+>>> moved = triangle[[2, 0, 1]] @ np.array([[0.6, -0.8], [0.8, 0.6]]) + 7.0
+>>> found = minima.distinct(np.stack([triangle, moved]), np.array([2.5, 2.5]), symmetry=minima.Points())
+>>> found.counts
+array([2])
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, PyTree
+
+from landscape import _tree
+
+
+class Symmetry(Protocol):
+    """What `distinct` asks of a symmetry; write your own for other models."""
+
+    def invariants(self, params: PyTree) -> np.ndarray:
+        """Numbers `(m,)`, in the units of the parameters, that no element of the group changes."""
+        ...
+
+    def distance(self, a: PyTree, b: PyTree) -> float:
+        """Euclidean distance of `a` and `b` after the best matching found."""
+        ...
+
+
+@dataclass(frozen=True)
+class Identity:
+    """No symmetry: the same point is the same parameters."""
+
+    def invariants(self, params: PyTree) -> np.ndarray:
+        """None."""
+        return np.zeros(0)
+
+    def distance(self, a: PyTree, b: PyTree) -> float:
+        """Euclidean distance."""
+        return float(np.linalg.norm(_ravel(a) - _ravel(b)))
+
+
+def _ravel(params: PyTree) -> np.ndarray:
+    return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(params)])
+
+
+@dataclass(frozen=True)
+class HiddenUnits:
+    """Hidden units of a multilayer perceptron, in any order and, for odd activations, of either sign.
+
+    Parameters are a list of layers `{"kernel": (in, out), "bias": (out,)}`, the bias optional. Units are matched
+    layer by layer from the input by linear assignment, then in sweeps over both sides of each layer until the
+    distance stops falling (the weight matching of Ainsworth et al. 2023, section 3.2, which for one hidden layer is
+    the exact minimum).
+
+    Attributes:
+        activation_sign: `"odd"` where the activation is odd (tanh), so that a unit may change its sign.
+        layers: indices of the hidden layers whose units may be exchanged; all by default.
+    """
+
+    activation_sign: Literal["none", "odd"] = "none"
+    layers: tuple[int, ...] | None = None
+
+    def invariants(self, params: PyTree) -> np.ndarray:
+        """Sorted norms of what enters and what leaves each unit, and the norms of the layers."""
+        kernels, biases = self._arrays(params)
+        norms = [np.linalg.norm(np.vstack(layer)) for layer in zip(kernels, biases)]
+        for layer in self._hidden(kernels):
+            norms += sorted(np.linalg.norm(np.vstack([kernels[layer], biases[layer]]), axis=0))
+            norms += sorted(np.linalg.norm(kernels[layer + 1], axis=1))
+        return np.asarray(norms)
+
+    def distance(self, a: PyTree, b: PyTree) -> float:
+        """Distance after matching the units of `b` to those of `a`."""
+        first, second = self._arrays(a), self._arrays(b)
+        hidden = self._hidden(first[0])
+        for layer in hidden:
+            second = self._matched(layer, first, second, both=False)
+        best = np.inf
+        while (gap := _gap(first, second)) < best:
+            best = gap
+            for layer in hidden:
+                second = self._matched(layer, first, second, both=True)
+        return min(best, gap)
+
+    def _matched(self, layer: int, first: Any, second: Any, both: bool) -> Any:
+        """`second` with the units of one layer exchanged to be as near to `first` as they can."""
+        u, v = (_units(arrays, layer, both) for arrays in (first, second))
+        inner = u @ v.T
+        worth = np.abs(inner) if self.activation_sign == "odd" else inner
+        order = _assign(-worth)  # the norms of the units do not depend on the order
+        sign = np.ones(len(order))
+        if self.activation_sign == "odd":
+            sign = np.where(inner[np.arange(len(order)), order] < 0, -1.0, 1.0)
+        kernels, biases = list(second[0]), list(second[1])
+        kernels[layer], biases[layer] = kernels[layer][:, order] * sign, biases[layer][:, order] * sign
+        kernels[layer + 1] = kernels[layer + 1][order] * sign[:, None]
+        return kernels, biases
+
+    def _hidden(self, kernels: list[np.ndarray]) -> Sequence[int]:
+        hidden = range(len(kernels) - 1)
+        if self.layers is not None and not set(self.layers) <= set(hidden):
+            raise ValueError(f"layers={self.layers}, but the hidden layers are numbered {list(hidden)}")
+        return hidden if self.layers is None else self.layers
+
+    def _arrays(self, params: PyTree) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        if self.activation_sign not in ("none", "odd"):
+            raise ValueError(f"activation_sign must be 'none' or 'odd', got {self.activation_sign!r}")
+        is_layer = [isinstance(layer, Mapping) and "kernel" in layer for layer in params]
+        if not isinstance(params, list | tuple) or not all(is_layer):
+            raise TypeError(
+                'HiddenUnits needs params as a list of layers {"kernel": (in, out), "bias": (out,)}, got '
+                f"{jax.tree.structure(params)}; write a Symmetry of your own for other models"
+            )
+        kernels = [np.asarray(layer["kernel"], np.float64) for layer in params]
+        biases = [layer.get("bias", np.zeros(k.shape[1])) for layer, k in zip(params, kernels)]
+        return kernels, [np.asarray(bias, np.float64)[None] for bias in biases]
+
+
+def _units(arrays: Any, layer: int, both: bool) -> np.ndarray:
+    """One row per unit: what enters it and, with `both`, what leaves it."""
+    kernels, biases = arrays
+    parts = [kernels[layer].T, biases[layer].T]
+    return np.concatenate([*parts, kernels[layer + 1]] if both else parts, axis=1)
+
+
+def _gap(first: Any, second: Any) -> float:
+    return float(np.sqrt(sum(np.sum((a - b) ** 2) for x, y in zip(first, second) for a, b in zip(x, y))))
+
+
+def _assign(cost: np.ndarray) -> np.ndarray:
+    """The column of each row in the cheapest assignment."""
+    from scipy.optimize import linear_sum_assignment
+
+    return linear_sum_assignment(cost)[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Neurons:
+    r"""Neurons of a student $\sum_i \sigma(w_i \cdot x)$, `{"w": (n, d)}`, of a teacher with orthogonal neurons.
+
+    The loss under Gaussian input does not change when the rows of $w$ are permuted, nor under an orthogonal map
+    that takes the set of teacher neurons to itself. Without the teacher, students are compared by their Gram
+    matrices up to one permutation: equal ones differ by a rotation, and an equal loss is what says that the rotation
+    keeps the teacher.
+
+    Attributes:
+        teacher: the teacher's neurons `(k, d)`, orthogonal and of one length, or `None` where it is not known.
+    """
+
+    teacher: Any = None
+
+    def invariants(self, params: PyTree) -> np.ndarray:
+        """Roots of the Gram eigenvalues, sorted row norms and sorted Gram entries in units of the largest norm."""
+        w = _rows(params)
+        gram = w @ w.T
+        norms = np.sqrt(np.diagonal(gram))
+        parts = [np.linalg.svd(w, compute_uv=False), np.sort(norms), _sorted_pairs(gram) / max(norms.max(), 1e-300)]
+        if self.teacher is not None:
+            parts.append(np.sort((w @ self._unit_teacher().T).ravel()))
+        return np.concatenate(parts)
+
+    def distance(self, a: PyTree, b: PyTree) -> float:
+        """Distance after matching the neurons and, by Procrustes' rotation or the teacher's own, the basis."""
+        u, v = _rows(a), _rows(b)
+        if self.teacher is None:
+            v = v[_match_gram(u @ u.T, v @ v.T)]
+            return float(np.linalg.norm(u - v @ _rotation(v, u)))
+        teacher = self._unit_teacher()
+        rows, columns = _match_table(u @ teacher.T, v @ teacher.T)
+        v = v[rows]
+        inside = (v @ teacher.T)[:, columns] @ teacher
+        rest_u, rest_v = u - u @ teacher.T @ teacher, v - v @ teacher.T @ teacher
+        return float(np.linalg.norm(u - inside - rest_v @ _rotation(rest_v, rest_u)))
+
+    def _unit_teacher(self) -> np.ndarray:
+        teacher = np.asarray(self.teacher, np.float64)
+        gram = teacher @ teacher.T
+        if not np.allclose(gram, gram[0, 0] * np.eye(len(gram)), atol=1e-6 * abs(gram[0, 0])):
+            raise ValueError("Neurons.teacher must have orthogonal rows of one length; leave it out for other teachers")
+        return teacher / np.sqrt(gram[0, 0])
+
+
+def _rows(params: PyTree) -> np.ndarray:
+    w = params.get("w") if isinstance(params, Mapping) else params
+    if np.ndim(w) != 2:
+        raise TypeError(f'expected neurons as {{"w": (n, d)}} or as an array (n, d), got {jax.tree.structure(params)}')
+    return np.asarray(w, np.float64)
+
+
+def _sorted_pairs(matrix: np.ndarray) -> np.ndarray:
+    return np.sort(matrix[np.triu_indices(len(matrix), 1)])
+
+
+def _rotation(v: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """The orthogonal matrix, reflections included, that brings `v` nearest to `u` (Schönemann 1966)."""
+    left, _, right = np.linalg.svd(v.T @ u)
+    return left @ right
+
+
+def _signatures(gram: np.ndarray) -> np.ndarray:
+    """One row per neuron that does not depend on the order of the others: its norm and its sorted inner products."""
+    others = gram[~np.eye(len(gram), dtype=bool)].reshape(len(gram), -1)
+    return np.concatenate([np.diagonal(gram)[:, None], np.sort(others, axis=1)], axis=1)
+
+
+def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.sum((a[:, None] - b[None]) ** 2, axis=-1)
+
+
+def _match_gram(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """A permutation with `b[order][:, order]` near to `a`: signatures, then repeated assignment, then exchanges.
+
+    To match two Gram matrices is a quadratic assignment problem, hard in general; signatures solve it wherever
+    neurons with the same signature are interchangeable, as in the known families of minima.
+    """
+
+    def gap(order: np.ndarray) -> float:
+        return float(np.sum((a - b[np.ix_(order, order)]) ** 2))
+
+    order = _assign(_squared_distances(_signatures(a), _signatures(b)))
+    best, scale = gap(order), 1e-20 * float(np.sum(a**2))
+    for _ in range(len(a)):
+        own = (np.diagonal(a)[:, None] - np.diagonal(b)[None]) ** 2
+        other = _assign(_squared_distances(a, b[:, order]) + own)
+        if not gap(other) < best:
+            break
+        order, best = other, gap(other)
+    improved = best > scale
+    while improved:
+        improved = False
+        for i, j in itertools.combinations(range(len(a)), 2):
+            other = order.copy()
+            other[[i, j]] = other[[j, i]]
+            if gap(other) < best * (1 - 1e-9):
+                order, best, improved = other, gap(other), best > scale
+    return order
+
+
+def _match_table(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Orders of rows and columns with `b[rows][:, columns]` near to `a`, each in turn the best for the other."""
+    rows = _assign(_squared_distances(np.sort(a, axis=1), np.sort(b, axis=1)))
+    best, kept = np.inf, (rows, np.arange(a.shape[1]))
+    while True:
+        columns = _assign(_squared_distances(a.T, b[rows].T))
+        gap = float(np.sum((a - b[np.ix_(rows, columns)]) ** 2))
+        if not gap < best:
+            return kept
+        best, kept = gap, (rows, columns)
+        rows = _assign(_squared_distances(a, b[:, columns]))
+
+
+def student_family(w: Any, teacher: Any = None, *, tol: float = 1e-3) -> tuple[int, ...]:
+    """The family of a student's minimum: how many neurons are of each kind, in ascending order.
+
+    Minima of the student-teacher problem come in families `(p, k - p)` (Safran & Shamir 2018; Arjevani & Field
+    2020): neurons of one kind are interchangeable. Two neurons are of one kind here when their norms and their
+    sorted inner products with the other neurons agree. At the global minimum all are, `(k,)`.
+
+    Args:
+        w: the student's neurons, `(n, d)` or `{"w": (n, d)}`.
+        teacher: the teacher's neurons `(k, d)`, if known: sorted overlaps with them must agree as well.
+        tol: how far signatures may differ, relative to the largest squared norm.
+
+    Returns:
+        Sizes of the classes of neurons; `(1, 5)` means one neuron apart and five alike.
+
+    Raises:
+        TypeError: `w` is not a matrix.
+        ValueError: `w` is not finite.
+    """
+    rows = _rows(w)
+    if not np.all(np.isfinite(rows)):
+        raise ValueError("the student's neurons must be finite: leave diverged runs out")
+    signatures = _signatures(rows @ rows.T)
+    if teacher is not None:
+        signatures = np.concatenate([signatures, np.sort(rows @ np.asarray(teacher).T, axis=1)], axis=1)
+    near = np.max(np.abs(signatures[:, None] - signatures[None]), axis=-1)
+    near = near <= tol * np.max(np.sum(rows**2, axis=1))
+    for _ in range(len(rows)):  # friends of friends
+        near = near @ near
+    return tuple(sorted(len(set(members)) for members in {tuple(np.flatnonzero(row)) for row in near}))
+
+
+@dataclass(frozen=True)
+class Points:
+    """Like points in space, one array `(N, d)`: clusters of atoms, charges on a sphere.
+
+    Translations, rotations, reflections and permutations leave them the same. Frames of `d - 1` points about the
+    centroid are laid onto all frames of the other cluster with the same inner products, and the points assigned.
+    """
+
+    def invariants(self, params: PyTree) -> np.ndarray:
+        """Sorted distances of all pairs."""
+        points = self._centred(params)
+        return np.sqrt(np.maximum(_sorted_pairs(_squared_distances(points, points)), 0))
+
+    def distance(self, a: PyTree, b: PyTree) -> float:
+        """Distance after the best rigid motion and permutation found."""
+        u, v = self._centred(a), self._centred(b)
+        frame = _frame(u)
+        best = _settle(u, v)
+        gram, size = u[frame] @ u[frame].T, max(float(np.max(np.sum(u**2, axis=1))), 1e-300)
+        allowed = 1e-3 * size
+        for other in _frames(v, gram, allowed):
+            for mirror in (False, True):
+                turned = v @ _frame_rotation(v[list(other)], u[frame], mirror)
+                best = min(best, _settle(u, turned))
+            if best <= 1e-9 * size**0.5:
+                break
+        return best
+
+    def _centred(self, params: PyTree) -> np.ndarray:
+        leaves = jax.tree.leaves(params)
+        if len(leaves) != 1 or np.ndim(leaves[0]) != 2:
+            shapes = [np.shape(leaf) for leaf in leaves]
+            raise TypeError(f"Points needs params with one array (N, d), a point per row, got shapes {shapes}")
+        points = np.asarray(leaves[0], np.float64)
+        return points - points.mean(axis=0)
+
+
+def _frame(points: np.ndarray) -> list[int]:
+    """Indices of `d - 1` points that span as much volume about the centroid as can be had greedily."""
+    rest, chosen = points.copy(), []
+    for _ in range(min(points.shape[1] - 1, len(points))):
+        norms = np.linalg.norm(rest, axis=1)
+        chosen.append(int(np.argmax(norms)))
+        if norms.max() > 0:
+            axis = rest[chosen[-1]] / norms.max()
+            rest = rest - np.outer(rest @ axis, axis)
+    return chosen
+
+
+def _frames(points: np.ndarray, gram: np.ndarray, allowed: float) -> list[tuple[int, ...]]:
+    """All ordered tuples of points whose inner products agree with `gram`."""
+    inner, tuples = points @ points.T, [()]
+    for i in range(len(gram)):
+        tuples = [
+            (*t, j)
+            for t in tuples
+            for j in range(len(points))
+            if j not in t and np.all(np.abs(inner[j, [*t, j]] - gram[i, : i + 1]) <= allowed)
+        ]
+    return tuples
+
+
+def _frame_rotation(v: np.ndarray, u: np.ndarray, mirror: bool) -> np.ndarray:
+    """The orthogonal map from one frame to another; the direction that neither holds has a free sign."""
+    left, _, right = np.linalg.svd(v.T @ u)
+    if mirror:
+        left[:, -1] *= -1
+    return left @ right
+
+
+def _settle(u: np.ndarray, v: np.ndarray) -> float:
+    """Assign the points, turn onto them, and again while that brings them nearer."""
+    best = np.inf
+    while True:
+        v = v[_assign(_squared_distances(u, v))]
+        v = v @ _rotation(v, u)
+        gap = float(np.linalg.norm(u - v))
+        if not gap < best * (1 - 1e-6):
+            return min(gap, best)
+        best = gap
+
+
+@dataclass(frozen=True, eq=False)
+class Distinct:
+    """Minima told apart, those of lower loss first.
+
+    Attributes:
+        labels: which minimum each point belongs to, `(n,)`; -1 where loss or parameters are not finite.
+        representatives: the point of lowest loss of each, a stack of `m` parameter trees.
+        counts: points that belong to each, `(m,)`.
+        losses: loss of each representative, `(m,)`.
+    """
+
+    labels: Int[np.ndarray, " n"]
+    representatives: PyTree
+    counts: Int[np.ndarray, " m"]
+    losses: Float[np.ndarray, " m"]
+
+
+def distinct(
+    minima: PyTree, losses: Any, *, symmetry: Symmetry | None = None, eigenvalues: Any = None, tol: float = 1e-4
+) -> Distinct:
+    """Tell minima apart up to a symmetry: by loss, by invariants, then by distance after the best matching.
+
+    Points are taken in ascending order of loss; each joins the first minimum whose loss, invariants and position
+    agree within `tol`, relative to 1 plus their size, or founds a new one. Polish the points first: how far two
+    runs stopped from one minimum must be below the tolerance.
+
+    Args:
+        minima: parameters of `n` points, a stack of trees.
+        losses: their losses, `(n,)`.
+        symmetry: `Identity()`, `HiddenUnits(..)`, `Neurons()`, `Points()`, or any object with `invariants(params)`
+            and `distance(a, b)`.
+        eigenvalues: Hessian eigenvalues `(n, m)` of the points, in ascending order, as further invariants.
+        tol: relative tolerance.
+
+    Raises:
+        TypeError: parameters that the symmetry does not know.
+        ValueError: the number of losses or of eigenvalues is not that of the points, or `tol` is not positive.
+    """
+    losses = np.asarray(losses, np.float64)
+    leaves = {_tree.key_name(p): np.shape(x) for p, x in jax.tree_util.tree_leaves_with_path(minima)}
+    if losses.ndim != 1 or {shape[:1] for shape in leaves.values()} != {losses.shape}:
+        raise ValueError(f"minima must be a stack with one tree per loss, {losses.shape} losses for leaves {leaves}")
+    if eigenvalues is not None and (np.ndim(eigenvalues) != 2 or len(eigenvalues) != len(losses)):
+        raise ValueError(f"eigenvalues must be (n, m) for {len(losses)} points, got shape {np.shape(eigenvalues)}")
+    if not tol > 0:
+        raise ValueError(f"tol must be positive, relative to the size of what is compared, got {tol}")
+    points = _Points(minima, losses, symmetry or Identity(), eigenvalues, tol)
+    labels, heads = points.grouped()
+    counts = np.bincount(labels[labels >= 0], minlength=len(heads))
+    return Distinct(labels, jax.tree.map(lambda x: np.asarray(x)[heads], minima), counts, losses[heads])
+
+
+@dataclass(frozen=True, eq=False)
+class _Points:
+    """Points to be told apart."""
+
+    stacked: PyTree
+    losses: np.ndarray
+    symmetry: Symmetry
+    eigenvalues: Any
+    tol: float
+
+    def grouped(self) -> tuple[np.ndarray, np.ndarray]:
+        """Labels, and the index of each minimum's first point."""
+        labels, heads, known = np.full(len(self.losses), -1), [], []
+        trees = [jax.tree.map(lambda x, i=i: np.asarray(x)[i], self.stacked) for i in range(len(self.losses))]
+        usable = [
+            i for i, tree in enumerate(trees) if np.isfinite(self.losses[i]) and np.all(np.isfinite(_ravel(tree)))
+        ]
+        for i in sorted(usable, key=lambda i: self.losses[i]):
+            mine = self._numbers(i, trees[i])
+            same = (g for g, head in enumerate(heads) if self._same(trees[head], trees[i], known[g], mine))
+            labels[i] = next(same, len(heads))
+            if labels[i] == len(heads):
+                heads.append(i)
+                known.append(mine)
+        return labels, np.asarray(heads, dtype=int)
+
+    def _numbers(self, i: int, tree: PyTree) -> list[np.ndarray]:
+        own = [self.losses[i : i + 1], np.asarray(self.symmetry.invariants(tree))]
+        return own if self.eigenvalues is None else [*own, np.asarray(self.eigenvalues[i])]
+
+    def _same(self, a: PyTree, b: PyTree, numbers_a: list[np.ndarray], numbers_b: list[np.ndarray]) -> bool:
+        for x, y in zip(numbers_a, numbers_b):
+            if x.size and not np.max(np.abs(x - y)) <= self.tol * (1 + np.max(np.abs(x))):
+                return False
+        return self.symmetry.distance(a, b) <= self.tol * (1 + float(np.linalg.norm(_ravel(a))))
