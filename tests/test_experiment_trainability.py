@@ -24,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("trainability")
 
 
 def test_known_sets_have_the_slopes_of_their_dimension():
-    """Dyadic boxes are good to .1 at this size (why: see test_analysis.py); the estimator of the paper scatters more."""
+    """Dyadic boxes are good to .1 at this size (test_analysis.py says why); the estimator of the paper scatters more."""
     for name, mask in trainability._known_sets(1025):
         found = trainability._slopes(mask)
         assert np.median(found["slopes"]) == pytest.approx(trainability.KNOWN[name], abs=0.15), name
@@ -48,16 +48,28 @@ def test_learning_rates_belong_to_their_layers():
     np.testing.assert_allclose(updates["w1"], -25.0, rtol=1e-6)
 
 
-def test_a_zoom_goes_to_the_boundary_and_stays_inside():
+@pytest.mark.parametrize("toward", ["random", "rough"])
+def test_a_zoom_goes_to_the_boundary_and_stays_inside(toward):
+    config = trainability.Config(toward=toward)
     grid = ls.Grid.square((-3.0, 6.0), 65)
     x, _ = np.meshgrid(*(axis.values for axis in grid.axes), indexing="ij")
     landscape = ls.Landscape(grid, {"converged": x < 1.3}, np.ones(grid.shape, dtype=bool))
     for seed in range(20):
-        center = trainability._point_of_boundary(landscape, 4.0, np.random.default_rng(seed))
+        center = trainability._next_center(landscape, config, np.random.default_rng(seed))
         assert abs(center[0] - 1.3) <= 9 / 64
         assert -3 + 9 / 8 - 0.2 <= center[1] <= 6 - 9 / 8 + 0.2
     flat = ls.Landscape(grid, {"converged": x < 99}, np.ones(grid.shape, dtype=bool))
-    assert trainability._point_of_boundary(flat, 4.0, np.random.default_rng(3)) is None
+    assert trainability._next_center(flat, config, np.random.default_rng(3)) is None
+
+
+def test_the_roughest_window_is_where_the_boundary_is_rough():
+    """A straight boundary on the left half, Sierpinski's triangle on the right: the window lies on the right."""
+    edges = np.zeros((512, 1024), dtype=bool)
+    edges[256, :512] = True
+    i, j = np.meshgrid(np.arange(512), np.arange(512), indexing="ij")
+    edges[:, 512:] = (i & j) == 0
+    corners = np.random.default_rng(2).permutation(np.argwhere(edges[64:-64, 64:-64]) + 64)[:400]
+    assert trainability._roughest(edges, corners, 64)[1] > 512 - 64
 
 
 def test_the_window_of_the_animation_moves_from_map_to_map():
@@ -91,7 +103,7 @@ def test_smoke_run_leaves_maps_figures_and_an_animation(tmp_path):
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert {"deep-linear.png", "deep-linear_zoom.gif", "dimension.pdf", "deep-linear_1.zarr"} <= names
     rows = json.loads((tmp_path / "out" / "findings.json").read_text())
-    assert any(row["what"] == "deep-linear: dimension over 1 zooms" for row in rows)
+    assert any(row["what"] == "deep-linear: dimension over 1 zooms, rough" for row in rows)
     overview = ls.load(tmp_path / "out" / "picture-deep-linear_0.zarr")
     assert 0 < overview["converged"].mean() < 1
     assert (overview["value"] > 0).tolist() == overview["converged"].tolist()
