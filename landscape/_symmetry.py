@@ -345,7 +345,8 @@ def _frame(points: np.ndarray) -> list[int]:
 
 def _frames(points: np.ndarray, gram: np.ndarray, allowed: float) -> list[tuple[int, ...]]:
     """All ordered tuples of points whose inner products agree with `gram`."""
-    inner, tuples = points @ points.T, [()]
+    inner = points @ points.T
+    tuples: list[tuple[int, ...]] = [()]
     for i in range(len(gram)):
         tuples = [
             (*t, j)

@@ -341,7 +341,9 @@ class _Search:
         sound = jnp.isfinite(diagonal) & (trace <= self.eps**0.5) & ~full
         alive = jnp.cumprod(sound & jnp.concatenate([sound[:1], linked])) > 0
         rows, images = self._cleaned(state, _finite(rows), _finite(diagonal), _finite(beside), _finite(rest))
-        centre = _finite(jnp.sort(jnp.where(alive, diagonal, jnp.inf))[jnp.sum(alive) // 2])  # median: most of the spectrum
+        centre = _finite(
+            jnp.sort(jnp.where(alive, diagonal, jnp.inf))[jnp.sum(alive) // 2]
+        )  # median: most of the spectrum
         return _only(alive, rows), _only(alive, images), alive, jnp.where(full, 0, size), centre
 
     def _deflated(self, state: _Ritz, vector: Array) -> Array:

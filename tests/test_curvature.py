@@ -1,6 +1,7 @@
 """Oracles for curvature: closed-form Hessians, prescribed spectra, NumPy's dense eigenvalues, honesty of residuals."""
 
 from functools import cache, partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -49,9 +50,12 @@ def net(dtype=np.float64, batch_size=None):
     rng = np.random.default_rng(4)
     sizes = (20, 40, 10)
     params = [
-        {"kernel": jnp.asarray(rng.normal(size=(a, b)) / a**0.5, dtype), "bias": jnp.asarray(0.1 * rng.normal(size=b), dtype)}
-        for a, b in zip(sizes[:-1], sizes[1:])
-    ]  # fmt: skip
+        {
+            "kernel": jnp.asarray(rng.normal(size=shape) / 5, dtype),
+            "bias": jnp.asarray(rng.normal(size=shape[1]), dtype),
+        }
+        for shape in pairwise(sizes)
+    ]
     data = jnp.asarray(rng.normal(size=(50, 20)), dtype), jnp.asarray(rng.integers(0, 10, 50))
     return Objective(net_loss, data, batch_size=batch_size), params
 
@@ -127,6 +131,7 @@ SPECTRA = {
     "threefold": np.r_[5.0, 5, 5, 4.999, 3 * np.ones(4), np.linspace(-1.5, 1.3, 92)],
     "clustered": np.r_[7 + 1e-6 * np.arange(5), np.linspace(-6, 2, 95)],
     "all equal": 2.5 * np.ones(100),
+    "far from zero": np.r_[-4.0, -4.1, 40 + np.linspace(0, 1, 98)],
     "low rank": np.r_[9.0, 4, 4, -3, np.zeros(96)],
     "zero": np.zeros(100),
 }

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("trainability")
 
 
 def test_known_sets_have_the_slopes_of_their_dimension():
-    """Dyadic boxes are good to .1 at this size (test_analysis.py says why); the estimator of the paper scatters more."""
+    """Dyadic boxes are good to .1 at this size (test_analysis.py says why); the paper's estimator scatters more."""
     for name, mask in trainability._known_sets(1025):
         found = trainability._slopes(mask)
         assert np.median(found["slopes"]) == pytest.approx(trainability.KNOWN[name], abs=0.15), name

@@ -1,6 +1,7 @@
 """Oracles for minima: textbook and published critical points, closed forms, SciPy, symmetric copies made by hand."""
 
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,9 @@ def test_a_convex_loss_ends_where_scipy_ends():
     objective = logistic()
     end = minima.polish(objective, jnp.full(6, 5.0))
     fun = jax.jit(jax.value_and_grad(objective))
-    ours = scipy.optimize.minimize(lambda w: tuple(map(np.asarray, fun(w))), np.zeros(6), jac=True, method="BFGS", tol=1e-9)
+    ours = scipy.optimize.minimize(
+        lambda w: tuple(map(np.asarray, fun(w))), np.zeros(6), jac=True, method="BFGS", tol=1e-9
+    )
     assert bool(end.converged)
     assert float(end.grad_norm) < 1e-15
     np.testing.assert_allclose(end.params, ours.x, atol=1e-7)
@@ -187,14 +190,14 @@ def test_xor_stops_on_plateaus_that_are_called_plateaus():
 
 def mlp_params(sizes, seed):
     rng = np.random.default_rng(seed)
-    return [{"kernel": rng.normal(size=(a, b)), "bias": rng.normal(size=b)} for a, b in zip(sizes[:-1], sizes[1:])]
+    return [{"kernel": rng.normal(size=(a, b)), "bias": rng.normal(size=b)} for a, b in pairwise(sizes)]
 
 
 def exchanged(params, seed, signs=False):
     """A copy with the units of every hidden layer in another order and, with `signs`, of either sign."""
     rng = np.random.default_rng(seed)
     layers = [dict(layer) for layer in params]
-    for here, after in zip(layers[:-1], layers[1:]):
+    for here, after in pairwise(layers):
         order = rng.permutation(len(here["bias"]))
         sign = rng.choice([-1.0, 1.0], len(order)) if signs else np.ones(len(order))
         here["kernel"], here["bias"] = here["kernel"][:, order] * sign, here["bias"][order] * sign
@@ -313,7 +316,9 @@ def test_student_teacher_minima_fall_into_their_published_family_in_any_basis():
     assert np.all(ends.converged)
     for seed, symmetry in [(3, minima.Neurons()), (4, minima.Neurons(teacher))]:
         rng = np.random.default_rng(seed)
-        copies = np.stack([rng.permutation(w) @ teacher.T @ rng.permutation(teacher) for w in np.asarray(ends.params["w"])])
+        copies = np.stack(
+            [rng.permutation(w) @ teacher.T @ rng.permutation(teacher) for w in np.asarray(ends.params["w"])]
+        )
         points = {"w": np.concatenate([ends.params["w"], copies])}
         losses = np.asarray(jax.vmap(objective)(points))
         np.testing.assert_allclose(losses[: len(copies)], losses[len(copies) :], atol=1e-12)
@@ -391,7 +396,8 @@ def data(fn, angle, shift, scale):
 
 
 PUBLISHED = {
-    himmelblau: ((4, 4, 1), 6.0, [[3, 2], [-2.805118, 3.131313], [3.584428, -1.848127], [-3.779310, -3.283186]], [0, 0, 0, 0]),
+    himmelblau: ((4, 4, 1), 6.0, [[3, 2], [-2.805118, 3.131313], [3.584428, -1.848127], [-3.779310, -3.283186]],
+                 [0, 0, 0, 0]),
     six_hump_camel: ((6, 7, 2), 2.6, [[0.089842, -0.712656], [-0.089842, 0.712656]],
                      [-1.031628, -1.031628, -0.215464, -0.215464, 2.104250, 2.104250]),
     three_hump_camel: ((3, 2, 0), 3.0, [[0, 0]], [0, 0.298638, 0.298638]),
@@ -403,7 +409,9 @@ SADDLES = {mueller_brown: [-72.248940, -40.664844]}
 
 
 @pytest.mark.parametrize("fn", PUBLISHED, ids=lambda fn: fn.__name__)
-@pytest.mark.parametrize(("angle", "shift", "scale"), [(0.0, (0.0, 0.0), 1.0), (0.7, (13.0, -40.0), 300.0)], ids=["plain", "moved"])
+@pytest.mark.parametrize(
+    ("angle", "shift", "scale"), [(0.0, (0.0, 0.0), 1.0), (0.7, (13.0, -40.0), 300.0)], ids=["plain", "moved"]
+)
 def test_the_whole_census_of_textbook_functions(fn, angle, shift, scale):
     counts, half, points, values = PUBLISHED[fn]
     objective = data(fn, angle, shift, scale)
