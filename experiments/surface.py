@@ -403,7 +403,7 @@ def _rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
         null = " + ".join(f"{s:.1%}" for s in about["random_walk"])
         found = " + ".join(f"{s:.1%}" for s in about["explained"])
         rows.append(("variance of the path explained", f"{null} (random walk)", found))
-    if "eigenvalues" in about:
+    if "eigenvalues" in about and landscape.computed.all():
         rows += [_eigenvalue_row(landscape, i) for i in (0, 1)]
     residual, length = about["path_residual"], about["path_length"]
     if length > 0:
@@ -423,7 +423,8 @@ def _eigenvalue_row(landscape: ls.Landscape, axis: int) -> tuple[str, str, str]:
     below, here, above = (float(landscape["train_loss"][index]) for index in near)
     value, residual = about["eigenvalues"][axis], about["residuals"][axis]
     curved = (above - 2 * here + below) / step**2
-    return f"curvature along axis {axis + 1}", f"{value:.5g} (eigenvalue, within {residual:.1g})", f"{curved:.5g}"
+    found = f"{curved:.5g} (second difference, step {step:.2g})"
+    return f"curvature along axis {axis + 1}", f"{value:.5g} (eigenvalue, within {residual:.1g})", found
 
 
 def _tolerance_rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
@@ -450,7 +451,7 @@ def _minimum_row(landscape: ls.Landscape, name: str) -> tuple[str, str, str]:
         " (at the border)" if edge else ""
     )
     return (
-        f"{name} minimum on the grid",
+        f"{name} minimum on the grid" if landscape.computed.all() else f"{name} minimum of the points evaluated",
         "at (0, 0) if training is over" if name == "train" else "beside it",
         found,
     )

@@ -100,7 +100,7 @@ class Surface:
         if self.spec.transform is None and 0 < SPIKE * median < self.range:
             said.append(
                 "has a range of more than 10,000 times its median: a share of the range is coarse for most of it; for "
-                "a positive output, Smooth(..., transform='log') states the tolerance in decades"
+                "a positive output, Smooth(..., transform='log') takes a share of the range in decades"
             )
         if np.any(self._kind[first] == BELOW_ZERO):
             said.append("has negative values, of which there is no logarithm: all points about them are evaluated")

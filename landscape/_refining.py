@@ -16,13 +16,14 @@ import numpy as np
 
 from landscape._layout import Layout
 from landscape._progress import Interrupted, Progress, interruptible
-from landscape._tiling import Job, Task, call_record, intact, record
+from landscape._tiling import Job, Task, call_record, intact, output_types, record
 from landscape.adaptive import Labels, Refinement, Smooth
 from landscape.grid import Axis, Grid, Landscape
 from landscape.store import INDEX, JOURNAL, RunStore, open_run
 
 MAX_PIECE = 4096  # points that a tile of the journal holds at most
 MAX_ROUNDS = 512  # pieces that may be partly empty, since every round ends with one
+AXIS = "evaluation"
 EXPECTED_SHARE = 16  # points per evaluation that a large sweep is tuned for
 
 Drivers = Mapping[str, Smooth | Labels]
@@ -33,8 +34,12 @@ def run(task: Task, drivers: Drivers) -> Landscape:
     """Evaluate until the tolerance is met; return the map with its predictions."""
     grid = task.grid
     expected = min(grid.size, max(MAX_PIECE, grid.size // EXPECTED_SHARE))
+    clash = {INDEX, JOURNAL, AXIS}.intersection([*output_types(task.fn, grid), *grid.names])
+    if clash and task.path is not None:
+        raise ValueError(f"{min(clash)!r} is a name under which evaluated points are kept; rename the output or axis")
     job = Job.begin(task, expected, {"tolerance": {name: asdict(driver) for name, driver in drivers.items()}})
-    if job.store is not None and len(job.store.finished()) == job.layout.num_tiles:
+    tiles = set(range(job.layout.num_tiles))
+    if job.store is not None and intact(job.store, job.layout, tiles) == tiles:
         return job.store.read()
     dtypes = {name: dtype for name, (_, dtype) in job.layout.outputs.items()}
     return _Refining(task, job, drivers, Refinement(grid, drivers, dtypes), _journal(job)).finish()
@@ -135,7 +140,9 @@ class _Journal:
     """Remembers nothing: a sweep without a store."""
 
     where = "from the start, since no store was given"
-    piece = MAX_PIECE
+
+    def __init__(self, piece: int) -> None:
+        self.piece = piece
 
     def interruptible(self) -> Any:
         return contextlib.nullcontext(_Never())
@@ -162,7 +169,7 @@ class _StoredJournal(_Journal):
 
     def __init__(self, run: RunStore, store: RunStore) -> None:
         self.store, self.layout = store, store.layout
-        self.piece = self.layout.tile[0]
+        super().__init__(self.layout.tile[0])
         self.where = f"from {run.path}"
         self.finished = intact(store, self.layout, set(range(self.layout.num_tiles)))
 
@@ -190,13 +197,11 @@ class _StoredJournal(_Journal):
 
 def _journal(job: Job) -> _Journal:
     """The journal of this job, opened or created."""
+    piece = max(job.strategy.width, min(int(np.prod(job.layout.tile)), MAX_PIECE))
     if job.store is None:
-        return _Journal()
-    if INDEX in job.layout.outputs:
-        raise ValueError(f"the output {INDEX!r} has the name under which evaluated points are kept; rename it")
-    piece = int(np.clip(np.prod(job.layout.tile), job.strategy.width, MAX_PIECE))
+        return _Journal(piece)
     length = piece * (-(-job.layout.grid.size // piece) + MAX_ROUNDS)
-    grid = Grid((Axis("evaluation", np.arange(length, dtype=np.float64)),))
+    grid = Grid((Axis(AXIS, np.arange(length, dtype=np.float64)),))
     outputs = {**job.layout.outputs, INDEX: ((), np.dtype(np.int64))}
     store = open_run(job.store.path / JOURNAL, {"of": "the rounds of this run"}, Layout(grid, outputs, (piece,)), {})
     return _StoredJournal(job.store, store)

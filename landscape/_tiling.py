@@ -189,7 +189,7 @@ def output_types(fn: Any, grid: Grid) -> dict[str, tuple[tuple[int, ...], np.dty
 
 
 def _batching(strategy: Strategy) -> dict[str, Any]:
-    return {"batching": dataclasses.asdict(strategy)}
+    return {"batching": {"width": strategy.width} | ({"hoist": True} if strategy.hoist else {})}
 
 
 def _stored_strategy(path: Any) -> Strategy:

@@ -63,6 +63,12 @@ _LINEAR = {
     "select_n": slice(1, None),
     "triangular_solve": slice(1, 2),
 }
+# Pure, and told apart by their parameters as text: the same one on the same operands is the same number.
+_ARITHMETIC = (
+    "abs add add_any concatenate cos exp integer_pow log logistic max min mul pow reduce_prod select_n sign sin sqrt "
+    "square stop_gradient sub tanh"
+)
+_REPEATABLE = {*_UNARY.split(), *_ARITHMETIC.split()}
 _CONTRACTIONS = {"dot_general", "conv_general_dilated"}
 _PRODUCTS = {"mul", *_CONTRACTIONS}  # linear in either operand, if the other one is constant
 _COSTLY = {*_CONTRACTIONS, "cumsum", "fft", "reduce_window_sum", "triangular_solve"}
@@ -284,6 +290,8 @@ def _whole(scope: _Scope, eqn: Equation, inputs: list[Any]) -> list[Any]:
 
 def _makes_seeds(eqn: Equation, inputs: list[Any]) -> bool:
     """Whether the outputs are a few numbers that depend on nothing but the coordinates."""
+    if eqn.effects or not eqn.outvars:
+        return False
     varying = [x for x in inputs if _varies(x)]
     if not all(isinstance(x, _Affine) and x.is_seed for x in varying):
         return False
@@ -293,12 +301,19 @@ def _makes_seeds(eqn: Equation, inputs: list[Any]) -> bool:
 
 def _seeds(scope: _Scope, eqn: Equation, inputs: list[Any]) -> list[Any]:
     """New coordinates; the same ones for the same equation, as `c[0]` is written anew for every parameter."""
-    operands = tuple(x.item() if isinstance(x, np.ndarray) and not x.ndim else id(x) for x in inputs)
-    key = (eqn.primitive, repr(sorted(eqn.params.items())), operands)
-    if key not in scope.done:
-        outs = [scope.seed(x) for x in _bind(eqn, [scope.dense(x) for x in inputs])]
+    key = (eqn.primitive, repr(sorted(eqn.params.items())), tuple(map(_identity, inputs)))
+    if key in scope.done:
+        return scope.done[key][1]
+    outs = [scope.seed(x) for x in _bind(eqn, [scope.dense(x) for x in inputs])]
+    if eqn.primitive.name in _REPEATABLE:
         scope.done[key] = inputs, outs  # the inputs are kept, so that nothing else gets their ids
-    return scope.done[key][1]
+    return outs
+
+
+def _identity(operand: Any) -> Any:
+    """What tells an operand from others; a literal by its bits, since 0.0 and -0.0 are equal."""
+    scalar = isinstance(operand, np.ndarray) and not operand.ndim
+    return (str(operand.dtype), operand.tobytes()) if scalar else id(operand)
 
 
 def _linear_slots(eqn: Equation, inputs: list[Any]) -> list[int]:

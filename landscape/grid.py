@@ -244,6 +244,11 @@ class Landscape:
         done = "" if self.computed.all() else f", {int(self.computed.sum())} of {self.grid.size} computed"
         return f"Landscape({axes}; {', '.join(self.names)}{done})"
 
+    def predicts(self, name: str) -> bool:
+        """Whether the points that were not computed hold predictions of this output, by a sweep at a tolerance."""
+        outputs = (self.meta.get("refinement") or {}).get("outputs", {})
+        return self.error.get(name) is not None or name in outputs
+
     def slice(self, **index: int) -> "Landscape":
         """The landscape with some axes fixed by index: `landscape.slice(beta=25)` has one axis fewer."""
         unknown = sorted(index.keys() - set(self.grid.names))

@@ -276,6 +276,7 @@ class BasinMap:
     def _nearest(self, params: PyTree) -> Array:
         away = jax.tree.map(lambda minima, p: minima - p, self.minima, params)
         distances = jax.vmap(optax.tree.norm)(away)
+        distances = jnp.where(jnp.isnan(distances), jnp.inf, distances)  # a minimum that is not known is not reached
         return jnp.where(jnp.min(distances) <= self.radius, jnp.argmin(distances), NOT_REACHED)
 
 
@@ -289,7 +290,8 @@ class TrainabilityMap:
 
     - `converged`, boolean: the mean of the last 20 losses is below the first;
     - `value`: $\sum_t v_t$ where it converged, $-\sum_t 1/v_t$ where not. The sign is the paper's colour; the notebook
-      computes the negative and turns it when drawing;
+      computes the negative and turns it when drawing. NaN where the first loss is not positive, since ratios to it mean
+      nothing then;
     - `diverged`, boolean: some loss was not finite, or beyond `max_loss`;
     - `train_loss`, and `{name}_{metric}` of each tracked objective: after the last step, or where it diverged.
 
@@ -320,8 +322,8 @@ class TrainabilityMap:
     def __call__(self, coords: Float[Array, " k"] | Float[np.ndarray, " k"]) -> dict[str, Array]:
         """One run."""
         optimizer, params, objective = self._made(jnp.asarray(coords))
-        done, params, curve = self._descend(optimizer, jax.tree.map(jnp.asarray, params), objective)
-        converged, value = curve.verdict(self.num_steps - done, self.num_steps, self.max_ratio)
+        params, curve = self._descend(optimizer, jax.tree.map(jnp.asarray, params), objective)
+        converged, value = curve.verdict(self.num_steps, self.max_ratio)
         values = {"value": value, "converged": converged, "diverged": curve.over, "train_loss": objective(params)}
         for name, other in self.track.items():
             values |= {f"{name}_{metric}": measured for metric, measured in other.evaluate(params).items()}
@@ -358,8 +360,8 @@ class TrainabilityMap:
         made = self.setup(coords)
         return made if len(made) == 3 else (*made, self.objective)
 
-    def _descend(self, optimizer: Any, params: PyTree, objective: Any) -> tuple[Any, PyTree, "_Curve"]:
-        """Steps taken, parameters at the end, running sums."""
+    def _descend(self, optimizer: Any, params: PyTree, objective: Any) -> tuple[PyTree, "_Curve"]:
+        """Parameters at the end, running sums."""
         length = chunk_length(self.num_steps)
 
         def step(t: Any, carry: Any) -> Any:
@@ -380,41 +382,39 @@ class TrainabilityMap:
             return (carry[0] < self.num_steps) & anyone(~carry[1][2].over)
 
         start = (params, optimizer.init(params), _Curve.blank(jax.eval_shape(objective, params).dtype))
-        done, (params, _, curve) = jax.lax.while_loop(more, advance, (0, start))
-        return done, params, curve
+        _, (params, _, curve) = jax.lax.while_loop(more, advance, (0, start))
+        return params, curve
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class _Curve:
-    """Sums over a loss curve so far: of `v`, of `1 / v`, of the last `v`; and whether the run is over."""
+    """Sums over a loss curve while it was finite: of `v`, of `1 / v`, of the last losses; and how long that was."""
 
     first: Array
     total: Array
     inverse: Array
     last: Array
+    counted: Array
     over: Array
 
     @classmethod
     def blank(cls, dtype: Any) -> "_Curve":
         zero = jnp.zeros((), dtype)
-        return cls(zero, zero, zero, zero, jnp.bool_(False))
+        return cls(zero, zero, zero, zero, jnp.int32(0), jnp.bool_(False))
 
     def with_loss(self, loss: Array, t: Any, options: TrainabilityMap) -> "_Curve":
         """The sums with the loss before step `t`."""
         limit = jnp.inf if options.max_loss is None else options.max_loss
         first = jnp.where(t == 0, loss, self.first)
         over = self.over | ~jnp.isfinite(loss) | (loss > limit)
-        ratio = loss / first
-        v = jnp.where(over | ~jnp.isfinite(ratio), options.max_ratio, jnp.minimum(ratio, options.max_ratio))
-        last = self.last + jnp.where(t >= options.num_steps - LAST, v, 0)
-        dtype = first.dtype
-        sums = (first, self.total + v, self.inverse + 1 / v, last)
-        return _Curve(*(x.astype(dtype) for x in sums), over)
+        v = jnp.where(over, options.max_ratio, jnp.minimum(loss / first, options.max_ratio))
+        late = jnp.where(over | (t < options.num_steps - LAST), 0, loss)
+        sums = (first, self.total + jnp.where(over, 0, v), self.inverse + jnp.where(over, 0, 1 / v), self.last + late)
+        return _Curve(*(x.astype(first.dtype) for x in sums), self.counted + jnp.where(over, 0, 1), over)
 
-    def verdict(self, rest: Any, num_steps: int, max_ratio: Any) -> tuple[Array, Array]:
-        """Whether the run converged, and its value; all of `rest` steps that were left away were of runs over."""
-        mean = (self.last + jnp.minimum(rest, LAST) * max_ratio) / min(LAST, num_steps)
-        converged = (mean < 1) & ~self.over
-        value = jnp.where(converged, self.total + rest * max_ratio, -(self.inverse + rest / max_ratio))
-        return converged, value
+    def verdict(self, num_steps: int, max_ratio: Any) -> tuple[Array, Array]:
+        """Whether the run converged, and its value; a run that is over has `max_ratio` from there on."""
+        converged = (self.last / min(LAST, num_steps) < self.first) & ~self.over
+        value = jnp.where(converged, self.total, -(self.inverse + (num_steps - self.counted) / max_ratio))
+        return converged, jnp.where(self.over | (self.first > 0), value, jnp.nan)

@@ -144,7 +144,7 @@ class RunStore:
         """
         layout = self.layout
         finished = self.finished()
-        if not finished and is_run(self.path / JOURNAL):
+        if len(finished) < layout.num_tiles and self._has_journal():
             return self._read_journal(layout)
         try:
             if any(finished - self._stored_tiles(name) for name in self.names):
@@ -167,18 +167,23 @@ class RunStore:
         error = dict.fromkeys(self.names) | meta.pop("error", {})
         return Landscape(layout.grid, filled, computed & committed, error, meta)
 
+    def _has_journal(self) -> bool:
+        """Whether this is a sweep at a tolerance that is not over; an output may have the journal's name."""
+        return JOURNAL not in self.names and is_run(self.path / JOURNAL)
+
     def _read_journal(self, layout: Layout) -> Landscape:
         """The points evaluated so far by a sweep at a tolerance that is not over."""
         journal = RunStore(self.path / JOURNAL)
         rows, (values, computed) = journal.layout, layout.empty()
-        for tile in journal.finished():
+        for tile in journal.finished() - journal.damaged(rows).keys():
             stored = journal.read_tile(rows, tile)
             used = stored[INDEX] >= 0
             where = np.unravel_index(stored[INDEX][used], layout.grid.shape)
             for name, value in values.items():
                 value[where] = stored[name][used]
             computed[where] = True
-        return Landscape(layout.grid, values, computed, dict.fromkeys(self.names), self.meta)
+        meta = {k: v for k, v in self.meta.items() if k not in ("error", "refinement")}  # said of the map to come
+        return Landscape(layout.grid, values, computed, dict.fromkeys(self.names), meta)
 
     def _read_tiles(self, layout: Layout, finished: set[int]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The finished tiles alone, where a chunk of an unfinished one is half written."""

@@ -30,6 +30,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
+from landscape._batching import coords_dtype
 from landscape._descent import Descent, Outcome, Spec
 from landscape.engine import Devices, sweep
 from landscape.grid import Grid, Landscape
@@ -243,6 +244,11 @@ class Runs:
         numbers = grid.axes[0].values
         if grid.ndim != 1 or np.any((numbers < 0) | (numbers >= self.num_runs) | (numbers != np.rint(numbers))):
             raise ValueError(f"Runs needs a grid of one axis of run numbers from 0 to {self.num_runs - 1}, got {grid}")
+        if np.any(numbers.astype(coords_dtype()) != numbers):
+            raise ValueError(
+                f"run numbers up to {int(numbers.max())} are not exact in {coords_dtype()}, so other runs would be "
+                "carried out: train fewer runs in one sweep, or use float64 (jax.config.update('jax_enable_x64', True))"
+            )
         check_run(self.objective, self._spec(None), self.key, self.track)
         self._check_inits()
         self._check_optimizer()

@@ -911,3 +911,29 @@ def test_random_programs(steps):
     result, expected = compiled(lambda c: (affine_vmap(once(fn))(c), jax.vmap(fn)(c)))(coords)
     assert described(result) == described(expected)
     assert_equal(result, expected, 2e-5)
+
+
+def _write_and_read(c):
+    ref = jax.new_ref(c[0])
+    first = ref[...]
+    ref[...] = first - 1.0
+    second = ref[...]
+    ref[...] = second + 0.6 + first
+    return jnp.stack([first, second, ref[...]])
+
+
+def _two_callbacks(c):
+    tables = [np.full(2000, 0.5), np.full(2000, 5.0)]
+    look_up = [functools.partial(lambda table, x: np.asarray(table[1000] * x, np.float32), table) for table in tables]
+    shape = jax.ShapeDtypeStruct((), jnp.float32)
+    return jnp.stack([jax.pure_callback(f, shape, c[0], vmap_method="sequential") for f in look_up])
+
+
+def _signed_zeros(c):
+    return jnp.stack([jnp.arctan2(c[0], jnp.float32(-0.0)), jnp.arctan2(c[0], jnp.float32(0.0))])
+
+
+@pytest.mark.parametrize("fn", [_write_and_read, _two_callbacks, _signed_zeros])
+def test_equations_that_look_alike_are_not_taken_for_one(fn):
+    coords = jnp.array([[0.3, 2.0], [0.0, -1.5], [-0.7, 0.25]], jnp.float32)
+    np.testing.assert_allclose(affine.affine_vmap(fn)(coords), jax.vmap(fn)(coords), rtol=1e-6)

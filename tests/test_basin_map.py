@@ -309,3 +309,26 @@ def test_trainability_maps_that_cannot_be(options, error, said):
     point = TrainabilityMap(**{"setup": steep, "objective": Objective(ripples), "num_steps": 5, **options})
     with pytest.raises(error, match=said):
         sweep(point, Grid.of(rate=[0.2, 0.3]), **QUIET)
+
+
+def test_a_loss_that_starts_below_zero_has_a_verdict_but_no_value():
+    shifted = ls.Objective(lambda p, _: jnp.sum(p**2) - 5.0)
+    fn = ls.TrainabilityMap(lambda c: (optax.sgd(c[0]), jnp.array([2.0])), shifted, 60)
+    result = ls.sweep(fn, ls.Grid.of(rate=[0.01, 0.1, 1.5]), progress=False)
+    assert result["converged"].tolist() == [True, True, False]
+    assert np.isnan(result["value"][:2]).all()
+
+
+def test_values_do_not_depend_on_the_neighbours():
+    fn = ls.TrainabilityMap(lambda c: (optax.sgd(c[0]), jnp.array([2.0])), ls.Objective(lambda p, _: jnp.sum(p**2)), 70)
+    rates = np.linspace(0.3, 40.0, 37)
+    together = ls.sweep(fn, ls.Grid.of(rate=rates), batch=16, progress=False)
+    alone = [ls.sweep(fn, ls.Grid.of(rate=[rate]), batch=16, progress=False)["value"][0] for rate in rates[::6]]
+    np.testing.assert_array_equal(together["value"][::6], alone)
+
+
+def test_an_unknown_minimum_is_not_reached():
+    bowl = ls.Objective(lambda p, _: jnp.sum((p - 0.5) ** 2))
+    minima = jnp.array([[jnp.nan], [0.5]])
+    fn = ls.BasinMap(None, bowl, optax.sgd(0.3), 200, minima=minima, radius=0.1, tol=1e-5)
+    assert ls.sweep(fn, ls.Grid.of(x=[-2.0, 3.0]), progress=False)["label"].tolist() == [1, 1]

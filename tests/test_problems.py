@@ -1,6 +1,5 @@
 """Oracles for the built-in problems: scikit-learn's and mlxtend's own loaders, log-likelihood by SciPy."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

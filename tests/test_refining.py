@@ -184,8 +184,12 @@ def test_bad_tolerances_are_named(tolerance, kind, message):
 
 
 def test_an_output_named_like_the_journal_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="'grid_index' has the name under which evaluated points are kept"):
-        ls.sweep(lambda c: {"grid_index": c[0]}, GRID, tolerance=1e-2, store=tmp_path / "run.zarr")
+    for name in ("grid_index", "evaluations", "evaluation"):
+        with pytest.raises(ValueError, match=f"'{name}' is a name under which evaluated points are kept"):
+            ls.sweep(lambda c, name=name: {name: c[0]}, GRID, tolerance=1e-2, store=tmp_path / "run.zarr")
+    with pytest.raises(ValueError, match="'evaluation' is a name"):
+        grid = ls.Grid.line(num=99, name="evaluation")
+        ls.sweep(lambda c: {"loss": c[0]}, grid, tolerance=1e-2, store=tmp_path / "run.zarr")
 
 
 _SCRIPT = """
@@ -257,3 +261,46 @@ def test_tuning_expects_few_points(monkeypatch):
     monkeypatch.setattr(_tiling.Task, "timing", lambda self, n: asked.append(n) or timing(self, n))
     ls.sweep(hills(), ls.Grid.square(1.0, 513), tolerance={"loss": 1e-2})
     assert asked == [513**2 // 16]
+
+
+def test_a_finished_map_with_a_damaged_chunk_is_repaired(tmp_path):
+    path = tmp_path / "run.zarr"
+    whole = refined({"loss": 1e-3}, store=path)
+    chunk = next(p for p in (path / "loss" / "c").rglob("*") if p.is_file())
+    chunk.write_bytes(b"not a chunk")
+    with pytest.warns(UserWarning, match="is damaged and is computed again"):
+        again = refined({"loss": 1e-3}, store=path)
+    np.testing.assert_array_equal(again["loss"], whole["loss"])
+
+
+def test_killed_while_the_map_is_written_the_journal_still_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(_refining._StoredJournal, "discard", lambda self: None)
+    path = tmp_path / "run.zarr"
+    whole = refined({"loss": 1e-3}, store=path)
+    marks = sorted(p for p in (path / "computed" / "c").rglob("*") if p.is_file())
+    marks[-1].unlink()
+    partial = ls.load(path)
+    np.testing.assert_array_equal(partial.computed, whole.computed)
+    assert partial.error["loss"] is None
+    assert "refinement" not in partial.meta
+
+
+def test_large_outputs_in_memory_are_taken_in_small_pieces():
+    grid = ls.Grid.square(1.0, 65)
+
+    def wide(c):
+        return {"loss": jnp.sin(c[0]) + c[1], "many": jnp.full(9000, c[0])}
+
+    result = ls.sweep(wide, grid, tolerance={"loss": 1e-2}, batch=4, progress=False)
+    at = np.argwhere(result.computed)[7]
+    np.testing.assert_allclose(result["many"][tuple(at)], grid.axes[0].values[at[0]], rtol=1e-6)
+
+
+def test_shares_of_a_refined_label_map_count_all_points(exact):
+    result = refined({"label": Labels(1e-2)})
+    assert not result.computed.all()
+    named = {"optimizer": "none", "initialisation": "grid"}
+    few, all_ = (ls.analysis.basin_fractions(r, **named) for r in (result, exact))
+    np.testing.assert_allclose(few.fractions, all_.fractions, atol=1e-2)
+    kept = ls.plotting.basins(result)
+    assert not any("not computed" in t.get_text() for t in kept.get_legend().get_texts())

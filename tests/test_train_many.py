@@ -289,3 +289,16 @@ def test_two_parameters_of_one_name_are_refused():
     objective = Objective(lambda p, _: jnp.sum(p["a.b"] ** 2 + p["a"]["b"] ** 2))
     with pytest.raises(ValueError, match="two parameters have the same name"):
         train_many(objective, optax.sgd(0.1), {"a.b": jnp.ones(4), "a": {"b": jnp.ones(4)}}, num_steps=3, **QUIET)
+
+
+def test_run_numbers_that_single_precision_rounds_are_refused():
+    runs = ls.training.Runs(
+        objective=ls.Objective(lambda p, _: jnp.sum(p**2)),
+        optimizer=optax.sgd(0.1),
+        init=lambda key: jax.random.normal(key, (1,)),
+        num_runs=2**25,
+        num_steps=2,
+        key=jax.random.key(3),
+    )
+    with pytest.raises(ValueError, match="are not exact in float32"):
+        ls.sweep(runs, ls.Grid.of(run=[2.0**24 + 1]))

@@ -373,8 +373,8 @@ def shown_labels(landscape: Landscape, name: str = "label") -> tuple[np.ndarray,
         name: the output that holds the labels.
 
     Returns:
-        A boolean mask of shape `grid.shape`: the computed points, or all where the landscape states an error for the
-        predicted ones. And the labels there, shape `(n,)`.
+        A boolean mask of shape `grid.shape`: the computed points, or all where a sweep at a tolerance predicted the
+        others. And the labels there, shape `(n,)`.
 
     Raises:
         KeyError: there is no such output.
@@ -384,7 +384,7 @@ def shown_labels(landscape: Landscape, name: str = "label") -> tuple[np.ndarray,
     labels = check_labels(landscape[name])
     if labels.shape != landscape.grid.shape:
         raise ValueError(f"{name!r} must hold one label a point, shape {landscape.grid.shape}, got {labels.shape}")
-    shown = landscape.computed if landscape.error.get(name) is None else np.ones_like(landscape.computed)
+    shown = np.ones_like(landscape.computed) if landscape.predicts(name) else landscape.computed
     return shown, labels[shown]
 
 

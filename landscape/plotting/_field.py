@@ -59,7 +59,7 @@ def field_of(landscape: Landscape, name: str, view: str, ndim: int) -> Field:
     """The output that a view of `ndim` axes is to draw, checked.
 
     A point that was not computed may still hold a value, one that a sweep with a tolerance predicted; it is drawn.
-    Integers have no NaN to tell the two apart, so theirs count only where the landscape states an error for them.
+    Integers have no NaN to tell the two apart, so theirs count only where the landscape says that it predicts them.
     """
     values = landscape[name]
     check_ndim(landscape, view, ndim)
@@ -70,7 +70,7 @@ def field_of(landscape: Landscape, name: str, view: str, ndim: int) -> Field:
         )
     if values.dtype.kind in "cOSU":
         raise TypeError(f"{view} draws real numbers, {name!r} holds {values.dtype}")
-    predicted = values.dtype.kind not in "biu" or landscape.error.get(name) is not None
+    predicted = values.dtype.kind not in "biu" or landscape.predicts(name)
     numbers = values.astype(np.float64)
     shown = np.isfinite(numbers) & (landscape.computed | predicted)
     return Field(name, numbers, shown, ~landscape.computed & ~shown)
