@@ -20,8 +20,8 @@ boundary is everywhere, all are trained); the picture trains every point of a co
 precision. The draws are not the paper's, so pictures
 agree in kind, not pixel by pixel.
 
-Cost: two configurations of 9 maps, up to 92,000 trainings of 500 steps each: some ten minutes on two CPU cores. The other
-configurations (`--configurations tanh relu minibatch`) have 272 examples and want an accelerator.
+Cost: two configurations of 9 maps, up to 92,000 trainings of 500 steps each: some ten minutes on two CPU cores. The
+other configurations (`--configurations tanh relu minibatch`) have 272 examples and want an accelerator.
 """
 
 from collections.abc import Iterator, Mapping

@@ -28,6 +28,8 @@ ROWS = [
     ("training",),
     ("curvature", "_symmetry"),
     ("_newton",),
+    ("_evidence",),
+    ("_census",),
     ("minima",),
     ("maps",),
     ("analysis",),

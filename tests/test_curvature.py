@@ -169,7 +169,7 @@ def test_single_precision_meets_its_own_tolerance(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("which", ["LA", "LM"])
+@pytest.mark.parametrize("which", ["LA", pytest.param("LM", marks=pytest.mark.slow)])
 def test_a_small_net_against_dense_eigenvalues(which):
     objective, params = net(batch_size=20)
     dense = dense_eigenvalues()

@@ -300,6 +300,7 @@ def student_loss(p, batch):
     return (own - 2 * jnp.sum(arc_cosine(w, teacher, False)) + between) / 2
 
 
+@pytest.mark.slow
 def test_student_teacher_minima_fall_into_their_published_family_in_any_basis():
     """Safran & Shamir 2018: (1, 7) at k = n = 8 has loss .02151 and smallest eigenvalue .0213."""
     k, teacher = 8, ortho_group.rvs(8, random_state=2)
