@@ -12,7 +12,8 @@ from pathlib import Path
 
 from benchmarks import _harness
 
-NAMES = ("batching", "engine", "hoisting", "imports", "tolerance", "training", "peers")  # peers last: it loads torch and its threads
+# those that load torch and its threads come last
+NAMES = ("batching", "engine", "hoisting", "imports", "tolerance", "training", "peers")
 
 
 def main() -> int:

@@ -247,7 +247,7 @@ def _keep_compiled_programs() -> None:
 
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "landscape" / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

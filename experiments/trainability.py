@@ -155,7 +155,9 @@ def _map(name: Configuration, config: Config) -> ls.TrainabilityMap:
     activation = {"deep-linear": "identity", "relu": "relu"}.get(name, "tanh")
     examples = 1 if name == "single-datapoint" else None
     problem = ls.problems.mean_field_net(config.width, examples, activation, config.seed)
-    batch = {"batch_size": min(16, config.width), "key": jax.random.key(42)} if name == "minibatch" else {}
+    batch: dict[str, Any] = {}
+    if name == "minibatch":
+        batch = {"batch_size": min(16, config.width), "key": jax.random.key(42)}
     params = problem.init(jax.random.key(config.seed))
     return ls.TrainabilityMap(LearningRates(params), problem.objectives["train"], config.steps, **batch)
 
@@ -361,6 +363,7 @@ def _window(windows: np.ndarray, time: float) -> np.ndarray:
 def _counts(result: Mapping[str, ls.Landscape]) -> Any:
     """Local slopes of every map against its level, and their median over the zooms."""
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
 
     figure, axes = pyplot.subplots(figsize=(4.6, 3.2))
     for color, name in enumerate(_names(result)):
@@ -374,7 +377,7 @@ def _counts(result: Mapping[str, ls.Landscape]) -> Any:
             axes.axhline(value, color=f"C{color}", linestyle=":", linewidth=0.8)
             axes.annotate(f"{value:.2f}", (len(records) - 1, value), xytext=(4, 3), textcoords="offset points", size=7)
     axes.set(xlabel="zoom (0: overview)", ylabel="local slope of the box counts", ylim=(0.5, 2.1))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="upper left")
     return figure
 

@@ -54,7 +54,7 @@ class Job:
     plan: dict[str, Any]
 
     @classmethod
-    def begin(cls, task: Task, num_points: int, extra: Mapping[str, Any]) -> "Job":
+    def begin(cls, task: Task, num_points: int, extra: dict[str, Any]) -> "Job":
         """Plan the tiles, or take the plan over from the store that is to be resumed.
 
         Args:
@@ -171,7 +171,7 @@ def intact(store: RunStore, layout: Layout, mine: set[int]) -> set[int]:
     return store.finished()
 
 
-def record(store: RunStore, meta: Mapping[str, Any], call: Mapping[str, Any]) -> None:
+def record(store: RunStore, meta: dict[str, Any], call: dict[str, Any]) -> None:
     """Add what this call did to the meta of a store."""
     store.update_meta(lambda earlier: earlier | meta | {"calls": [*earlier.get("calls", []), call]})
 
