@@ -1,0 +1,233 @@
+"""Bad minima of the ReLU student: stages, families, shares with their bands, the script."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import jax
+import numpy as np
+import pytest
+import student_teacher
+from _runner import Lab, UsageError, table
+from scipy import stats
+from student_teacher import Config, Ends, band, cases, ends, findings, found_minima, restarts, wilson
+
+import landscape as ls
+from landscape.problems import student_teacher as problem_of
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.xdist_group("student_teacher")  # the tests share one run of the script
+
+
+def script(*arguments):
+    command = [sys.executable, str(ROOT / "experiments" / "student_teacher.py"), *map(str, arguments)]
+    return subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """What the script prints for `--smoke --rotate`, and what it leaves behind."""
+    out = tmp_path_factory.mktemp("smoke")
+    done = script("--smoke", "--rotate", "--out", out)
+    assert done.returncode == 0, done.stderr
+    return done, out, {path.stem: ls.load(path) for path in out.glob("*.zarr")}
+
+
+def stage(k, n, w, loss, outcome, number=0, runs=None, steps=100):
+    """A stage as a sweep would leave it."""
+    runs = np.arange(len(loss)) if runs is None else runs
+    values = {
+        "params.w": np.asarray(w, float),
+        "history.loss": np.stack([np.full(len(loss), 7.5), loss], axis=1),
+        "outcome": np.asarray(outcome, np.int32),
+        "steps": np.full(len(loss), steps, np.int32),
+    }
+    grid = ls.Grid.of(run=runs)
+    meta = {"case": {"k": k, "n": n, "done": 0}}
+    return {f"ends_{k}_{n}_{number}": ls.Landscape(grid, values, np.ones(len(loss), bool), {}, meta)}
+
+
+def sample(k, n, bad, count, outcome=ls.Outcome.CONVERGED):
+    loss = np.where(np.arange(count) < bad, 0.025, 3e-17)
+    return stage(k, n, np.zeros((count, n, k)), loss, np.full(count, outcome))
+
+
+def test_the_script_finds_a_family_in_a_random_basis(smoke):
+    done, out, result = smoke
+    with np.errstate(all="raise"):
+        kinds = {one.family: one for one in found_minima(result, 8, 8)}
+    assert kinds[8,].kind == "global"
+    assert kinds[8,].lowest == pytest.approx(1 / 4 - 1 / (2 * np.pi), abs=1e-8)
+    assert kinds[1, 7].kind == "local"
+    assert kinds[1, 7].loss == pytest.approx(0.02151, abs=1e-5)
+    assert kinds[1, 7].lowest == pytest.approx(0.0213, abs=1e-3)
+    assert sum(one.runs for one in kinds.values()) == student_teacher.SMOKE.runs
+    assert {"student_teacher.png", "student_teacher.pdf", "config.json"} <= {path.name for path in out.iterdir()}
+    assert json.loads((out / "config.json").read_text())["config"]["rotate"] is True
+    assert "k = 8, n = 8: (1, 7) loss, lowest eigenvalue" in done.stdout
+
+
+def test_ends_lie_where_the_loss_says_and_are_stationary(smoke):
+    result = smoke[2]
+    found = ends(result, 8, 8)
+    teacher = student_teacher._teacher(8, dataclasses.replace(student_teacher.SMOKE, rotate=True))
+    np.testing.assert_allclose(teacher @ teacher.T, np.eye(8), atol=1e-14)
+    assert np.all(found.converged)
+    for w, loss in zip(found.w[:5], found.loss):
+        np.testing.assert_allclose(_quadrant_loss(w, teacher), loss, atol=1e-12)
+    assert np.all(result["minima_8_8"]["grad_norm"] < 1e-9)
+
+
+def _quadrant_loss(w, v):
+    """The population loss from the mean of relu(a) relu(b) of correlated normal numbers, one pair at a time."""
+
+    def mean(a, b):
+        na, nb = np.linalg.norm(a), np.linalg.norm(b)
+        angle = np.arctan2(np.linalg.norm(nb * a - na * b), np.linalg.norm(nb * a + na * b)) * 2
+        return na * nb * (np.sin(angle) + (np.pi - angle) * np.cos(angle)) / (2 * np.pi)
+
+    def total(x, y):
+        return sum(mean(a, b) for a in x for b in y)
+
+    return total(w, w) / 2 - total(w, v) + total(v, v) / 2
+
+
+def test_a_folder_of_the_script_is_resumed_to_the_same_table(smoke):
+    done, out, _ = smoke
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.zarr/params.w/c/**/*")}
+    config = dataclasses.replace(student_teacher.SMOKE, rotate=True)
+    result = student_teacher.run(config, Lab(out, {"progress": False}))
+    assert table(findings(result)) == done.stdout.rstrip("\n")
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*.zarr/params.w/c/**/*")} == before
+    assert before
+
+
+def test_with_two_more_neurons_no_run_is_bad(smoke):
+    found = ends(smoke[2], 4, 6)
+    assert not found.bad.any()
+    assert not found.under_way.any()
+
+
+def test_stages_are_one_descent(x64, monkeypatch):
+    config = Config(ks=(3,), more=(), runs=5, max_steps=1000)
+    lab = Lab(options={"progress": False, "batch": 5})
+    problem = problem_of(3)
+    monkeypatch.setattr(student_teacher, "MANY", (500, 5))
+    monkeypatch.setattr(student_teacher, "FEW", (700, 2))
+    stages = student_teacher._descend(config, lab, problem, 3, 3)
+    assert len(stages) >= 2
+    key = jax.random.fold_in(jax.random.key(config.seed), 303)
+    starts = jax.vmap(problem.init)(jax.random.split(key, 5))
+    whole = ls.train_many(
+        problem.objectives["train"], student_teacher.OPTIMIZER, starts, num_steps=1000, tol=1e-9, batch=5
+    )
+    found = ends(stages, 3, 3)
+    np.testing.assert_allclose(found.w, whole.params["w"], rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(found.steps, whole.steps)
+    np.testing.assert_array_equal(found.outcome, whole.outcome_code)
+
+
+def test_a_later_stage_replaces_only_the_runs_that_it_trained():
+    first = stage(3, 3, np.full((4, 3, 3), 2.5), np.array([0.5, 0.25, 0.125, 0.75]), [1, 0, 1, 2])
+    second = stage(3, 3, np.full((2, 3, 3), 4.5), np.array([0.0625, 3e-9]), [1, 0], 1, np.array([0, 2]), 40)
+    found = ends({**second, **first}, 3, 3)
+    np.testing.assert_array_equal(found.loss, [0.0625, 0.25, 3e-9, 0.75])
+    np.testing.assert_array_equal(found.steps, [140, 100, 140, 100])
+    np.testing.assert_array_equal(found.w[:, 0, 0], [4.5, 2.5, 4.5, 2.5])
+    np.testing.assert_array_equal(found.under_way, [True, False, False, False])
+
+
+def test_good_runs_of_wider_students_are_settled_and_diverged_ones_bad():
+    w, outcome = np.zeros((4, 5, 3)), np.array([1, 1, 2, 0])
+    found = Ends(w, np.array([5e-4, 2e-3, np.nan, 2e-3]), np.full(4, 10), outcome)
+    np.testing.assert_array_equal(found.bad, [False, True, True, True])
+    np.testing.assert_array_equal(found.under_way, [False, True, False, False])
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.346, 240), (0.003, 400), (0.736, 300)])
+def test_the_band_is_that_of_the_two_proportion_test(share, count):
+    published, passing = round(1000 * share), []
+    for hits in range(count + 1):
+        table = [[hits, count - hits], [published, 1000 - published]]
+        if stats.chi2_contingency(table, correction=False).pvalue >= 0.01:
+            passing.append(hits / count)
+    assert band(share, count) == (passing[0], passing[-1])
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 48), (17, 500), (500, 500)])
+def test_intervals_are_wilsons(hits, count):
+    expected = stats.binomtest(hits, count).proportion_ci(method="wilson")
+    np.testing.assert_allclose(wilson(hits, count), (expected.low, expected.high), rtol=1e-7, atol=1e-12)
+
+
+def test_findings_say_whether_a_share_is_inside_its_band():
+    rows = findings({**sample(10, 10, 351, 1000), **sample(11, 11, 600, 1000), **sample(5, 5, 1, 40)})
+    by_name = {what: (expected, found) for what, expected, found in rows}
+    assert "34.6 (99 % band" in by_name["k = 10, n = 10: bad runs, %"][0]
+    assert by_name["k = 10, n = 10: bad runs, %"][1].endswith("351 of 1000: inside")
+    assert by_name["k = 11, n = 11: bad runs, %"][1].endswith("OUTSIDE")
+    assert by_name["k = 5, n = 5: bad runs, %"][0] == "not listed"
+    assert by_name["k = 10, n = 10: (2, 8) loss, lowest eigenvalue"] == ("0.03533, 0.0160", "no run ended there")
+
+
+def test_findings_count_open_ends():
+    rows = findings(sample(7, 7, 3, 20, ls.Outcome.MAX_STEPS))
+    assert ("runs of unknown end (steps used up), diverged", "0, 0", "20, 0") in rows
+
+
+def test_a_minimum_that_differs_from_the_published_one_is_said_to():
+    values = {"loss": np.array([0.0187, 0.0197]), "eigenvalues": np.array([[0.0321, 1.5], [0.0321, 1.5]])}
+    entries = {"families": [[1, 9], [1, 9]], "kinds": ["local"] * 2, "counts": [3, 2]}
+    minima = ls.Landscape(ls.Grid.of(minimum=[0, 1]), values, np.ones(2, bool), {}, {"minima": entries})
+    found = [row[2] for row in findings({**sample(10, 10, 5, 20), "minima_10_10": minima}) if "(1, 9)" in row[0]]
+    assert "agree (local, 3 runs)" in found[0]
+    assert "DIFFER (local, 2 runs)" in found[1]
+
+
+def test_restarts_count_blocks_with_a_good_run():
+    bad = np.array([1, 1, 0, 1, 1, 1, 1, 0, 1, 1], bool)
+    assert restarts(bad, 1) == (2, 10)
+    assert restarts(bad, 2) == (2, 5)
+    assert restarts(bad, 3) == (2, 3)
+    assert restarts(bad, 4) == (2, 2)
+
+
+def test_cases_are_taken_once():
+    config = Config(ks=(6, 7), extra=1, more=((6, 7), (6, 8)))
+    assert cases(config) == [(6, 7), (7, 8), (6, 8)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"extra": 2}, "--extra must be 0 or 1, got 2"),
+        ({"ks": (21,)}, "--ks must lie within 2 and 20"),
+        ({"more": ((8, 7),)}, "--more hold pairs k n with k <= n"),
+        ({"runs": 0}, "needs --runs and --max-steps >= 1"),
+    ],
+)
+def test_bad_settings_name_their_flag(changes, message):
+    with pytest.raises(UsageError, match=message):
+        student_teacher.run(dataclasses.replace(student_teacher.SMOKE, **changes), Lab())
+
+
+def test_a_users_problem_is_refused():
+    with pytest.raises(UsageError, match="leave --problem away"):
+        student_teacher.run(student_teacher.SMOKE, Lab(problem=problem_of(3)))
+
+
+@pytest.mark.slow
+def test_published_shares_and_families(tmp_path):
+    config = Config(ks=(8, 10, 12), more=((13, 14), (10, 12)))
+    rows = findings(student_teacher.run(config, Lab(tmp_path, {"progress": False})))
+    shares = [found for what, _, found in rows if "bad runs" in what]
+    assert all(found.endswith("inside") for found in shares)
+    families = [found for what, expected, found in rows if "lowest eigenvalue" in what and expected != "not listed"]
+    assert not any("DIFFER" in found for found in families)
