@@ -86,7 +86,8 @@ class Lab:
 
         if self.planning:
             keep = {k: v for k, v in self.options.items() if k in ("batch", "devices")}
-            print(f"{name}\n{ls.plan(fn, grid, **keep)}\n")
+            fewer = "at most, as --tolerance evaluates fewer points:\n" if options.get("tolerance") else ""
+            print(f"{name}\n{fewer}{ls.plan(fn, grid, **keep)}\n")
             return None
         say(f"sweep {name}: {' x '.join(map(str, grid.shape))} points")
         store = self.out and self.out / f"{name}.zarr"

@@ -171,13 +171,6 @@ def census(landscape: ls.Landscape) -> dict[str, np.ndarray]:
     }
 
 
-def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % confidence interval of a share (Wilson 1927)."""
-    centre = (hits + z * z / 2) / (count + z * z)
-    half = z * np.sqrt(hits * (count - hits) / count + z * z / 4) / (count + z * z)
-    return centre - half, min(centre + half, 1.0)
-
-
 def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
     """Rows of `(what, expected, found)`."""
     rows = _census_rows(result["critical"])
@@ -186,7 +179,7 @@ def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
         facts, loss = landscape.meta["linear"], landscape["loss"]
         excess = (loss - facts["global"]) / facts["total"]
         hits = int(np.sum(np.abs(excess) < REACHED))
-        low, high = wilson(hits, len(loss))
+        low, high = ls.analysis.wilson_interval(hits, len(loss))
         found = f"{hits} of {len(loss)}, share {hits / len(loss):.3f} (95 % {low:.3f} ... {high:.3f})"
         rows.append((f"{facts['name']}: trainings at the global value", "all", found))
         rows.append((f"{facts['name']}: lowest end below the global value", "rounding", f"{-min(excess.min(), 0):.1e}"))

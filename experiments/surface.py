@@ -78,7 +78,7 @@ SMOKE = Config(resolution=11, steps=40, snapshots=8)
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """One landscape per plane."""
     problem = lab.problem or ls.problems.digits_mlp()
-    kinds = _kinds(config, problem)
+    kinds = _kinds(config, lab, problem)
     if lab.problem is not None and {"filter"} & set(kinds):
         say(f"filters as in {config.layout} (--layout)")
     trained = _train(config, lab, problem, config.seed)
@@ -93,7 +93,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return result
 
 
-def _kinds(config: Config, problem: ls.Problem) -> tuple[Directions, ...]:
+def _kinds(config: Config, lab: Lab, problem: ls.Problem) -> tuple[Directions, ...]:
     """The planes to draw; what cannot be done is refused before any work."""
     positive = {
         "--resolution": (config.resolution, 3),
@@ -105,6 +105,8 @@ def _kinds(config: Config, problem: ls.Problem) -> tuple[Directions, ...]:
             raise UsageError(f"{flag} must be at least {least}, got {value}")
     if config.tolerance is not None and not 0 < config.tolerance < 1:
         raise UsageError(f"--tolerance is a share of the range of a loss, between 0 and 1; got {config.tolerance}")
+    if config.tolerance is not None and lab.options.get("shard") is not None:
+        raise UsageError("--tolerance cannot be divided by --shard: each round depends on the one before")
     if not config.extent > 0:
         raise UsageError(f"--extent must be positive, got {config.extent}")
     examples = problem.objectives["train"].num_examples

@@ -31,6 +31,7 @@ _HOME = {
     "load": "store",
 }
 _MODULES = (
+    "adaptive",
     "affine",
     "analysis",
     "curvature",

@@ -21,7 +21,7 @@ from landscape._layout import Layout, row_tile
 from landscape._progress import Interrupted, Progress, interruptible
 from landscape._runners import Batch, Runner
 from landscape.grid import Grid, Landscape
-from landscape.store import PlanMismatch, RunStore, is_run, open_run
+from landscape.store import PlanMismatch, RunStore, check_place, is_run, open_run
 
 TILE_SECONDS = 1.0
 MAX_TILES = 4096
@@ -66,6 +66,7 @@ class Job:
         if path is None:
             timing = task.timing(num_points)
             return cls(layout_for(fn, grid, timing), timing.strategy, None, _batching(timing.strategy) | extra)
+        check_place(path)  # before anything is compiled or timed
         what = fingerprint(fn, grid) | extra
         if is_run(path):
             strategy = _stored_strategy(path) if task.batch == "auto" else _asked_for(task.batch)

@@ -56,6 +56,15 @@ def check_params(params: PyTree, what: str = "params") -> None:
             )
 
 
+def check_key(key: Any, what: str = "key") -> None:
+    """Raise `TypeError` unless it is a random key, typed or raw."""
+    dtype = getattr(key, "dtype", None)
+    raw = dtype is not None and dtype == jnp.uint32 and jnp.ndim(key) == 1
+    if not raw and (dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key)):
+        seed = key if isinstance(key, int) else 0
+        raise TypeError(f"{what} must be a random key, got {describe(key)}: pass jax.random.key({seed})")
+
+
 def check_like(tree: PyTree, reference: PyTree, what: str, reference_name: str, stacked: bool = False) -> None:
     """Raise unless `tree` has the structure and the leaf shapes of `reference`.
 

@@ -92,6 +92,12 @@ def drivers(tolerance: Any, outputs: Outputs, candidates: Iterable[str] | None =
     else:
         wanted = Smooth(_number("tolerance", tolerance), unless_stepped=True)
         names = list(outputs if candidates is None else candidates)
+        if not names:
+            labels = [name for name, (shape, dtype) in outputs.items() if shape == () and dtype.kind in "biu"]
+            raise ValueError(
+                f"tolerance={tolerance!r} applies to none of the outputs of this function: name those to refine, for "
+                f"example tolerance={{{(labels or list(outputs))[0]!r}: 0.01}}"
+            )
         _check_names(names, outputs)
         chosen = {name: wanted for name in names if outputs[name][0] == () and _is_float(outputs[name][1])}
     if not chosen:

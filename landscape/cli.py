@@ -330,6 +330,8 @@ def _verdicts(landscape: "Landscape", args: argparse.Namespace, kind: str) -> An
     if (args.vmin, args.vmax, args.scale) != (None, None, "auto"):
         raise ValueError(f"--kind {kind} has colours of its own: leave --vmin, --vmax and --scale away")
     names = args.output or [VERDICTS[kind]]
+    if names[0] not in landscape:
+        raise ValueError(f"--kind {kind} draws {names[0]!r}, which this landscape lacks; it has {', '.join(landscape)}")
     if len(names) > 1:
         raise ValueError(f"--kind {kind} draws one output, got {', '.join(names)}")
     return getattr(plotting, kind)(landscape, names[0]).figure

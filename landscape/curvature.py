@@ -192,6 +192,7 @@ def eigenpairs(
         ValueError: `k` is not within 1 and the number of parameters, `which` is unknown, `tol` is not positive, or
             `max_products` is below `k`.
     """
+    _tree.check_key(key)
     _check(objective, params)
     _check_request(_tree.size(params), k, which, tol, max_products)
     params = jax.tree.map(jnp.asarray, params)

@@ -26,7 +26,7 @@ from landscape._descent import Descent, Outcome, Spec, anyone, batch_of, chunk_l
 from landscape.grid import Grid
 from landscape.objective import Objective
 from landscape.subspace import least_squares
-from landscape.training import CHECK_EVERY, check_optimizer, check_run, limits
+from landscape.training import CHECK_EVERY, check_count, check_optimizer, check_run, limits
 from landscape.training import run as carry_out
 
 _static: Any = {"static": True}
@@ -149,6 +149,16 @@ class LossSurface:
         return {name: value for name, value in shares.items() if name in self.outputs}
 
 
+def _check_tracked(track: Mapping[str, Objective], params: PyTree, taken: tuple[str, ...]) -> None:
+    """Raise `ValueError` where what a tracked objective measures has the name of another output."""
+    for name, other in track.items():
+        clash = {f"{name}_{metric}" for metric in jax.eval_shape(other.evaluate, params)}.intersection(taken)
+        if clash:
+            raise ValueError(
+                f"track[{name!r}] would be measured as {min(clash)!r}, which is the objective's own; rename"
+            )
+
+
 def _check_at(at: Any, grid: Grid) -> None:
     check = getattr(at, "check_grid", None)
     if check is not None:
@@ -204,7 +214,7 @@ class BasinMap:
         labels: in place of `minima`, a function `params -> int`, for minima that are alike up to a symmetry.
         track: further objectives to measure at the end, for example `{"test": objective}`.
         tol, max_loss, batch_size, key: as for `landscape.train`.
-        check_every: steps between two looks at `tol` and `max_loss`.
+        check_every: steps between two looks at `tol` and `max_loss`; `steps` of converged runs are multiples of it.
     """
 
     at: Any
@@ -240,6 +250,7 @@ class BasinMap:
         _check_at(self.at, grid)
         params = jax.eval_shape(self._start, jax.ShapeDtypeStruct((grid.ndim,), coords_dtype()))
         _tree.check_params(params, "the result of at(coords)")
+        _check_tracked(self.track, params, ("train_loss",))
         self._check_minima(params)
 
     @property
@@ -253,12 +264,19 @@ class BasinMap:
                 raise TypeError(f"labels must be a function params -> int, got {type(self.labels).__name__}")
             if self.minima is not None:
                 raise ValueError("minima= and labels= both say what a minimum is: give one of them")
+            label = jax.eval_shape(self.labels, params)
+            if getattr(label, "shape", None) != () or np.dtype(label.dtype).kind not in "biu":
+                raise TypeError(f"labels(params) must return one integer, got {_tree.describe(label)}")
             return
         if (self.minima is None) != (self.radius is None):
             raise ValueError("minima= and radius= belong together: a minimum is reached within the radius")
         if self.minima is not None:
             _tree.check_like(self.minima, params, "minima", "the parameters", stacked=True)
-            if not np.all(np.asarray(self.radius) > 0):
+            if len({jnp.shape(leaf)[0] for leaf in jax.tree.leaves(self.minima)} - {0}) != 1:
+                raise ValueError("minima must hold at least one minimum, the same number in every leaf")
+            if np.ndim(self.radius) or not np.issubdtype(np.asarray(self.radius).dtype, np.number):
+                raise TypeError(f"radius must be one distance, got {_tree.describe(self.radius)}")
+            if not self.radius > 0:
                 raise ValueError(f"radius must be a positive distance, got {self.radius}")
 
     def _spec(self) -> Spec:
@@ -333,6 +351,7 @@ class TrainabilityMap:
         """Raise `TypeError` or `ValueError` where the setup or the training is not usable."""
         if not callable(self.setup):
             raise TypeError(f"setup must be a function of the coordinates, got {type(self.setup).__name__}")
+        check_count("num_steps", self.num_steps)
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
         if not np.all(np.asarray(self.max_ratio) > 1):
@@ -355,6 +374,7 @@ class TrainabilityMap:
         check_optimizer(optimizer, "the optimizer of setup(coords)")
         _tree.check_params(params, "the params of setup(coords)")
         check_run(objective, Spec(optimizer, self.num_steps, 1, batch_size=self.batch_size), self.key, self.track)
+        _check_tracked(self.track, params, ("train_loss",))
 
     def _made(self, coords: Array) -> Any:
         made = self.setup(coords)

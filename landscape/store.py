@@ -252,11 +252,8 @@ def open_run(
         StoreError: the path is a file, cannot be written, or holds something else.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise StoreError(f"the store {path} is a file; give a directory (it will be created), for example {path}.zarr")
+    check_place(path)
     if not is_run(path):
-        if path.is_dir() and any(path.iterdir()):
-            raise StoreError(f"{path} is a directory with other contents; give an empty or a new one")
         _create(path, plan, layout, meta)
     store = RunStore(path)
     differences = plan_differences(store.plan, plan)
@@ -264,6 +261,24 @@ def open_run(
         raise PlanMismatch(path, differences)
     _sweep_up(path)
     return store
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raise `StoreError` unless a run is there or can be made there; makes the parent folder."""
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"store must be a path, got {type(path).__name__} {path!r}")
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"the store {path} is a file; give a directory (it will be created), for example {path}.zarr")
+    if is_run(path):
+        return
+    if path.is_dir() and any(path.iterdir()):
+        raise StoreError(f"{path} is a directory with other contents; give an empty or a new one")
+    with _writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe = path.parent / f"{path.name}.{uuid.uuid4().hex}.partial"
+        probe.mkdir()
+        probe.rmdir()
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
@@ -429,9 +444,8 @@ def _writable(path: Path) -> Generator[None]:
             errno.EPERM: "not permitted; choose a folder that you may write to",
             errno.EROFS: "the file system is read-only; choose another folder",
         }.get(code or 0, str(getattr(error, "strerror", None) or error))
-        raise StoreError(
-            f"cannot write to {path}: {why}. Finished tiles are safe: the same call with this store resumes after them"
-        ) from error
+        safe = ". Finished tiles are safe: the same call with this store resumes after them" if is_run(path) else ""
+        raise StoreError(f"cannot write to {path}: {why}{safe}") from error
 
 
 @contextlib.contextmanager

@@ -177,6 +177,7 @@ def random_directions(key: Array, params: PyTree, num: int = 2) -> PyTree:
     Raises:
         TypeError: a leaf of `params` is not a real floating-point array.
     """
+    _tree.check_key(key)
     _tree.check_params(params)
     return _draw(key, jax.tree.map(jnp.asarray, params), num)
 

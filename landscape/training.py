@@ -159,9 +159,15 @@ def limits(tol: Any, max_loss: Any) -> tuple[Any, Any]:
 
 def check_run(objective: Any, spec: Spec, key: Any, track: Any) -> None:
     """Raise `TypeError` or `ValueError` for what no training can do."""
+    if not isinstance(track or {}, Mapping):
+        raise TypeError(f"track must be a dict of objectives by name, got {type(track).__name__}")
     for name, one in {"objective": objective, **{f"track[{n!r}]": o for n, o in (track or {}).items()}}.items():
         if not isinstance(one, Objective):
             raise TypeError(f"{name} must be a landscape.Objective, got {type(one).__name__}")
+    if key is not None:
+        _tree.check_key(key)
+    check_count("num_steps", spec.num_steps)
+    check_count("record_every", spec.record_every)
     if spec.num_steps < 0 or spec.record_every < 1:
         raise ValueError(f"needs num_steps >= 0 and record_every >= 1, got {spec.num_steps} and {spec.record_every}")
     if spec.check_every is not None and spec.check_every < 1:
@@ -171,6 +177,12 @@ def check_run(objective: Any, spec: Spec, key: Any, track: Any) -> None:
             raise ValueError("batch_size= draws minibatches at random: pass key=jax.random.key(seed) too")
         if not 1 <= spec.batch_size <= (objective.num_examples or 0):
             raise ValueError(f"batch_size={spec.batch_size}, but the objective has {objective.num_examples} examples")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise `TypeError` unless it is a whole number."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__})")
 
 
 def check_optimizer(optimizer: Any, what: str = "optimizer") -> None:

@@ -152,7 +152,7 @@ def test_a_subspace_of_another_dimension_is_refused():
 
 
 def test_a_plain_tolerance_is_refused_where_labels_are_meant():
-    with pytest.raises(ValueError, match="name integer outputs in a mapping"):
+    with pytest.raises(ValueError, match="applies to none of the outputs of this function: name those to refine"):
         sweep(well(minima=minima(), radius=1e-3), STARTS, tolerance=0.01, **QUIET)
 
 
@@ -332,3 +332,20 @@ def test_an_unknown_minimum_is_not_reached():
     minima = jnp.array([[jnp.nan], [0.5]])
     fn = ls.BasinMap(None, bowl, optax.sgd(0.3), 200, minima=minima, radius=0.1, tol=1e-5)
     assert ls.sweep(fn, ls.Grid.of(x=[-2.0, 3.0]), progress=False)["label"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"track": {"train": "objective"}}, ValueError, r"track\['train'\] would be measured as 'train_loss'"),
+        ({"labels": lambda p: p[0]}, TypeError, r"labels\(params\) must return one integer, got float"),
+        ({"minima": jnp.zeros((0, 1)), "radius": 0.5}, ValueError, "must hold at least one minimum"),
+        ({"minima": jnp.full((3, 1), 0.5), "radius": np.array([0.5, 2.0])}, TypeError, "radius must be one distance"),
+    ],
+)
+def test_labels_and_names_that_would_mislead(options, kind, message):
+    bowl = ls.Objective(lambda p, _: jnp.sum((p - 0.5) ** 2))
+    if "track" in options:
+        options = {"track": {"train": bowl}}
+    with pytest.raises(kind, match=message):
+        ls.sweep(ls.BasinMap(None, bowl, optax.sgd(0.3), 20, **options), ls.Grid.of(x=[-2.0, 3.0]))

@@ -113,7 +113,7 @@ def test_basins_have_one_colour_a_minimum_and_say_their_shares(basin_map):
         "minimum 0: 27.5 %",
         "minimum 1: 20.0 %",
         "minimum 3: 20.0 %",
-        "not converged: 20.0 %",
+        "none reached: 20.0 %",
         "diverged: 12.5 %",
     ]
     assert not ax.child_axes
@@ -412,7 +412,7 @@ def test_endpoints_are_stacked_in_the_colours_of_their_minima(ends):
     assert legend(ax) == [
         "minimum 0: 50.0 %",
         "minimum 2: 30.0 %",
-        "not converged: 15.0 %",
+        "none reached: 15.0 %",
         "diverged: 5.0 %",
         "not drawn: not finite (2)",
     ]

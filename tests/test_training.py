@@ -406,3 +406,17 @@ def test_no_step_is_taken_or_judged_after_the_last():
     for record_every in (1, 2, 5):
         run = train(steep, optax.sgd(1.0), jnp.zeros(2), num_steps=1, record_every=record_every)
         assert run.outcome == Outcome.MAX_STEPS
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"key": 3}, r"key must be a random key, got int 3: pass jax.random.key\(3\)"),
+        ({"num_steps": 3.5}, r"num_steps must be a whole number, got 3.5 \(float\)"),
+        ({"track": [1]}, "track must be a dict of objectives by name, got list"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_named(options, message):
+    bowl = Objective(lambda p, _: jnp.sum((p - 3.0) ** 2))
+    with pytest.raises(TypeError, match=message):
+        train(bowl, optax.sgd(0.25), jnp.zeros(2), **({"num_steps": 5} | options))

@@ -1,7 +1,8 @@
 """Numbers from a landscape, in NumPy alone: gaps and barriers of losses, basins, boundaries, merge trees.
 
 Basins are integer labels over a grid or a sample of starts: the index of the minimum that a start reaches, `UNREACHED`
-(-1) where training did not converge or a point was not computed, and `DIVERGED` (-2).
+(-1) where it reached none that is known or did not converge, and `DIVERGED` (-2). Points of a landscape that were not
+computed hold 0 in integer outputs: pass the landscape itself, or `shown_labels` of it.
 
 >>> import numpy as np
 >>> from landscape import analysis
@@ -26,6 +27,7 @@ from landscape.analysis._basins import (
     basin_fractions,
     label_basins,
     shown_labels,
+    wilson_interval,
 )
 from landscape.analysis._boundaries import (
     BasinEntropy,
@@ -49,6 +51,7 @@ __all__ = [
     "basin_fractions",
     "BasinFractions",
     "shown_labels",
+    "wilson_interval",
     "UNREACHED",
     "DIVERGED",
     "basin_entropy",

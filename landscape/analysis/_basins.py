@@ -297,14 +297,15 @@ class BasinFractions:
     initialisation: str
 
     def __str__(self) -> str:
-        names = {DIVERGED: "diverged", UNREACHED: "unreached"}
+        names = {DIVERGED: "diverged", UNREACHED: "none reached"}
         head = (
             f"share of {self.num} runs ({self.optimizer}; {self.initialisation}), "
             f"{100 * self.confidence:g} % Wilson intervals"
         )
+        width = max(5, *(len(str(names.get(k, k))) for k in self.labels.tolist()))
         rows = zip(self.labels.tolist(), self.fractions, self.low, self.high, self.counts)
         lines = [
-            f"{names.get(k, k):>5}  {100 * p:5.1f} %  [{100 * low:.1f}, {100 * high:.1f}]  {n}"
+            f"{names.get(k, k):>{width}}  {100 * p:5.1f} %  [{100 * low:.1f}, {100 * high:.1f}]  {n}"
             for k, p, low, high, n in rows
         ]
         return "\n".join([head, *lines])
@@ -350,13 +351,23 @@ def basin_fractions(
     if not flat.size:
         raise ValueError("there are no labels to take shares of")
     kinds, counts = np.unique(flat.astype(np.int64), return_counts=True)
-    low, high = _wilson(counts, flat.size, confidence)
+    low, high = wilson_interval(counts, flat.size, confidence)
     said = (str(texts["optimizer"]), str(texts["initialisation"]))
     return BasinFractions(kinds, counts, counts / flat.size, low, high, flat.size, confidence, *said)
 
 
-def _wilson(counts: np.ndarray, num: int, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the score intervals for `counts` of `num`."""
+def wilson_interval(counts: Any, num: int, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the score intervals of shares (Wilson 1927).
+
+    Args:
+        counts: how many of `num`, any shape.
+        num: how many in all.
+        confidence: chance that the interval covers, in (0, 1).
+
+    Returns:
+        The lower and the upper ends, shaped like `counts`.
+    """
+    counts = np.asarray(counts)
     z = NormalDist().inv_cdf(0.5 + 0.5 * confidence)
     share, z2 = counts / num, z * z / num
     centre = (share + 0.5 * z2) / (1 + z2)

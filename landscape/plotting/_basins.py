@@ -50,7 +50,7 @@ def basins(
         ax: flat axes to draw on; a new figure when None.
         shade: the output that darkens the colours, between its 2nd and 98th percentile, on a log scale where it is
             not negative; drawn where it was measured. None is no shade; `"auto"` is `steps`, where the landscape has
-            them at most of its points.
+            them at most of its points and they are not all alike.
         points: critical points to mark: `{"minima": (n, 2), "saddles": (n, 2), "maxima": (n, 2)}` in coordinates of
             the grid, or anything with `indices` and `critical_points` or `points`: a function of `landscape.problems`,
             a census of `landscape.minima`. Those outside the picture are left out.
@@ -67,7 +67,8 @@ def basins(
     """
     field = label_field(landscape, name, "basins")
     if shade == "auto":  # what a sweep at a tolerance computed is too sparse to be read as a shade
-        shade = "steps" if "steps" in landscape and landscape.computed.mean() > 0.5 else None
+        dense = "steps" in landscape and landscape.computed.mean() > 0.5
+        shade = "steps" if dense and np.ptp(np.percentile(landscape["steps"], [2, 98])) > 0 else None
     shading = _shading(landscape, field, shade)
     marks = {} if points is None else marks_of(points)
     ax = flat_axes(ax, "basins")

@@ -19,7 +19,7 @@ LABEL_CYCLE = (
     *("#117733", "#99ddff", "#f0e442", "#ee6677", "#999933", "#cab2d6"),
 )
 UNREACHED_COLOR = "#3d3d3d"
-NAMES = {DIVERGED: "diverged", UNREACHED: "not converged"}
+NAMES = {DIVERGED: "diverged", UNREACHED: "none reached"}
 MOST_ENTRIES = 8  # labels that a legend names
 
 

@@ -105,7 +105,7 @@ def _explain(ax: Axes, field: Field, mesh: Any) -> None:
     num = max(1, field.measured.size)
     for side, text, count in (
         (1, "converged", np.sum(field.measured >= 0)),
-        (-1, "diverged", np.sum(field.measured < 0)),
+        (-1, "did not converge", np.sum(field.measured < 0)),
     ):
         color = mesh.get_cmap()(mesh.norm(0.75 * side))
         _style.swatch(ax, color, f"{text}: {percent(count / num)}")
