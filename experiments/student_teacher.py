@@ -49,7 +49,7 @@ MANY = (2000, 64)  # steps of a stage, and runs at a time on a CPU: more leave i
 FEW = (20_000, 16)  # the same when no more than so many runs are left
 PUBLISHED_RUNS = 1000
 LOWEST = 1 / 4 - 1 / (2 * math.pi)
-Z_BAND, Z_INTERVAL = 2.5758293, 1.9599640  # of the normal distribution at 99 % and 95 %
+Z_BAND = 2.5758293  # of the normal distribution at 99 %
 
 _EQUAL = (0.3, 5.5, 12.6, 21.8, 34.6, 45.5, 58.5, 73.0, 73.6, 80.3, 85.1, 89.7, 90.0, 93.4, 94.0)
 PUBLISHED = {(k, k): share / 100 for k, share in enumerate(_EQUAL, start=6)}
@@ -291,13 +291,6 @@ def found_minima(result: Mapping[str, ls.Landscape], k: int, n: int) -> list[Fou
 # -------------------------------------------------------------------------------------------------------- findings
 
 
-def wilson(hits: int, count: int, z: float = Z_INTERVAL) -> tuple[float, float]:
-    """The confidence interval of a share (Wilson 1927), 95 % by default."""
-    centre = (hits + z * z / 2) / (count + z * z)
-    half = z * math.sqrt(hits * (count - hits) / count + z * z / 4) / (count + z * z)
-    return max(centre - half, 0.0), min(centre + half, 1.0)
-
-
 def band(share: float, count: int, published: int = PUBLISHED_RUNS) -> tuple[float, float]:
     """Shares of `count` runs that a two-proportion z test does not tell from a published share at 1 %."""
     hits = np.arange(count + 1)
@@ -328,7 +321,7 @@ def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
 
 def _share_row(k: int, n: int, found: Ends) -> tuple[str, str, str]:
     hits, count = int(found.bad.sum()), len(found.bad)
-    low, high = wilson(hits, count)
+    low, high = ls.analysis.wilson_interval(hits, count)
     text = f"{100 * hits / count:.1f} (95 % {100 * low:.1f} ... {100 * high:.1f}), {hits} of {count}"
     published = PUBLISHED.get((k, n), 0.0 if n >= k + 2 else None)
     if published is None:
@@ -386,7 +379,7 @@ def _restart_rows(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, st
         bad = ends(result, k, n).bad
         for m in (2, 4, 8):
             good, blocks = restarts(bad, m)
-            low, high = wilson(good, blocks)
+            low, high = ls.analysis.wilson_interval(good, blocks)
             text = f"{good / blocks:.3f} (95 % {low:.3f} ... {high:.3f})"
             rows.append((f"k = {k}: best of {m} is good", f"{1 - np.mean(bad) ** m:.3f} = 1 - share^{m}", text))
     return rows
@@ -440,7 +433,7 @@ def _draw_bars(
     ax: Any, rows: Sequence[tuple[float, int, int]], color: str, marker: str, label: Any, **look: Any
 ) -> None:
     x, hits, count = np.array(rows).reshape(-1, 3).T
-    bounds = np.array([wilson(int(h), int(c)) for h, c in zip(hits, count)]).reshape(-1, 2).T
+    bounds = np.array([ls.analysis.wilson_interval(int(h), int(c)) for h, c in zip(hits, count)]).reshape(-1, 2).T
     errors = np.abs(bounds - hits / count) * 100
     size = 8 if marker == "_" else 4
     ax.errorbar(x, 100 * hits / count, errors, color=color, fmt=marker, ms=size, elinewidth=0.8, label=label)

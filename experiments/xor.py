@@ -175,13 +175,6 @@ def _plane(objective: ls.Objective, end: Any, num: int) -> tuple[ls.Subspace, ls
 # -------------------------------------------------------------------------------------------------------- findings
 
 
-def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % confidence interval of a share (Wilson 1927)."""
-    centre = (hits + z * z / 2) / (count + z * z)
-    half = z * np.sqrt(hits * (count - hits) / count + z * z / 4) / (count + z * z)
-    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
-
-
 def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
     """Rows of `(what, expected, found)`."""
     runs = result["runs"]
@@ -189,7 +182,7 @@ def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
     rows = []
     for kind, name in NAMES.items():
         hits, count = int(np.sum(ended == kind)), len(ended)
-        low, high = (100 * bound for bound in wilson(hits, count))
+        low, high = (100 * bound for bound in ls.analysis.wilson_interval(hits, count))
         share = f"{100 * hits / count:.1f} (95 % {low:.1f} ... {high:.1f}), {hits} of {count}"
         rows.append((f"{name}, % of runs", EXPECTED[kind], share))
     if len(stalled(runs)):

@@ -17,7 +17,7 @@ import pytest
 import student_teacher
 from _runner import Lab, UsageError, table
 from scipy import stats
-from student_teacher import Config, Ends, band, cases, ends, findings, found_minima, restarts, wilson
+from student_teacher import Config, Ends, band, cases, ends, findings, found_minima, restarts
 
 import landscape as ls
 from landscape.problems import student_teacher as problem_of
@@ -159,12 +159,6 @@ def test_the_band_is_that_of_the_two_proportion_test(share, count):
         if stats.chi2_contingency(table, correction=False).pvalue >= 0.01:
             passing.append(hits / count)
     assert band(share, count) == (passing[0], passing[-1])
-
-
-@pytest.mark.parametrize(("hits", "count"), [(0, 48), (17, 500), (500, 500)])
-def test_intervals_are_wilsons(hits, count):
-    expected = stats.binomtest(hits, count).proportion_ci(method="wilson")
-    np.testing.assert_allclose(wilson(hits, count), (expected.low, expected.high), rtol=1e-7, atol=1e-12)
 
 
 def test_findings_say_whether_a_share_is_inside_its_band():

@@ -153,12 +153,6 @@ def test_gaps_leave_out_the_runs_that_got_off():
     np.testing.assert_allclose(now, [1e-4], rtol=1e-9)
 
 
-@pytest.mark.parametrize(("hits", "count"), [(0, 48), (163, 1000), (17, 17)])
-def test_intervals_are_wilsons(hits, count):
-    expected = stats.binomtest(hits, count).proportion_ci(method="wilson")
-    np.testing.assert_allclose(xor.wilson(hits, count), (expected.low, expected.high), rtol=1e-4, atol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [({"runs": 0}, "needs --runs"), ({"steps": 50}, "--steps >= 100"), ({"rate": -2.0}, "--rate > 0")],
