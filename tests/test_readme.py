@@ -1,4 +1,4 @@
-"""The README's API block runs as it stands."""
+"""The README's API block and the pages of the docs run as they stand."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 README = Path(__file__).parent.parent / "README.md"
+DOCS = README.parent / "docs"
 
 
 def test_the_fifteen_lines_run(tmp_path, monkeypatch, capsys):
@@ -18,6 +19,15 @@ def test_the_fifteen_lines_run(tmp_path, monkeypatch, capsys):
     assert "train_loss" in capsys.readouterr().out
     assert (tmp_path / "train_loss.png").stat().st_size > 10_000
     assert (tmp_path / "surface.zarr").is_dir()
+
+
+def test_the_page_on_starts_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "which_start.md").read_text(), re.DOTALL)
+    exec(compile("\n".join(blocks), "which_start.md", "exec"), {})
+    said = capsys.readouterr().out
+    assert "minima - saddles + maxima = 1" in said
+    assert "share of 66049 runs" in said
 
 
 def test_the_two_commands_are_there():
