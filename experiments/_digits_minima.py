@@ -1,0 +1,259 @@
+"""Minima of digit networks: the problem, polishing, telling minima apart, and how many there are in all.
+
+What `digits_starts.py` and `optimizers.py` share.
+"""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _runner import say
+from jax.flatten_util import ravel_pytree
+
+import landscape as ls
+from landscape import curvature, minima
+
+NORMAL = 1.959964  # 95 % of a normal distribution lie within this many standard deviations
+POLISH_TOL, POLISH_STEPS = 1e-8, 300
+SPECTRA, PAIRS = 5, 100  # Hessians diagonalised, minima compared in pairs
+SYMMETRY = minima.HiddenUnits("odd")
+
+
+def digits_with_decay(hidden: tuple[int, ...], decay: float, test_fraction: float) -> ls.Problem:
+    """A tanh network on digits whose training loss has minima: `train` is penalised, `test` is plain cross-entropy.
+
+    Args:
+        hidden: widths of the hidden layers.
+        decay: the penalty is `decay / 2` times the sum of all squared parameters.
+        test_fraction: share of the digits that test.
+
+    Returns:
+        A problem; its `train` objective measures `accuracy` and, without the penalty, `cross_entropy`.
+    """
+    plain = ls.problems.digits_mlp(hidden, test_fraction=test_fraction)
+    train = plain.objectives["train"]
+
+    def loss_fn(params: Any, batch: Any) -> Any:
+        losses, metrics = train.loss_fn(params, batch)
+        penalty = decay / 2 * sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
+        return losses + penalty, {**metrics, "cross_entropy": losses}
+
+    objectives = {**plain.objectives, "train": ls.Objective(loss_fn, train.data, has_aux=True)}
+    name = f"digits MLP {'-'.join(map(str, (64, *hidden, 10)))}, weight decay {decay:g}"
+    return ls.Problem(plain.init, objectives, plain.predict, name=name)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Polished:
+    """Point function: the minimum that trust-region Newton finds from parameters number `coords[0]`.
+
+    Attributes:
+        objective: what is minimised.
+        params: stacked parameters.
+        track: further objectives to measure at the end.
+    """
+
+    objective: ls.Objective
+    params: Any
+    track: Mapping[str, ls.Objective] = field(default_factory=dict)
+
+    def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
+        """The minimum as a vector, its losses, and the evidence for it."""
+        start = jax.tree.map(lambda x: x[coords[0].astype(jnp.int32)], self.params)
+        end = minima.polish(self.objective, start, tol=POLISH_TOL, max_steps=POLISH_STEPS)
+        values = {"end": ravel_pytree(end.params)[0], "loss": end.loss, "grad_norm": end.grad_norm}
+        for name, other in self.track.items():
+            values |= {f"{name}_{metric}": value for metric, value in other.evaluate(end.params).items()}
+        return values | {"converged": end.converged, "newton_steps": end.steps}
+
+
+def in_double(tree: Any) -> Any:
+    """Floating-point leaves in float64."""
+
+    def wide(x: Any) -> Any:
+        return jnp.asarray(x, jnp.float64) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else jnp.asarray(x)
+
+    return jax.tree.map(wide, tree)
+
+
+def exchanged(params: Any, seed: int) -> Any:
+    """Stacked networks with the units of each hidden layer in another order and with other signs: the same functions.
+
+    Args:
+        params: a list of layers `{"kernel": (k, in, out), "bias": (k, out)}`.
+        seed: of the orders and the signs.
+    """
+    random = np.random.default_rng(seed)
+    layers = [{name: np.array(x) for name, x in layer.items()} for layer in params]
+    for k in range(len(layers[0]["bias"])):
+        for here, after in itertools.pairwise(layers):
+            order = random.permutation(here["bias"].shape[1])
+            sign = random.choice([-1.0, 1.0], len(order)).astype(here["bias"].dtype)
+            here["kernel"][k], here["bias"][k] = here["kernel"][k][:, order] * sign, here["bias"][k][order] * sign
+            after["kernel"][k] = after["kernel"][k][order] * sign[:, None]
+    return layers
+
+
+def about_minima(problem: ls.Problem, objective: ls.Objective, num: int, found: ls.Landscape) -> dict[str, Any]:
+    """Which of the polished points are the same minimum, and what holds at them; as stored, if it was."""
+    if "minima" in found.meta:
+        return {}
+    say(f"telling the minima of {problem.name} apart")
+    stacked = jax.vmap(_unravel(problem))(found["end"])
+    losses = np.where(found["converged"], found["loss"], np.nan)
+    told = minima.distinct(stacked, losses, symmetry=SYMMETRY)
+    copies = len(losses) - num
+    again = [i for i in range(copies) if told.labels[i] >= 0 and told.labels[num + i] >= 0]
+    entries = {
+        "model": problem.name,
+        "num_params": int(found["end"].shape[1]),
+        "polished": num,
+        "labels": told.labels[:num],
+        "copies": len(again),
+        "recognised": int(sum(told.labels[i] == told.labels[num + i] for i in again)),
+        "distances": pair_distances(told.representatives, PAIRS),
+        "lowest_eigenvalues": _lowest_eigenvalues(objective, stacked, np.flatnonzero(told.labels[:num] >= 0)[:SPECTRA]),
+        "identities": identities(stacked, np.asarray(problem.objectives["train"].data["x"]), told.labels >= 0),
+    }
+    return {"minima": entries}
+
+
+def _unravel(problem: ls.Problem) -> Any:
+    return ravel_pytree(in_double(problem.init(jax.random.key(0))))[1]
+
+
+def _lowest_eigenvalues(objective: ls.Objective, stacked: Any, which: np.ndarray) -> list[float]:
+    """Smallest Hessian eigenvalue of some of the points, of the whole matrix."""
+    matrix = jax.jit(curvature.hessian)
+    points = [jax.tree.map(lambda x, i=i: x[i], stacked) for i in which.tolist()]
+    return [float(np.linalg.eigvalsh(matrix(objective, point))[0]) for point in points]
+
+
+def pair_distances(points: Any, most: int) -> np.ndarray:
+    """Distances after the best matching of units between all pairs of the first points, over their root-mean norm."""
+    num = min(most, len(jax.tree.leaves(points)[0]))
+    trees = [jax.tree.map(lambda x, i=i: np.asarray(x[i]), points) for i in range(num)]
+    squares = [sum(float(np.sum(x**2)) for x in jax.tree.leaves(tree)) for tree in trees]
+    gaps = [SYMMETRY.distance(trees[i], trees[j]) for i in range(num) for j in range(i)]
+    return np.asarray(gaps) / np.sqrt(np.mean(squares)) if gaps else np.zeros(0)
+
+
+def identities(stacked: Any, inputs: np.ndarray, which: np.ndarray) -> dict[str, float]:
+    """What must be 0 at a minimum of a softmax network with decay: the largest of each that is found."""
+    first, last = stacked[0], stacked[-1]
+    sums = [np.abs(np.sum(np.asarray(last[name])[which], axis=-1)).max(initial=0) for name in ("kernel", "bias")]
+    dark = np.all(inputs == 0, axis=0)
+    unused = np.abs(np.asarray(first["kernel"])[which][:, dark]).max(initial=0)
+    return {"output_sums": float(max(sums)), "dark_weights": float(unused), "dark_pixels": int(dark.sum())}
+
+
+# ------------------------------------------------------------------------------------------------------ statistics
+
+
+class Estimate(NamedTuple):
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean_of(x: np.ndarray) -> Estimate:
+    """Mean with its normal interval."""
+    half = NORMAL * float(np.std(x, ddof=1)) / np.sqrt(len(x))
+    return Estimate(float(np.mean(x)), float(np.mean(x)) - half, float(np.mean(x)) + half)
+
+
+def wilson(count: int, num: int) -> Estimate:
+    """A share with the 95 % score interval of Wilson (1927)."""
+    labels = np.repeat([0, 1], [num - count, count])
+    found = ls.analysis.basin_fractions(labels, optimizer="any", initialisation="any")
+    if not count:  # the label 0 has it all
+        return Estimate(0.0, 0.0, float(1 - found.low[0]))
+    return Estimate(count / num, float(found.low[-1]), float(found.high[-1]))
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> Estimate:
+    """Pearson's correlation with the interval of Fisher's z transform (Fisher 1921)."""
+    if len(x) < 4 or not (np.ptp(x) > 0 and np.ptp(y) > 0):
+        return Estimate(np.nan, np.nan, np.nan)
+    r = float(np.corrcoef(x, y)[0, 1])
+    z, half = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15)), NORMAL / np.sqrt(len(x) - 3)
+    return Estimate(r, float(np.tanh(z - half)), float(np.tanh(z + half)))
+
+
+class Richness(NamedTuple):
+    """How many kinds a sample shows, and how many there are at least.
+
+    Attributes:
+        num: size of the sample.
+        seen: kinds in it.
+        once: kinds seen once.
+        twice: kinds seen twice.
+        estimate: Chao1, a lower bound in expectation on the number of kinds.
+        stderr: its standard error.
+        low: lower end of its 95 % log-normal interval (Chao 1987).
+        high: the upper end.
+        at_least: where no kind was seen twice, the number of kinds below which that would have happened with less than
+            5 %; else the kinds seen.
+    """
+
+    num: int
+    seen: int
+    once: int
+    twice: int
+    estimate: float
+    stderr: float
+    low: float
+    high: float
+    at_least: float
+
+
+def richness(labels: Any) -> Richness:
+    r"""Chao's estimate of the number of kinds from a sample with replacement, whatever their probabilities.
+
+    With $f_1$ kinds seen once and $f_2$ twice among $n$, it is $S + \frac{n-1}{n} f_1^2 / (2 f_2)$ (Chao 1984, Scand.
+    J. Stat. 11, 265), or, for $f_2 = 0$, $S + \frac{n-1}{n} f_1 (f_1 - 1) / 2$; standard errors by Chao (1987,
+    Biometrics 43, 783), the interval is log-normal in the number of unseen kinds. Where all $n$ are different, equal
+    probabilities make that likeliest, and $\prod_i (1 - i / N) \le \exp(-n (n-1) / 2N)$ leaves $N \ge n (n-1) /
+    (2 \ln 20)$ at 95 %.
+
+    Args:
+        labels: the kind of each member of the sample, integers of 0 and above; negative ones are left out.
+    """
+    labels = np.asarray(labels)
+    counts = np.bincount(labels[labels >= 0])
+    counts = counts[counts > 0]
+    n, seen, once, twice = int(counts.sum()), len(counts), int(np.sum(counts == 1)), int(np.sum(counts == 2))
+    share = (n - 1) / n if n else 0.0
+    if twice:
+        ratio = once / twice
+        unseen = share * once**2 / (2 * twice)
+        variance = twice * (share / 2 * ratio**2 + share**2 * ratio**3 + share**2 / 4 * ratio**4)
+    else:
+        unseen = share * once * (once - 1) / 2
+        total = max(seen + unseen, 1)
+        variance = unseen + share**2 * (once * (2 * once - 1) ** 2 / 4 - once**4 / (4 * total))
+    low, high = _lognormal(unseen, variance)
+    bound = max(seen, n * (n - 1) / (2 * np.log(20))) if once == n else seen
+    return Richness(n, seen, once, twice, seen + unseen, max(variance, 0.0) ** 0.5, seen + low, seen + high, bound)
+
+
+def _lognormal(unseen: float, variance: float) -> tuple[float, float]:
+    if unseen <= 0 or variance <= 0:
+        return unseen, unseen
+    factor = float(np.exp(NORMAL * np.sqrt(np.log1p(variance / unseen**2))))
+    return unseen / factor, unseen * factor
+
+
+def neighbour_correlation(values: np.ndarray) -> Estimate:
+    """Correlation between a cell and the next one along either axis."""
+    pairs = [(values[1:].ravel(), values[:-1].ravel()), (values[:, 1:].ravel(), values[:, :-1].ravel())]
+    x, y = (np.concatenate(side) for side in zip(*pairs))
+    finite = np.isfinite(x) & np.isfinite(y)
+    return correlation(x[finite], y[finite])
