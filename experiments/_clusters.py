@@ -147,6 +147,7 @@ def draw_clusters(clusters: Mapping[str, ls.Landscape]) -> Any:
     for ax, (name, landscape) in zip(axes.flat, clusters.items()):
         labels = np.asarray(landscape.meta["minima"]["labels"])
         ls.plotting.endpoints(landscape["energy"], labels=labels, ax=ax, scale="linear", label="energy at the end")
+        ax.ticklabel_format(axis="x", useOffset=False)
         ax.set_title(f"{landscape.meta['function']}, {len(labels):,} random starts\n{CLUSTERS[name].optimizer}")
     return figure
 

@@ -69,8 +69,8 @@ Z2 = 1.96**2  # of the 95 % Wilson interval: none of n gives [0, Z2 / (n + Z2)]
 WORDS = {"gd": "gradient descent", "momentum": "heavy ball 0.9", "adam": "Adam"}
 SETTLES = 0.5  # share of the coarse runs that must converge, or else labels say where runs are, not where they settle
 UNSETTLED = (
-    "only {converged:.0%} of the runs converge in {steps:,} steps (without weight decay, a network has valleys rather than "
-    "minima; --steps gives it more), so a label says which solution a run is nearest to after its last step"
+    "only {converged:.0%} of the runs converge in {steps:,} steps (without weight decay, a network has valleys rather "
+    "than minima; --steps gives it more), so a label says which solution a run is nearest to after its last step"
 )
 LEAST = 5e-4  # share of unreached or divergent starts that has a place among the bars
 HATCHES = (None, "////", "....", "xxxx")
@@ -415,7 +415,8 @@ def _draw_maps(maps: Mapping[str, ls.Landscape]) -> Any:
     for ax, landscape in zip(axes, maps.values()):
         marks = {kind: np.asarray(points) for kind, points in landscape.meta["basins"]["marks"].items()}
         few = {kind: points for kind, points in marks.items() if len(points) <= 40}
-        ls.plotting.basins(landscape, ax=ax, points=few or None)
+        shade: dict[str, Any] = {} if landscape.computed.all() else {"shade": None}  # steps are known in places only
+        ls.plotting.basins(landscape, ax=ax, points=few or None, **shade)
         ax.set_title(landscape.meta["optimizer"])
     return figure
 

@@ -442,9 +442,7 @@ def test_symmetry_and_plateaus_are_not_steps(fn, num):
 # ----------------------------------------------------------------------------------------------------- labels
 
 
-@pytest.mark.parametrize(
-    ("fn", "extent", "most"), [(newton, 2.0, 0.3), (disc, 1.0, 0.15), (voronoi, 1.0, 0.2)], ids=lambda p: str(p)
-)
+@pytest.mark.parametrize(("fn", "extent", "most"), [(newton, 2.0, 0.3), (disc, 1.0, 0.15), (voronoi, 1.0, 0.2)])
 def test_label_maps_are_exact_at_a_share_of_the_evaluations(fn, extent, most):
     done = refine(Grid.square(extent, 257), Labels(), b=fn)
     assert done.wrong("b") == 0
