@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import _harness
 
 # those that load torch and its threads come last
-NAMES = ("batching", "engine", "hoisting", "imports", "tolerance", "training", "peers")
+NAMES = ("basins", "batching", "engine", "hoisting", "imports", "tolerance", "training", "peers")
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """Flat views over two axes: heat maps and contour lines."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -229,7 +230,9 @@ def _label_lines(ax: Axes, lines: ContourSet, ink: Sequence[str], ground: Sequen
     matplotlib keeps the labels of one line apart but not those of neighbouring lines. Where labels go depends on
     the size of the axes, so the layout is made first.
     """
-    _style.root_figure(ax).draw_without_rendering()
+    with warnings.catch_warnings():  # a figure that is not complete yet may have no room for its layout
+        warnings.filterwarnings("ignore", "constrained_layout not applied")
+        _style.root_figure(ax).draw_without_rendering()
     fmt = level_texts([float(level) for level in lines.levels])
     texts = ax.clabel(lines, fmt=fmt, inline=False, colors=list(ink), fontsize=0.78 * _style.font_size("xtick"))
     halo = {fmt[level]: _style.outline(color, 2.2) for level, color in zip(fmt, ground)}
