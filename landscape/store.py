@@ -230,12 +230,12 @@ class RunStore:
         return ""
 
 
-def _masked(values: np.ndarray, committed: np.ndarray) -> np.ndarray:
-    """Values of tiles that were never committed are not results: fill them as not computed."""
-    if committed.all():
+def _masked(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """What stands at other points is no result: fill them as not computed."""
+    if known.all():
         return values
     values = values.copy()
-    values[~committed] = fill_value(values.dtype)
+    values[~known] = fill_value(values.dtype)
     return values
 
 
@@ -317,7 +317,7 @@ def save(landscape: Landscape, path: str | os.PathLike[str]) -> None:
     store = RunStore(path)
     with _writable(path), _zarr().config.set({"array.write_empty_chunks": True}):
         for name, value in landscape.values.items():
-            store._array(name)[...] = value
+            store._array(name)[...] = value if landscape.predicts(name) else _masked(value, landscape.computed)
         store._array(DONE)[...] = landscape.computed
 
 

@@ -160,12 +160,6 @@ def test_linear_script(tmp_path):
     assert (tmp_path / "linear.png").is_file()
 
 
-def test_interval_of_a_share_against_scipy():
-    for hits, count in ((16, 16), (3, 20), (0, 7)):
-        expected = scipy.stats.binomtest(hits, count).proportion_ci(method="wilson")
-        np.testing.assert_allclose(deep_linear.wilson(hits, count), expected, atol=1e-4)
-
-
 @pytest.mark.slow
 def test_the_paper_at_full_depth():
     result = fractal_1d.run(fractal_1d.Config(), Lab(options={"progress": False}))

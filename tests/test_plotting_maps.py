@@ -277,7 +277,7 @@ def test_trainability_equalises_each_side_by_rank(trained):
     assert red[0] > 2 * red[2]
     assert blue[2] > 1.5 * blue[0]
     assert (ax.get_xlabel(), ax.get_ylabel()) == (r"$\log_{10}$ rate of layer 1", r"$\log_{10}$ rate of layer 2")
-    assert legend(ax) == ["converged: 68.6 %", "diverged: 31.4 %"]
+    assert legend(ax) == ["converged: 68.6 %", "did not converge: 31.4 %"]
     (bar,) = ax.child_axes
     assert [t.get_text() for t in bar.get_yticklabels()] == ["slowly", "at once", "at once", "slowly"]
 
@@ -310,7 +310,7 @@ def test_trainability_reserves_colours_for_what_has_no_value(trained):
 
 def test_trainability_of_one_side_and_with_a_reference(trained):
     ax = plotting.trainability(trained.assign(value=trained["value"] + 200), reference=[50.0, 99.5, np.nan, 2000.0])
-    assert legend(ax)[:2] == ["converged: 100 %", "diverged: 0.0 %"]
+    assert legend(ax)[:2] == ["converged: 100 %", "did not converge: 0.0 %"]
     assert mesh_of(ax).get_array().min() == pytest.approx(0.25 + 0.75 / 2)
     with pytest.raises(ValueError, match="trainability draws 2 axes"):
         plotting.trainability(trained.slice(lr0=2))
