@@ -19,6 +19,7 @@ from landscape import curvature, minima
 
 NORMAL = 1.959964  # 95 % of a normal distribution lie within this many standard deviations
 POLISH_TOL, POLISH_STEPS = 1e-8, 300
+NEAR = 1e-4  # share by which weights are moved before a minimum is looked for again
 SPECTRA, PAIRS = 5, 100  # Hessians diagonalised, minima compared in pairs
 SYMMETRY = minima.HiddenUnits("odd")
 
@@ -100,27 +101,52 @@ def exchanged(params: Any, seed: int) -> Any:
 
 
 def about_minima(problem: ls.Problem, objective: ls.Objective, num: int, found: ls.Landscape) -> dict[str, Any]:
-    """Which of the polished points are the same minimum, and what holds at them; as stored, if it was."""
-    if "minima" in found.meta:
+    """Which of the polished points are the same minimum, and what holds at them; as stored, if it was.
+
+    Args:
+        problem: the network.
+        objective: its training objective in float64.
+        num: ends that were polished; the points after these are from copies of the first ends with units exchanged.
+        found: the polished points.
+    """
+    if "told_apart" in found.meta or not found.computed.all():
         return {}
     say(f"telling the minima of {problem.name} apart")
-    stacked = jax.vmap(_unravel(problem))(found["end"])
-    losses = np.where(found["converged"], found["loss"], np.nan)
-    told = minima.distinct(stacked, losses, symmetry=SYMMETRY)
-    copies = len(losses) - num
-    again = [i for i in range(copies) if told.labels[i] >= 0 and told.labels[num + i] >= 0]
+    stacked = jax.vmap(_unravel(problem))(jnp.asarray(found["end"]))
+    told = minima.distinct(stacked, np.where(found["converged"], found["loss"], np.nan), symmetry=SYMMETRY)
+    first, copies = told.labels[:num], told.labels[num:]
+    which = np.flatnonzero(first >= 0)
     entries = {
         "model": problem.name,
         "num_params": int(found["end"].shape[1]),
-        "polished": num,
-        "labels": told.labels[:num],
-        "copies": len(again),
-        "recognised": int(sum(told.labels[i] == told.labels[num + i] for i in again)),
+        "labels": first,
+        "ends_again": [int(np.sum((copies == first[: len(copies)]) & (copies >= 0))), len(copies)],
+        "minima_again": _found_again(objective, _rows(stacked, which[: len(copies)])),
         "distances": pair_distances(told.representatives, PAIRS),
-        "lowest_eigenvalues": _lowest_eigenvalues(objective, stacked, np.flatnonzero(told.labels[:num] >= 0)[:SPECTRA]),
+        "lowest_eigenvalues": _lowest_eigenvalues(objective, stacked, which[:SPECTRA]),
         "identities": identities(stacked, np.asarray(problem.objectives["train"].data["x"]), told.labels >= 0),
     }
-    return {"minima": entries}
+    return {"told_apart": entries}
+
+
+def _rows(stacked: Any, which: np.ndarray) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x)[which], stacked)
+
+
+def _found_again(objective: ls.Objective, stacked: Any) -> list[int]:
+    """How many minima are found again from near an image of theirs: units exchanged, all weights moved by a 1e-4th."""
+    num = len(jax.tree.leaves(stacked)[0])
+    random = np.random.default_rng(5)
+    moved = jax.tree.map(lambda x: x * (1 + NEAR * random.standard_normal(x.shape)), exchanged(stacked, 7))
+    again = jax.jit(_polished_all)(objective, jax.tree.map(jnp.asarray, moved))
+    both = jax.tree.map(lambda a, b: np.concatenate([a, np.asarray(b)]), stacked, again.params)
+    losses = np.asarray(jax.jit(lambda o, p: jax.lax.map(o, p))(objective, jax.tree.map(jnp.asarray, both)))
+    labels = minima.distinct(both, losses, symmetry=SYMMETRY).labels
+    return [int(np.sum(labels[:num] == labels[num:])), num]
+
+
+def _polished_all(objective: ls.Objective, stacked: Any) -> minima.Minimum:
+    return jax.lax.map(lambda p: minima.polish(objective, p, tol=POLISH_TOL, max_steps=POLISH_STEPS), stacked)
 
 
 def _unravel(problem: ls.Problem) -> Any:
@@ -251,9 +277,11 @@ def _lognormal(unseen: float, variance: float) -> tuple[float, float]:
     return unseen / factor, unseen * factor
 
 
-def neighbour_correlation(values: np.ndarray) -> Estimate:
-    """Correlation between a cell and the next one along either axis."""
+def neighbour_correlation(values: np.ndarray) -> float:
+    """Rank correlation (Spearman 1904) between a cell and the next one along either axis."""
+    from scipy.stats import rankdata
+
     pairs = [(values[1:].ravel(), values[:-1].ravel()), (values[:, 1:].ravel(), values[:, :-1].ravel())]
     x, y = (np.concatenate(side) for side in zip(*pairs))
     finite = np.isfinite(x) & np.isfinite(y)
-    return correlation(x[finite], y[finite])
+    return correlation(rankdata(x[finite]), rankdata(y[finite])).value

@@ -82,23 +82,21 @@ def test_all_maps_have_the_same_starts_and_minima(result):
         for a, b in zip(first.grid.axes, other.grid.axes):
             np.testing.assert_array_equal(a.values, b.values)
         np.testing.assert_array_equal(first.meta["function"]["minima"], other.meta["function"]["minima"])
-        # a start within a tenth of a minimum stays there, whoever descends
-        places = np.asarray(first.meta["function"]["minima"])
-        points = first.grid.points().reshape(*first.grid.shape, 1, 2)
-        near = np.linalg.norm(points - places, axis=-1)
-        sure = near.min(axis=-1) < 0.25
-        assert sure.sum() >= 3
-        np.testing.assert_array_equal(other["label"][sure], near.argmin(axis=-1)[sure])
+        # all four minima of Himmelblau's function have the value 0
+        reached = (other["label"] >= 0) & (other["outcome"] == ls.Outcome.CONVERGED)
+        assert reached.any() or key == "sgd"
+        assert np.all(other["train_loss"][reached] < 1e-6)
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_every_optimizer_starts_the_network_where_the_others_do(key):
     campaign = network.Campaign(digits_with_decay((2,), 0.01, 0.9), 4, 1, 1, 16, 1e-9, 5)
-    still = jax.jit(campaign.runs(key, optax.sgd(0.0), 4).run)(2).params
-    other = jax.jit(campaign.runs("gd", optax.adam(0.0), 4).run)(2).params
-    jax.tree.map(np.testing.assert_array_equal, still, other)
-    pilot = jax.jit(campaign.runs("gd", optax.sgd(0.0), 4, stream=1).run)(2).params
-    assert np.any(np.asarray(pilot[0]["kernel"]) != np.asarray(still[0]["kernel"]))
+    runs, first = (campaign.runs(name, optax.sgd(0.1), 4) for name in (key, "gd"))
+    pilot = campaign.runs(key, optax.sgd(0.1), 4, stream=1)
+    starts = [jax.jit(one.init)(jax.random.split(jax.random.fold_in(one.key, 2))[0]) for one in (runs, first, pilot)]
+    jax.tree.map(np.testing.assert_array_equal, starts[0], starts[1])
+    assert np.all(np.asarray(starts[2][0]["kernel"]) != np.asarray(starts[0][0]["kernel"]))
+    assert runs.batch_size == (16 if key == "sgd" else None)
 
 
 def test_the_gradient_noise_has_its_size():
@@ -141,10 +139,10 @@ def test_polished_ends_of_one_minimum_are_one():
 # ------------------------------------------------------------------------------------------------- rules and tests
 
 
-def test_the_largest_rate_that_arrives():
-    rates = np.array([0.003, 0.01, 0.03, 0.1])
-    assert optimizers.largest_rate(np.array([1.0, 0.97, 0.96, 0.5]), rates) == (0.03, 0.96)
-    assert optimizers.largest_rate(np.array([0.2, 0.6, 0.4, 0.0]), rates) == (0.01, 0.6)
+def test_the_fastest_rate_that_arrives():
+    rates, steps = np.array([0.003, 0.01, 0.03, 0.1]), np.array([500.0, 80.0, 90.0, 20.0])
+    assert optimizers.fastest_rate(np.array([1.0, 0.97, 0.96, 0.5]), steps, rates) == (0.01, 0.97)
+    assert optimizers.fastest_rate(np.array([0.2, 0.4, 0.6, 0.0]), steps, rates) == (0.03, 0.6)
 
 
 def test_the_best_rate_is_judged_by_the_median():
