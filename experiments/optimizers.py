@@ -23,7 +23,7 @@ Newton, float64, gradient norm 1e-8), up to the order and the signs of hidden un
 Polishing is sensitive by itself: rounding sends about a fifth of the ends elsewhere (`digits_starts.py`). The function
 is always computed in float64.
 
-Cost: about five minutes of CPU time for the defaults, most of it the network.
+Cost: about four minutes of CPU time for the defaults, most of it the network.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
