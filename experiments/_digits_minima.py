@@ -196,12 +196,9 @@ def mean_of(x: np.ndarray) -> Estimate:
 
 
 def wilson(count: int, num: int) -> Estimate:
-    """A share with the 95 % score interval of Wilson (1927)."""
-    labels = np.repeat([0, 1], [num - count, count])
-    found = ls.analysis.basin_fractions(labels, optimizer="any", initialisation="any")
-    if not count:  # the label 0 has it all
-        return Estimate(0.0, 0.0, float(1 - found.low[0]))
-    return Estimate(count / num, float(found.low[-1]), float(found.high[-1]))
+    """A share of `num` with its Wilson interval."""
+    low, high = ls.analysis.wilson_interval(count, num)
+    return Estimate(count / num, float(low), float(high))
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> Estimate:

@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 
-DEFAULT_NAMES = ("alpha", "beta", "gamma", "delta")
-
 
 @dataclass(frozen=True, eq=False)
 class Axis:
