@@ -5,6 +5,7 @@ landscapes and writes nothing itself, `plot(result)` draws figures and animation
 `findings(result)` lists what was expected beside what was found.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
@@ -195,8 +196,21 @@ def _import(source: str, target: str) -> Any:
         ) from error
 
 
-def main(experiment: str, config_type: type, smoke: Any, run: Any, plot: Any, findings: Any) -> None:
-    """Parse the command line, run the experiment, draw, and print the table. Ends the process."""
+def main(
+    experiment: str, config_type: type, smoke: Any, run: Any, plot: Any, findings: Any, *, small_programs: bool = False
+) -> None:
+    """Parse the command line, run the experiment, draw, and print the table. Ends the process.
+
+    Args:
+        experiment: its name, that of the file.
+        config_type: the settings; a frozen dataclass.
+        smoke: the settings of `--smoke`.
+        run: `run(config, lab) -> {name: landscape}`.
+        plot: `plot(result) -> {name: figure or animation}`.
+        findings: `findings(result) -> [(what, expected, found)]`.
+        small_programs: whether what it evaluates is too small for XLA to use more than one core. Then each core of a
+            CPU becomes a device of its own, and the sweeps divide their points among them.
+    """
     defaults = smoke if "--smoke" in sys.argv else config_type()
     command: Any = dataclasses.make_dataclass("Command", [("config", config_type), ("flags", Flags)])
     parsed: Any = tyro.cli(
@@ -207,11 +221,26 @@ def main(experiment: str, config_type: type, smoke: Any, run: Any, plot: Any, fi
         config=(tyro.conf.OmitArgPrefixes,),
     )
     try:
+        if small_programs:
+            _split_cpu()
         status = _execute(experiment, parsed.config, parsed.flags, run, plot, findings)
     except BaseException as error:
         status = _exit_status(error)
     sys.stdout.flush()
     sys.exit(status)
+
+
+def _split_cpu() -> None:
+    """Make every core a device, unless the user has said how many there are to be."""
+    import os
+
+    import jax
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ:
+        return
+    with contextlib.suppress(RuntimeError):  # where JAX has computed already, in a test or a notebook
+        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def _execute(experiment: str, config: Any, flags: Flags, run: Any, plot: Any, findings: Any) -> int:

@@ -21,7 +21,7 @@ where the global minima are no longer isolated and gradients die slowly, it is n
 
 This experiment has its own problem and takes no --problem. It always computes in float64.
 
-Cost: minutes on two CPU cores for the defaults (XLA_FLAGS=--xla_force_host_platform_device_count=2 lets both work).
+Cost: minutes on two CPU cores for the defaults.
 """
 
 import dataclasses
@@ -490,4 +490,4 @@ def _draw_spectra(ax: Any, result: Mapping[str, ls.Landscape], k: int, n: int) -
 
 
 if __name__ == "__main__":
-    main("student_teacher", Config, SMOKE, run, plot, findings)
+    main("student_teacher", Config, SMOKE, run, plot, findings, small_programs=True)

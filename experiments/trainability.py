@@ -384,4 +384,4 @@ def _counts(result: Mapping[str, ls.Landscape]) -> Any:
 
 
 if __name__ == "__main__":
-    main("trainability", Config, SMOKE, run, plot, findings)
+    main("trainability", Config, SMOKE, run, plot, findings, small_programs=True)

@@ -35,11 +35,16 @@ COARSE_HOISTED, FINE_HOISTED = 8, 2
 MAX_WIDTH = 16**4
 PROBE_SECONDS = 0.04
 CLOSE = 1.7  # widths within this factor of the best are timed again in turns
-LEVEL = 1.25  # a climb goes on over a level stretch
+LEVEL = 1.25  # a climb goes on over a level stretch ...
+PATIENCE = 2  # ... and over one step that is worse: where XLA begins to use more cores, they cost more than they bring
 PLAY_OFF_ROUNDS = 5
 BETTER = 0.9  # a wider step must take at most this share of the time per point, or it is not worth its memory
 MAX_CHOICES = 256
 BUFFER_BYTES = 2**26  # output of one kernel call
+MIN_ROWS, ROW_STEP = (
+    1024,
+    4,
+)  # rows of a short sweep's buffer; sweeps within this factor in size share a compiled program
 
 _CHOICES: dict[Any, "Timing"] = {}
 
@@ -107,7 +112,11 @@ def _evaluate(fn: Any, coords: jax.Array, num_points: jax.Array, *, strategy: St
 class Timing:
     """What was measured of one strategy: seconds a point, seconds to compile, bytes of temporaries.
 
-    `settled` says that no further strategy was left untried for want of points, `num_points` how many there were.
+    Attributes:
+        settled: whether no further strategy was left untried for want of points.
+        num_points: points evaluated with it so far, or about to be.
+        tuned_for: how many there were when it was chosen.
+        tried: the timings that it was chosen from.
     """
 
     strategy: Strategy
@@ -116,6 +125,8 @@ class Timing:
     temp_bytes: int = 0
     settled: bool = False
     num_points: int = 0
+    tuned_for: int = 0
+    tried: tuple["Timing", ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,12 +140,15 @@ class Kernel:
     strategy: Strategy = Strategy()
 
     @classmethod
-    def build(cls, fn: Any, num_coords: int, devices: Sequence[jax.Device]) -> "Kernel":
-        """Put the function's arrays on the devices and size the buffers."""
+    def build(cls, fn: Any, num_coords: int, devices: Sequence[jax.Device], num_points: int | None = None) -> "Kernel":
+        """Put the function's arrays on the devices and size the buffers, for no more than `num_points` if given."""
         devices = tuple(devices)
         placement: Any = devices[0] if len(devices) == 1 else NamedSharding(_mesh(devices), PartitionSpec())
         fn = jax.device_put(fn, placement)
-        return cls(fn, devices, num_coords, capacity(fn, num_coords))
+        rows = capacity(fn, num_coords)
+        if num_points is not None:
+            rows = min(rows, _rows_for(-(-num_points // len(devices))))
+        return cls(fn, devices, num_coords, rows)
 
     @property
     def max_points(self) -> int:
@@ -217,6 +231,14 @@ def capacity(fn: Any, num_coords: int) -> int:
     return min(MAX_WIDTH, 1 << (max(1, BUFFER_BYTES // row).bit_length() - 1))
 
 
+def _rows_for(num_points: int) -> int:
+    """Rows that are enough, in coarse steps: every call clears all of them and copies them to the host."""
+    rows = MIN_ROWS
+    while rows < num_points:
+        rows *= ROW_STEP
+    return rows
+
+
 def coords_dtype() -> Any:
     """The precision in which coordinates reach the point function: float64 under `jax_enable_x64`."""
     return jnp.zeros(()).dtype
@@ -267,8 +289,10 @@ def _seconds(kernel: Kernel, points: np.ndarray) -> float:
 def tune(kernel: Kernel, points: np.ndarray, num_points: int, max_memory: int | None) -> Timing:
     """The strategy that is fastest on `points`, found by climbing, within the memory allowed.
 
-    A strategy is tried only where it could pay for its own trial in the `num_points` to come, so a short sweep is
-    not held up by its own tuning. What was found is remembered for equal functions and shapes.
+    A strategy is tried only where it could pay for its own trial in `num_points`, so a short sweep is not held up by
+    its own tuning. What was found is remembered for equal functions and shapes. Where something was left untried,
+    the search goes on once as many points again have been evaluated: whoever sweeps a function over and over will
+    do so again.
 
     Args:
         kernel: the point function; its own strategy is not used.
@@ -277,10 +301,11 @@ def tune(kernel: Kernel, points: np.ndarray, num_points: int, max_memory: int | 
         max_memory: bytes that the temporaries of one device may take; `None` for `default_memory`.
     """
     key = _key(kernel, ("auto", max_memory))
-    known = _CHOICES.get(key)
-    if known is not None and (known.settled or num_points <= known.num_points):
-        return known
-    return _remember(key, _Climb(kernel, points, num_points, max_memory).best_of_all())
+    known = _CHOICES.get(key, Timing(Strategy(), math.inf))
+    total = known.num_points + num_points
+    if known.settled or (known.tried and total < 2 * known.tuned_for):
+        return _remember(key, dataclasses.replace(known, num_points=total))
+    return _remember(key, _Climb(kernel, points, total, max_memory, known.tried).best_of_all())
 
 
 def time_once(kernel: Kernel, points: np.ndarray) -> Timing:
@@ -307,14 +332,23 @@ class _Climb:
     Where points can share work, the widths climbed are hoisted ones, and the best of them meets its plain twin.
     """
 
-    def __init__(self, kernel: Kernel, points: np.ndarray, num_points: int, max_memory: int | None) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        points: np.ndarray,
+        num_points: int,
+        max_memory: int | None,
+        tried: Sequence[Timing] = (),
+    ) -> None:
         self.kernel, self.points, self.num_points = kernel, points, num_points
         self.memory = default_memory(kernel.devices[0]) if max_memory is None else max_memory
         self.settled = True
-        first = measure(kernel.using(Strategy()), points)
-        assert first is not None
-        self.timings = {first.strategy: first}
-        self.compile_seconds = first.compile_seconds
+        self.timings = {timing.strategy: timing for timing in tried}
+        if not self.timings:
+            first = measure(kernel.using(Strategy()), points)
+            assert first is not None
+            self.timings = {first.strategy: first}
+        self.compile_seconds = max(timing.compile_seconds for timing in self.timings.values())
         self.hoist = self._pays(Strategy(COARSE_HOISTED), gain=0.9) and kernel.num_hoisted() > 0
 
     @property
@@ -323,8 +357,9 @@ class _Climb:
 
     def best_of_all(self) -> Timing:
         coarse, fine = (COARSE_HOISTED, FINE_HOISTED) if self.hoist else (COARSE, FINE)
-        width = coarse
-        while width <= self.kernel.capacity and self._try(width, gain=0.9 if width == coarse else 0.5):
+        width, patience = coarse, PATIENCE
+        while width <= self.kernel.capacity and patience:
+            patience -= not self._try(width, gain=0.9 if width == coarse else 0.5 * patience / PATIENCE)
             width *= coarse
         for neighbour in (self.best.strategy.width * fine, self.best.strategy.width // fine):
             if 1 < neighbour <= self.kernel.capacity:
@@ -332,12 +367,13 @@ class _Climb:
         if self.best.strategy.hoist:
             self._measure(Strategy(self.best.strategy.width), gain=0.25)
         chosen = self._play_off([t for t in self.timings.values() if t.seconds < CLOSE * self.best.seconds])
-        return dataclasses.replace(chosen, settled=self.settled, num_points=self.num_points)
+        so_far = {"num_points": self.num_points, "tuned_for": self.num_points, "tried": tuple(self.timings.values())}
+        return dataclasses.replace(chosen, settled=self.settled, **so_far)
 
     def _try(self, width: int, gain: float) -> bool:
         """Time a width unless it cannot pay; whether to climb on, as it was about as fast as the best."""
         best = self.best.seconds
-        timing = self._measure(Strategy(width, self.hoist), gain)
+        timing = self.timings.get(Strategy(width, self.hoist)) or self._measure(Strategy(width, self.hoist), gain)
         return timing is not None and timing.seconds <= LEVEL * best
 
     def _pays(self, strategy: Strategy, gain: float) -> bool:

@@ -42,7 +42,7 @@ class Local:
     """Runs jobs on this process's devices."""
 
     def __init__(self, fn: Any, grid: Grid, devices: tuple[jax.Device, ...]) -> None:
-        self.kernel, self.grid = Kernel.build(fn, grid.ndim, devices), grid
+        self.kernel, self.grid = Kernel.build(fn, grid.ndim, devices, grid.size), grid
         self._kernels: dict[Strategy, Kernel] = {}
         self.names = [f"{d.platform}:{d.id} {d.device_kind}" for d in devices]
 

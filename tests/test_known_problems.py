@@ -11,7 +11,7 @@ import scipy.stats
 
 from landscape import problems, train
 from landscape.problems.clusters import LENNARD_JONES_MINIMA, THOMSON_MINIMA
-from landscape.problems.students import _arccos, kernel
+from landscape.problems.students import _arccos, _loss, kernel
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -208,6 +208,25 @@ def test_share_of_stuck_students():
         share = np.mean(losses >= 1e-3)
         pooled = (share + published) / 2
         assert abs(share - published) < 2.576 * np.sqrt(pooled * (1 - pooled) * 2 / 1000)
+
+
+def test_slope_of_the_student_loss_after_student_and_teacher(x64):
+    keys = jax.random.split(jax.random.key(3), 3)
+    teacher = np.asarray(jax.random.normal(keys[0], (3, 5)))
+    w, dw, dv = (jax.random.normal(key, shape) for key, shape in zip(keys, [(4, 5), (4, 5), (3, 5)], strict=True))
+    objective = problems.student_teacher(3, 4, teacher).objectives["train"]
+    loss = lambda w, v: _loss({"w": w}, {**objective.data, "teacher": v[None]})[0]  # noqa: E731
+    step = 1e-5
+
+    def difference(along):
+        ahead, behind = (loss(*(p + s * d for p, d in zip((w, teacher), along, strict=True))) for s in (step, -step))
+        return (ahead - behind) / (2 * step)
+
+    for along in [(dw, 0 * dv), (0 * dw, dv), (dw, dv)]:
+        slope = jax.jvp(loss, (w, jnp.asarray(teacher)), along)[1]
+        assert float(slope) == pytest.approx(float(difference(along)), rel=1e-8)
+    only = jax.grad(loss, argnums=1)(w, jnp.asarray(teacher))
+    assert float(jnp.vdot(only, dv)) == pytest.approx(float(difference((0 * dw, dv))), rel=1e-8)
 
 
 def test_students_in_single_precision_and_their_starts():

@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from landscape.objective import Objective, Problem
@@ -94,11 +95,13 @@ def _half_mean_square(weights: np.ndarray) -> np.ndarray:
     return np.sum(np.outer(norms, norms) * (np.sin(angles) + (np.pi - angles) * cosines)) / (4 * np.pi)
 
 
+@jax.custom_jvp
 def _from_pairs(w: Float[Array, "n d"], teacher: Float[Array, "k d"]) -> Float[Array, ""]:
     """The part of the loss that depends on the student.
 
     Finite, with finite first and second derivatives, also where neurons are parallel or opposite. At a neuron that
-    is 0 the loss has a cone; its derivatives there are reported as 0.
+    is 0 the loss has a cone; its derivatives there are reported as 0. The gradient is written out (`_slope`), which
+    shares the table of angles between value and derivative.
     """
     (norms, units), (teacher_norms, teacher_units) = _polar(w), _polar(teacher)
     cosines = units @ jnp.concatenate([units, teacher_units]).T
@@ -107,6 +110,32 @@ def _from_pairs(w: Float[Array, "n d"], teacher: Float[Array, "k d"]) -> Float[A
     weights = np.concatenate([(1 - np.eye(len(w))) / 2, -np.ones((len(w), len(teacher)))], axis=1)
     pairs = jnp.sum(jnp.asarray(weights, w.dtype) * lengths * kernel(cosines))
     return jnp.sum(w**2) / 4 + pairs / (2 * np.pi)
+
+
+def _from_pairs_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    """The tangent; a teacher that is constant costs nothing."""
+    (w, teacher), (dw, dteacher) = primals, tangents
+    slope = jnp.zeros((), w.dtype)
+    if not isinstance(dw, SymbolicZero):
+        signs = np.concatenate([1 - np.eye(len(w)), -np.ones((len(w), len(teacher)))], axis=1)
+        slope += jnp.vdot(w / 2 + _pull(w, jnp.concatenate([w, teacher]), signs), dw)
+    if not isinstance(dteacher, SymbolicZero):
+        slope += jnp.vdot(_pull(teacher, w, -1.0), dteacher)
+    return _from_pairs(w, teacher), slope
+
+
+_from_pairs.defjvp(_from_pairs_jvp, symbolic_zeros=True)
+
+
+def _pull(w: Float[Array, "n d"], others: Float[Array, "m d"], signs: Any) -> Float[Array, "n d"]:
+    r"""Derivative after `w` of the sum of signed $E [w_i \cdot x]_+ [v_j \cdot x]_+$ over all pairs.
+
+    For one pair $\frac{1}{2\pi} (|v| \sin\theta\, w / |w| + (\pi - \theta) v)$ (Safran & Shamir 2018, section 3).
+    """
+    (_, units), (norms, other_units) = _polar(w), _polar(others)
+    cosines = units @ other_units.T
+    reach = jnp.asarray(signs, w.dtype) * norms / (2 * np.pi)
+    return jnp.sum(reach * _sine(cosines), axis=1)[:, None] * units + (reach * _supplement(cosines)) @ other_units
 
 
 def _polar(w: Float[Array, "n d"]) -> tuple[Float[Array, " n"], Float[Array, "n d"]]:
@@ -133,6 +162,18 @@ def _kernel_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, A
 
 
 @jax.custom_jvp
+def _sine(cosine: Float[Array, "..."]) -> Float[Array, "..."]:
+    r"""$\sin\theta$; its slope, $-\cot\theta$, is taken as 0 at parallel neurons, for the same reason as below."""
+    bounded = jnp.clip(cosine, -1.0, 1.0)
+    return jnp.sqrt((1 - bounded) * (1 + bounded))
+
+
+@_sine.defjvp
+def _sine_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return _sine(primals[0]), -primals[0] * _cosecant(primals[0]) * tangents[0]
+
+
+@jax.custom_jvp
 def _supplement(cosine: Float[Array, "..."]) -> Float[Array, "..."]:
     r"""$\pi - \theta$, the derivative of the kernel: $J_0$ of Cho & Saul 2009.
 
@@ -144,13 +185,24 @@ def _supplement(cosine: Float[Array, "..."]) -> Float[Array, "..."]:
 
 @_supplement.defjvp
 def _supplement_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    square = (1 - primals[0]) * (1 + primals[0])
+    return _supplement(primals[0]), _cosecant(primals[0]) * tangents[0]
+
+
+def _cosecant(cosine: Float[Array, "..."]) -> Float[Array, "..."]:
+    r"""$1 / \sin\theta$, or 0 where $\theta$ is 0 or $\pi$."""
+    square = (1 - cosine) * (1 + cosine)
     apart = square > 0
-    return _supplement(primals[0]), jnp.where(apart, jax.lax.rsqrt(jnp.where(apart, square, 1.0)), 0.0) * tangents[0]
+    return jnp.where(apart, jax.lax.rsqrt(jnp.where(apart, square, 1.0)), 0.0)
 
 
-# arcsin(s) / s = sum of these times s^(2m); the 24 terms are exact to the last bit of a double for |s| <= 1/2
-_ARCSINE_SERIES = tuple(math.comb(2 * m, m) / (4**m * (2 * m + 1)) for m in range(24))
+# Rational approximation of (arcsin(s) / s - 1) / s^2 in s^2 on [0, 1/4], from fdlibm's e_asin.c (Sun Microsystems 1993)
+_ABOVE = (
+    1.66666666666666657415e-01, -3.25565818622400915405e-01, 2.01212532134862925881e-01,
+    -4.00555345006794114027e-02, 7.91534994289814532176e-04, 3.47933107596021167570e-05,
+)  # fmt: skip
+_BELOW = (
+    1.0, -2.40339491173441421878, 2.02094576023350569471, -6.88283971605453293030e-01, 7.70381505559019352791e-02,
+)  # fmt: skip
 
 
 def _arccos(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -161,8 +213,15 @@ def _arccos(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """
     far = jnp.abs(x) > 0.5
     square = jnp.where(far, (1 - jnp.abs(x)) / 2, x**2)
-    series = jnp.full_like(x, _ARCSINE_SERIES[-1])
-    for coefficient in _ARCSINE_SERIES[-2::-1]:
-        series = series * square + coefficient
-    arcsine = jnp.where(far, jnp.sqrt(square), x) * series
+    ratio = square * _polynomial(_ABOVE, square) / _polynomial(_BELOW, square)
+    sine = jnp.where(far, jnp.sqrt(square), x)
+    arcsine = sine + sine * ratio
     return jnp.where(far, jnp.where(x < 0, math.pi - 2 * arcsine, 2 * arcsine), math.pi / 2 - arcsine)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """By Horner's rule, the constant first."""
+    value = jnp.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        value = value * x + coefficient
+    return value
