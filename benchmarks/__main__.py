@@ -13,7 +13,19 @@ from pathlib import Path
 from benchmarks import _harness
 
 # those that load torch and its threads come last
-NAMES = ("basins", "batching", "engine", "hoisting", "imports", "tolerance", "training", "peers")
+NAMES = (
+    "basins",
+    "batching",
+    "engine",
+    "hoisting",
+    "imports",
+    "scaling",
+    "tolerance",
+    "curvature",
+    "convolutions",
+    "training",
+    "peers",
+)
 
 
 def main() -> int:

@@ -1,0 +1,156 @@
+"""Cost against size: points, parameters, examples, devices, as log-log plots with their slopes.
+
+The loss surface of a multilayer perceptron 784-h-h-10 on MNIST digits, swept exactly by `sweep(batch="auto")`, warm
+(compiled and tuned by a first call). One size is varied at a time about 256 points, h = 128 and 1,024 examples. A slope
+of 1 in the log-log plot is cost in proportion to size, 0 no cost at all; it is a least-squares fit over the larger
+half of the sizes, with its standard error. The parameters grow as h^2, and so does the arithmetic of the hidden layer,
+while that of the first grows as h.
+
+*Devices*: 4,096 trainings of a network of width 16 (`benchmarks/training.py`) in processes that have made 1, 2, ...
+devices of the cores. Figure: `docs/figures/cost.png`, unless `--quick`.
+"""
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import landscape as ls
+from benchmarks._harness import Report
+from benchmarks.batching import classify, mnist, surface
+
+POINTS, HIDDEN, EXAMPLES = 256, 128, 1024
+SIZES = {
+    "points": (16, 64, 256, 1024, 4096),
+    "hidden units": (32, 64, 128, 256, 512),
+    "examples": (64, 256, 1024, 4000),
+}
+REPEATS = 3
+FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "cost"
+
+
+def program(points: int = POINTS, hidden: int = HIDDEN, examples: int = EXAMPLES) -> tuple[Callable[[], Any], int]:
+    """A sweep, and how many parameters its network has."""
+    init, predict = ls.problems.mlp((784, hidden, hidden, 10), jax.nn.relu)
+    data = mnist(examples)
+    x = data["x"].reshape(len(data["x"]), -1)
+    params = init(jax.random.key(0))
+    fn = surface(classify(predict), params, {"x": x, "y": data["y"]})
+    grid = ls.Grid.square(1.0, round(points**0.5))
+    return lambda: ls.sweep(fn, grid, progress=False), sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def slope(sizes: Any, seconds: Any) -> tuple[float, float]:
+    """Of log seconds against log size over the larger half of the sizes, with its standard error."""
+    half = len(sizes) // 2
+    x, y = np.log(np.asarray(sizes, float)[half:]), np.log(np.asarray(seconds)[half:])
+    x = x - x.mean()
+    fit = np.sum(x * y) / np.sum(x**2)
+    rest = y - y.mean() - fit * x
+    return float(fit), float(np.sqrt(np.sum(rest**2) / max(len(x) - 2, 1) / np.sum(x**2)))
+
+
+def run(report: Report) -> None:
+    """Each size, then the devices."""
+    measured = {}
+    for what, sizes in SIZES.items():
+        key = {"points": "points", "hidden units": "hidden", "examples": "examples"}[what]
+        measured[what] = vary(report, what, [{key: size} for size in (sizes[:2] if report.quick else sizes)])
+    measured["devices"] = devices(report)
+    if not report.quick:
+        draw(measured)
+
+
+def vary(report: Report, what: str, settings: list[dict[str, int]]) -> tuple[list[int], list[float]]:
+    """Median seconds of a warm sweep at each size."""
+    report.section(f"scaling: {what}")
+    programs, sizes = {}, []
+    for setting in settings:
+        (size,) = setting.values()
+        fn, parameters = program(**setting)
+        label = f"{size:,} {what}" + (f", {parameters:,} parameters" if what == "hidden units" else "")
+        programs[label] = fn
+        sizes.append(parameters if what == "hidden units" else size)
+        fn()
+    times = report.compare(programs, repeats=REPEATS)
+    seconds = [float(np.median(times.seconds(label))) for label in programs]
+    fit, error = slope(sizes, seconds)
+    trusted = "" if times.load <= 0.1 else f"   (untrustworthy: other load {times.load:.0%})"
+    named = "parameters" if what == "hidden units" else what
+    report.note(f"  => seconds grow as {named} to the power {fit:.2f} +- {error:.2f}{trusted}", slope=fit, sem=error)
+    return sizes, seconds
+
+
+def devices(report: Report) -> tuple[list[int], list[float]]:
+    """4,096 trainings, divided among as many devices as cores, half of them, ..., one."""
+    report.section("scaling: devices, 4,096 trainings")
+    cores = os.cpu_count() or 1
+    counts = sorted({cores // 2**k for k in range(cores.bit_length()) if cores // 2**k})
+    steps = 20 if report.quick else 500
+    programs = {f"{count} devices": elsewhere(count, steps) for count in counts}
+    times = report.compare(programs, repeats=REPEATS)
+    if len(counts) > 1:
+        first, last = f"{counts[0]} devices", f"{counts[-1]} devices"
+        report.finding(f"{first} / {last}", times, lambda t: t[first] / t[last])
+    return counts, [float(np.median(times.seconds(label))) for label in programs]
+
+
+def elsewhere(count: int, steps: int) -> Callable[[], Any]:
+    """The trainings in a process with so many devices."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    context.Process(target=_serve, args=(there, count, steps), daemon=True).start()
+    here.recv()
+
+    def trainings() -> None:
+        here.send(None)
+        here.recv()
+
+    return trainings
+
+
+def _serve(connection: Any, count: int, steps: int) -> None:
+    jax.config.update("jax_num_cpu_devices", count)
+    from benchmarks import training
+
+    fn = training.landscape_runs(*training.data(4096), steps)
+    connection.send(training.settle(fn))
+    try:
+        while True:
+            connection.recv()
+            fn()
+            connection.send(None)
+    except EOFError:  # the other side has ended
+        pass
+
+
+def draw(measured: dict[str, tuple[list[int], list[float]]]) -> None:
+    """One panel for each size."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from landscape import plotting
+
+    labels = {"points": "grid points", "hidden units": "parameters", "examples": "examples", "devices": "CPU devices"}
+    with plotting.style("paper"):
+        figure, axes = pyplot.subplots(1, len(measured), figsize=(2.1 * len(measured), 2.2), layout="constrained")
+        for ax, (what, (sizes, seconds)) in zip(axes, measured.items()):
+            ax.loglog(sizes, seconds, "o-", color="#0072b2")
+            ax.set_xlabel(labels[what])
+            if what == "devices":
+                ax.set_title(f"{seconds[0] / seconds[-1]:.2f} times as fast", fontsize="medium")
+                ax.set_xticks(sizes, [str(size) for size in sizes], minor=False)
+                ax.minorticks_off()
+            else:
+                fit, error = slope(sizes, seconds)
+                ax.set_title(f"slope {fit:.2f} ± {error:.2f}", fontsize="medium")
+        axes[0].set_ylabel("seconds")
+        plotting.save_figure(figure, FIGURE, {"Date": time.strftime("%Y-%m-%d")})
+    pyplot.close(figure)

@@ -1,0 +1,86 @@
+"""The search for a batching strategy, with scripted timings in place of a clock."""
+
+import jax
+import numpy as np
+import pytest
+
+import landscape as ls
+from landscape import _batching, _runners
+from landscape._batching import Strategy, Timing
+
+COMPILE_SECONDS = 1.0
+
+
+@pytest.fixture
+def tuned(monkeypatch):
+    """`tuned(cost, num_points)` tunes by `cost(width)`, seconds a point; `.tried` lists the widths that were timed."""
+
+    def tune(cost, num_points):
+        def measure(kernel, points, max_memory=np.inf):
+            tune.tried.append(kernel.width)
+            return Timing(kernel.strategy, cost(kernel.width), COMPILE_SECONDS)
+
+        monkeypatch.setattr(_batching, "measure", measure)
+        monkeypatch.setattr(_batching, "_seconds", lambda kernel, points: cost(kernel.width) * len(points))
+        kernel = _batching.Kernel.build(jax.tree_util.Partial(lambda c: c[0] * tune.salt), 1, jax.local_devices())
+        return _batching.tune(tune.kernel or kernel, np.zeros((4096, 1)), num_points, None)
+
+    tune.tried, tune.salt, tune.kernel = [], 3.0, None
+    with _batching.forgotten():
+        yield tune
+
+
+def hold(tuned):
+    """Let later calls see the same function."""
+    tuned.kernel = _batching.Kernel.build(jax.tree_util.Partial(lambda c: c[0] * 0.7), 1, jax.local_devices())
+
+
+def test_a_long_sweep_finds_the_best_width_beyond_a_worse_one(tuned):
+    cost = {1: 1e-2, 16: 3e-3, 256: 5e-3, 4096: 2e-3}
+    found = tuned(lambda width: cost.get(width, 4e-3), 10**7)
+    assert found.strategy == Strategy(4096)
+    assert found.settled
+
+
+def test_two_worse_widths_in_a_row_end_the_climb(tuned):
+    cost = {1: 1e-2, 16: 3e-3, 256: 5e-3, 4096: 5e-3}
+    assert tuned(lambda width: cost.get(width, 7e-3), 10**7).strategy == Strategy(16)
+    assert 65536 not in tuned.tried
+
+
+def test_a_short_sweep_is_not_held_up(tuned):
+    found = tuned(lambda width: 1e-3 / width, 50)
+    assert tuned.tried == [1]
+    assert not found.settled
+
+
+def test_the_search_goes_on_where_a_function_is_swept_again(tuned):
+    hold(tuned)
+    costs = lambda width: 2e-3 / width**0.3 + 1e-5  # noqa: E731
+    total, widths = 0, []
+    for _ in range(40):
+        total += 1000
+        found = tuned(costs, 1000)
+        widths.append(found.strategy.width)
+        assert found.num_points == total
+    assert widths == sorted(widths)
+    assert widths[0] < widths[-1]
+    assert len(tuned.tried) == len(set(tuned.tried)), "a width was timed twice"
+    trials = len(tuned.tried) * COMPILE_SECONDS
+    assert trials <= 2 * total * costs(1), "more was spent on the search than on the sweeps"
+
+
+def test_a_settled_search_is_not_repeated(tuned):
+    hold(tuned)
+    assert tuned(lambda width: 1e-3 / min(width, 64), 10**7).settled
+    count = len(tuned.tried)
+    tuned(lambda width: 1e-3 / min(width, 64), 10**8)
+    assert len(tuned.tried) == count
+
+
+def test_short_sweeps_have_short_buffers():
+    fn = jax.tree_util.Partial(lambda c: c[0])
+    devices = tuple(jax.local_devices())
+    sizes = {num: _runners.Local(fn, ls.Grid.of(t=np.arange(num)), devices).kernel.capacity for num in (5, 1024, 1025)}
+    assert sizes == {5: 1024, 1024: 1024, 1025: 4096}
+    assert _batching.Kernel.build(fn, 1, devices).capacity == _batching.MAX_WIDTH
