@@ -36,8 +36,10 @@ _MODULES = (
     "analysis",
     "curvature",
     "export",
+    "losses",
     "maps",
     "minima",
+    "paths",
     "plotting",
     "problems",
     "subspace",
@@ -52,8 +54,10 @@ if TYPE_CHECKING:
     from landscape import analysis as analysis
     from landscape import curvature as curvature
     from landscape import export as export
+    from landscape import losses as losses
     from landscape import maps as maps
     from landscape import minima as minima
+    from landscape import paths as paths
     from landscape import plotting as plotting
     from landscape import problems as problems
     from landscape import subspace as subspace

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "landscape"
 ROWS = [
     ("__init__",),
-    ("_tree", "grid"),
+    ("_tree", "grid", "losses"),
     ("_layout", "affine", "_interpolation"),
     ("_fields",),
     ("adaptive",),
@@ -31,7 +31,7 @@ ROWS = [
     ("_evidence",),
     ("_census",),
     ("minima",),
-    ("maps",),
+    ("maps", "paths"),
     ("analysis",),
     ("export",),
     ("problems",),

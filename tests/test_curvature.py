@@ -10,6 +10,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from landscape import Objective, curvature
+from landscape.curvature import _eigenpairs
 
 KEY = jax.random.key(5)
 
@@ -138,7 +139,7 @@ SPECTRA = {
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("which", ["LA", "SA", "LM"])
+@pytest.mark.parametrize("which", ["LA", "SA", pytest.param("LM", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SPECTRA)
 def test_prescribed_spectra_with_their_multiplicities(name, which):
     spectrum = SPECTRA[name]
@@ -152,6 +153,7 @@ def test_prescribed_spectra_with_their_multiplicities(name, which):
     assert np.all(found.residuals <= 2e-8 * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_whole_spectrum_of_a_matrix_of_two():
     found = curvature.eigenpairs(KEY, quadratic(np.array([3.0, -2.0])), jnp.ones(2), 2)
@@ -178,6 +180,7 @@ def test_a_small_net_against_dense_eigenvalues(which):
     assert jax.tree.map(jnp.shape, found.vectors) == jax.tree.map(lambda p: (8, *p.shape), params)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_softmax_regression_has_the_null_directions_of_its_classes():
     objective, params = softmax_regression(n=60, d=7)
@@ -188,25 +191,18 @@ def test_softmax_regression_has_the_null_directions_of_its_classes():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("budget", [35, 70])
+@pytest.mark.parametrize("budget", [17, 36])
 def test_a_spent_budget_is_said_and_residuals_still_bound(budget):
-    spectrum = np.linspace(0.5, 40, 400)
-    found = curvature.eigenpairs(KEY, quadratic(spectrum), jnp.ones(400), 4, "SA", tol=1e-12, max_products=budget)
+    spectrum = np.linspace(0.5, 40, 100)
+    found = curvature.eigenpairs(KEY, quadratic(spectrum), jnp.ones(100), 6, "SA", tol=1e-12, max_products=budget)
     assert not bool(found.converged)
-    assert int(found.num_products) <= budget + 4
+    assert int(found.num_products) <= budget + 1
     distance = np.abs(np.asarray(found.values)[:, None] - spectrum).min(axis=1)
     assert np.all(distance <= np.asarray(found.residuals) * (1 + 1e-9) + 1e-12)
     assert np.max(found.residuals) > 1e-3
 
 
-@pytest.mark.usefixtures("x64")
-def test_sharpness_is_the_largest_eigenvalue_even_below_a_larger_magnitude():
-    spectrum = np.r_[-9.0, np.linspace(-2, 4.25, 40)]
-    value, residual = curvature.sharpness(KEY, quadratic(spectrum), jnp.zeros(41))
-    assert float(value) == pytest.approx(4.25, abs=1e-12)
-    assert float(residual) < 2e-7
-
-
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_one_program_for_many_points():
     well = Objective(lambda p, _: jnp.sum(jnp.array([2.0, 3.0, 5.0]) * p**4) / 12)
@@ -216,6 +212,7 @@ def test_one_program_for_many_points():
     np.testing.assert_allclose(many.values, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_half_precision_parameters_give_single_precision_results():
     bowl = Objective(lambda p, _: jnp.sum(jnp.array([1.5, 4.0], jnp.bfloat16) * p**2))
     found = curvature.eigenpairs(KEY, bowl, jnp.ones(2, jnp.bfloat16), 1)
@@ -224,10 +221,33 @@ def test_half_precision_parameters_give_single_precision_results():
 
 
 def test_a_hessian_that_is_not_finite_gives_nan_and_no_error():
-    broken = Objective(lambda p, _: jnp.sum(jnp.sqrt(p)))
-    found = curvature.eigenpairs(KEY, broken, jnp.array([-1.0, 2.0, 3.0]), 2, max_products=40)
+    broken = quadratic(np.r_[np.nan, np.ones(99)], np.float32)
+    found = curvature.eigenpairs(KEY, broken, jnp.ones(100), 6)
     assert np.all(np.isnan(found.values))
+    assert np.all(np.isnan(found.residuals))
     assert not bool(found.converged)
+    assert int(found.num_products) == 2  # there is nothing to go on for
+
+
+def test_a_random_start_finds_the_same_pairs_without_compiling_again():
+    spectrum = SPECTRA["spread"]
+    pairs = [curvature.eigenpairs(jax.random.key(i), quadratic(spectrum, np.float32), jnp.ones(100), 6) for i in (1, 2)]
+    np.testing.assert_allclose(pairs[0].values, pairs[1].values, rtol=1e-5)
+    size = _eigenpairs._eigenpairs._cache_size()
+    curvature.eigenpairs(KEY, quadratic(2 * spectrum, np.float32), jnp.zeros(100), 6, tol=1e-3, max_products=77)
+    assert _eigenpairs._eigenpairs._cache_size() == size
+
+
+def test_distinct_eigenvalues_need_no_second_search():
+    spectrum = np.r_[40.0, 31, 25, 19, 14, 10, np.linspace(-1, 1, 94)]
+    found = curvature.eigenpairs(KEY, quadratic(spectrum, np.float32), jnp.ones(100), 6)
+    assert bool(found.converged)
+    assert int(found.num_products) < 30
+    doubled = np.r_[40.0, 40, 40, 19, 14, 10, np.linspace(-1, 1, 94)]  # two are met, so a third may be hidden
+    found = curvature.eigenpairs(KEY, quadratic(doubled, np.float32), jnp.ones(100), 6)
+    assert bool(found.converged)
+    assert int(found.num_products) > 60
+    np.testing.assert_allclose(found.values, doubled[:6], rtol=1e-5)
 
 
 def test_programs_lower_for_an_accelerator():

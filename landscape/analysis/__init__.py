@@ -39,11 +39,23 @@ from landscape.analysis._boundaries import (
     fit_dimension,
     uncertainty_exponent,
 )
-from landscape.analysis._losses import Barrier, barrier, generalization_gap
+from landscape.analysis._losses import (
+    Barrier,
+    MinimumOffset,
+    barrier,
+    best_epoch,
+    divergence_epoch,
+    generalization_gap,
+    minimum_offset,
+)
 from landscape.analysis._merge import MergeTree, merge_tree, merge_tree_of_graph
 
 __all__ = [
     "generalization_gap",
+    "minimum_offset",
+    "MinimumOffset",
+    "best_epoch",
+    "divergence_epoch",
     "barrier",
     "Barrier",
     "label_basins",

@@ -2,7 +2,8 @@
 
 Each view draws one output by name into `ax`, or into a new figure, and returns the axes. Only here is the array
 order turned: `values[i, j]` is drawn at x = `axes[0].values[i]`, y = `axes[1].values[j]`. Measured values are
-never altered: a point without a finite value has a colour of its own and is counted in the legend.
+never altered: a point without a finite value has a colour of its own and is counted in the legend. Every view
+takes `style="paper"` or `"doodle"` for one picture; `style(name)` is a context for many.
 
 ```python
 from landscape import plotting
@@ -20,8 +21,10 @@ from landscape.plotting._line import profile
 from landscape.plotting._overview import overview
 from landscape.plotting._path import trajectory
 from landscape.plotting._plane import contours, heatmap
+from landscape.plotting._spectrum import spectrum
 from landscape.plotting._style import save_figure, style
 from landscape.plotting._surface import surface3d
+from landscape.plotting._train_test import train_test
 from landscape.plotting._trainability import trainability
 from landscape.plotting._tree_graph import disconnectivity
 
@@ -35,7 +38,9 @@ __all__ = [
     "basins",
     "verdict_change",
     "trainability",
+    "train_test",
     "disconnectivity",
+    "spectrum",
     "endpoints",
     "style",
     "save_figure",

@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from landscape.grid import Grid, Landscape
 from landscape.plotting import _style
 from landscape.plotting._field import Field, cell_edges, explain_reserved, field_of, flat_axes, frame
-from landscape.plotting._labels import explain_labels, label_field, label_rgb, marks_of, percent
+from landscape.plotting._labels import explain_labels, label_field, label_hatch, label_rgb, marks_of, percent
 from landscape.plotting._plane import draw_colorbar
 from landscape.plotting._scale import Scale, resolve
 
@@ -19,12 +19,13 @@ DEPTH = 0.5  # how much darker than its label the last point to converge is
 SHADES = LinearSegmentedColormap.from_list("shades", ["1.0", f"{1 - DEPTH}"])
 PALE = 0.75  # share of white where a verdict stays
 MARKERS: dict[str, dict[str, Any]] = {
-    "minima": {"marker": "*", "label": "minimum", **_style.STAR},
-    "saddles": {"marker": "X", "label": "saddle", **_style.STAR, "markersize": 6.0},
-    "maxima": {"marker": "^", "label": "maximum", **_style.STAR, "markersize": 6.0},
+    "minima": {"marker": "*", "label": "minimum"},
+    "saddles": {"marker": "X", "label": "saddle", "markersize": 6.0},
+    "maxima": {"marker": "^", "label": "maximum", "markersize": 6.0},
 }
 
 
+@_style.wearable
 def basins(
     landscape: Landscape,
     name: str = "label",
@@ -50,7 +51,7 @@ def basins(
         ax: flat axes to draw on; a new figure when None.
         shade: the output that darkens the colours, between its 2nd and 98th percentile, on a log scale where it is
             not negative; drawn where it was measured. None is no shade; `"auto"` is `steps`, where the landscape has
-            them at most of its points and they are not all alike.
+            them at most of its points and they are not all alike, and none in a style that draws by hand.
         points: critical points to mark: `{"minima": (n, 2), "saddles": (n, 2), "maxima": (n, 2)}` in coordinates of
             the grid, or anything with `indices` and `critical_points` or `points`: a function of `landscape.problems`,
             a census of `landscape.minima`. Those outside the picture are left out.
@@ -66,6 +67,8 @@ def basins(
         ValueError: another number of axes, several values a point, 3-D axes, or points of another shape.
     """
     field = label_field(landscape, name, "basins")
+    if shade == "auto" and _style.inks().by_hand:
+        shade = None  # greys tell the minima apart
     if shade == "auto":  # what a sweep at a tolerance computed is too sparse to be read as a shade
         dense = "steps" in landscape and landscape.computed.mean() > 0.5
         shade = "steps" if dense and np.ptp(np.percentile(landscape["steps"], [2, 98])) > 0 else None
@@ -116,7 +119,22 @@ def _draw(ax: Axes, grid: Grid, field: Field, rgb: np.ndarray, options: dict[str
     rgb = np.where(field.shown[..., None], rgb, to_rgb(_style.NOT_COMPUTED))
     edges = [cell_edges(axis.values) for axis in grid.axes]
     look: dict[str, Any] = {"rasterized": True, **options}
-    ax.pcolormesh(*edges, np.swapaxes(rgb, 0, 1), **look)
+    _style.plain(ax.pcolormesh(*edges, np.swapaxes(rgb, 0, 1), **look))
+    if _style.inks().by_hand and min(grid.shape) > 1:
+        _hatch(ax, grid, field)
+
+
+def _hatch(ax: Axes, grid: Grid, field: Field) -> None:
+    """Patterns over the labels that have one, and a line around every label."""
+    axes = [cell_edges(axis.values)[[0, -1]] for axis in grid.axes]
+    x, y = (np.concatenate([[low], axis.values, [high]]) for (low, high), axis in zip(axes, grid.axes))
+    for label in np.unique(field.measured).astype(int):
+        inside = np.pad((field.values == label) & field.shown, 1, mode="edge").T.astype(float)
+        if label_hatch(label):
+            area = ax.contourf(x, y, inside, [0.5, 1.5], colors="none", hatches=[label_hatch(label)])
+            area.set(edgecolor="0.3", rasterized=True)
+            _style.plain(area)
+        _style.plain(ax.contour(x, y, inside, [0.5], colors="black", linewidths=0.9))
 
 
 def _explain_unshaded(ax: Axes, field: Field, depth: Field) -> None:
@@ -132,9 +150,17 @@ def _draw_marks(ax: Axes, marks: dict[str, np.ndarray]) -> None:
         x, y = coords.T
         inside = (x >= left) & (x <= right) & (y >= low) & (y <= high)
         if inside.any():
-            ax.plot(x[inside], y[inside], linestyle="none", zorder=6, clip_on=False, **MARKERS[kind])
+            ax.plot(
+                x[inside],
+                y[inside],
+                linestyle="none",
+                zorder=6,
+                clip_on=False,
+                **{**_style.inks().star, **MARKERS[kind]},
+            )
 
 
+@_style.wearable
 def verdict_change(
     before: Landscape,
     after: Landscape,

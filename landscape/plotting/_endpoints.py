@@ -7,10 +7,11 @@ from matplotlib.axes import Axes
 
 from landscape.plotting import _style
 from landscape.plotting._field import calm_ticks, flat_axes
-from landscape.plotting._labels import explain_labels, label_color
+from landscape.plotting._labels import explain_labels, label_color, label_hatch
 from landscape.plotting._scale import dress_log_ticks, resolve
 
 
+@_style.wearable
 def endpoints(
     losses: Any,
     *,
@@ -53,12 +54,21 @@ def endpoints(
     look: dict[str, Any] = {"stacked": True, "histtype": "stepfilled", "linewidth": 0, **options}
     if kinds.size:
         groups = [losses[shown & (labels == k)] for k in kinds]
-        ax.hist(groups, bins=edges.tolist(), color=[label_color(int(k)) for k in kinds], **look)
+        _, _, areas = ax.hist(groups, bins=edges.tolist(), color=[label_color(int(k)) for k in kinds], **look)
+        if _style.inks().by_hand:
+            _outline([areas] if len(kinds) == 1 else areas, kinds)
     _dress(ax, log, edges, label)
     _explain(ax, losses, labels, shown)
     if legend and ax.get_legend_handles_labels()[0]:
         _style.legend_below(ax)
     return ax
+
+
+def _outline(areas: Any, kinds: np.ndarray) -> None:
+    """Edges and patterns that tell areas of few colours apart."""
+    for (area,), label in zip(areas, kinds):
+        area.set(edgecolor="black", linewidth=0.8, hatch=label_hatch(int(label)))
+        _style.plain(area)
 
 
 def _checked(losses: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -126,8 +126,8 @@ def cell_edges(values: np.ndarray) -> np.ndarray:
 def explain_reserved(ax: Axes, field: Field, prefix: str = "") -> None:
     """Count the points without a value in the legend, in their reserved colours."""
     for where, color, text in (
-        (field.broken, _style.NOT_FINITE, "not finite"),
-        (field.missing, _style.NOT_COMPUTED, "not computed"),
+        (field.broken, _style.inks().not_finite, "not finite"),
+        (field.missing, _style.inks().not_computed, "not computed"),
     ):
         if where.any():
             _style.swatch(ax, color, f"{prefix}{text} ({where.sum()})")
@@ -150,7 +150,7 @@ def mark_best(ax: Axes, landscape: Landscape, field: Field) -> None:
         return
     index, word = best
     label = f"{word} {number(field.values[index])}"
-    ax.plot(*landscape.coords(index), "*", label=label, zorder=6, clip_on=False, **_style.STAR)
+    _style.plain(*ax.plot(*landscape.coords(index), "*", label=label, zorder=6, clip_on=False, **_style.inks().star))
 
 
 def frame(ax: Axes, grid: Grid, aspect: Any) -> None:

@@ -18,18 +18,24 @@ LABEL_CYCLE = (
     *("#56b4e9", "#e69f00", "#009e73", "#d55e00", "#eedd88", "#0077bb"),
     *("#117733", "#99ddff", "#f0e442", "#ee6677", "#999933", "#cab2d6"),
 )
-UNREACHED_COLOR = "#3d3d3d"
 NAMES = {DIVERGED: "diverged", UNREACHED: "none reached"}
 MOST_ENTRIES = 8  # labels that a legend names
 
 
 def label_color(label: int) -> str:
-    """The colour of a label: of twelve, then of the same twelve lighter, then darker."""
+    """The colour of a label: of those of the style, twelve in print, then of the same lighter, then darker."""
     if label < 0:
-        return _style.NOT_FINITE if label == DIVERGED else UNREACHED_COLOR
-    base = np.array(to_rgb(LABEL_CYCLE[label % len(LABEL_CYCLE)]))
-    ground, share = ((0.0, 0.0), (1.0, 0.5), (0.0, 0.35))[label // len(LABEL_CYCLE) % 3]
+        return _style.inks().not_finite if label == DIVERGED else _style.inks().unreached
+    cycle = _style.inks().labels or LABEL_CYCLE
+    base = np.array(to_rgb(cycle[label % len(cycle)]))
+    ground, share = ((0.0, 0.0), (1.0, 0.5), (0.0, 0.35))[label // len(cycle) % 3]
     return to_hex(base + share * (ground - base))
+
+
+def label_hatch(label: int) -> str:
+    """The pattern over the colour of a label, where the style has few colours."""
+    hatches = _style.inks().hatches
+    return hatches[label % len(hatches)] if hatches and label >= 0 else ""
 
 
 def label_name(label: int) -> str:
@@ -72,7 +78,7 @@ def explain_labels(ax: Axes, labels: np.ndarray, num: int, prefix: str = "") -> 
 
 
 def _entry(ax: Axes, label: int, share: float, prefix: str) -> None:
-    _style.swatch(ax, label_color(label), f"{prefix}{label_name(label)}: {percent(share)}")
+    _style.swatch(ax, label_color(label), f"{prefix}{label_name(label)}: {percent(share)}", label_hatch(label))
 
 
 def percent(share: float) -> str:

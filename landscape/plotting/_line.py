@@ -15,6 +15,7 @@ BAND_ERRORS = 2  # half-width of the band in standard errors
 SPLITS = {"train": "-", "test": "--", "validation": "-.", "valid": "-.", "val": "-."}
 
 
+@_style.wearable
 def profile(
     landscape: Landscape,
     names: str | Sequence[str],
@@ -54,7 +55,7 @@ def profile(
     if not left:
         raise ValueError(f"profile needs at least one output; the landscape has {', '.join(landscape.names)}")
     fields = {name: field_of(landscape, name, "profile", 1) for name in left + right}
-    colors = dict(zip(dict.fromkeys(metric(name) for name in fields), _style.CYCLE * len(fields)))
+    colors = dict(zip(dict.fromkeys(metric(name) for name in fields), _style.inks().cycle * len(fields)))
     ax = flat_axes(ax, "profile")
     x = landscape.grid.axes[0]
     _draw_side(ax, landscape, [fields[n] for n in left], colors, bands, options)
@@ -121,7 +122,10 @@ def _scale_side(ax: Axes, fields: Sequence[Field], scale: str, label: str | None
 def _mark_gaps(ax: Axes, x: np.ndarray, fields: Sequence[Field]) -> None:
     """Squares on the lower edge where an output has no value."""
     for field in fields:
-        for where, color in ((field.missing, _style.NOT_COMPUTED), (field.broken, _style.NOT_FINITE)):
+        for where, color in (
+            (field.missing, _style.inks().not_computed),
+            (field.broken, _style.inks().not_finite),
+        ):
             if where.any():
                 height = np.zeros(where.sum())
                 edge = ax.get_xaxis_transform()

@@ -23,6 +23,7 @@ SINGLE = (3.4, 2.9)  # of a panel by itself
 COLUMNS = 3
 
 
+@_style.wearable
 def overview(
     landscape: Landscape, names: Sequence[str] | None = None, *, contours: bool = True, **options: Any
 ) -> Figure:
@@ -121,7 +122,7 @@ def _panels(num: int) -> list[Axes]:
     columns = min(num, COLUMNS)
     rows = -(-num // columns)
     size = (PANEL[0] * columns, PANEL[1] * rows) if num > 1 else SINGLE
-    axes = _style.new_panels(rows, columns, size)
+    axes = _style.new_panels(rows, columns, [side * _style.inks().room for side in size])
     for ax in axes[num:]:
         ax.remove()
     return axes[:num]

@@ -15,6 +15,7 @@ from landscape.plotting._scale import number
 Entry = dict[str, np.ndarray]
 
 
+@_style.wearable
 def trajectory(
     landscape: Landscape,
     paths: Any = None,
@@ -48,8 +49,9 @@ def trajectory(
     entries = _paths_of(landscape, paths)
     aspect = aspect if ax is None else ax.get_aspect()
     ax = flat_axes(ax, "trajectory")
+    colors = _style.inks().paths
     for i, (label, entry) in enumerate(entries.items()):
-        color = _style.PATH_CYCLE[i % len(_style.PATH_CYCLE)]
+        color = colors[i % len(colors)]
         text = _description(label, entry, landscape.grid) if describe else None
         _draw_path(ax, entry["coords"], {"color": color, **options, "label": text})
     frame(ax, landscape.grid, aspect)
@@ -96,10 +98,11 @@ def _draw_path(ax: Axes, coords: np.ndarray, options: Mapping[str, Any]) -> None
     edge = _style.edge_color(color)
     effects = _style.outline(edge, width + 1.3)
     line: dict[str, Any] = {"linewidth": width, "path_effects": effects, "zorder": 3, "solid_joinstyle": "round"}
-    ax.plot(*coords.T, **{**line, **options})
+    (drawn,) = ax.plot(*coords.T, **{**line, **options})
+    drawn.set_sketch_params(None)  # a path is where it was measured, in every style
     ends: dict[str, Any] = {"color": color, "markeredgecolor": edge, "markeredgewidth": 0.8, "zorder": 5}
-    ax.plot(*coords[0], "o", markersize=5.5, **ends)
-    ax.plot(*coords[-1], "X", markersize=6.5, **ends)
+    _style.plain(*ax.plot(*coords[0], "o", markersize=5.5, **ends))
+    _style.plain(*ax.plot(*coords[-1], "X", markersize=6.5, **ends))
 
 
 def _description(label: str, entry: Entry, grid: Grid) -> str:

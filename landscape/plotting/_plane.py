@@ -30,6 +30,7 @@ LABEL_MARGIN = 2.0  # pixels kept free around a contour label
 LINE_WIDTH = 0.7
 
 
+@_style.wearable
 def heatmap(
     landscape: Landscape,
     name: str,
@@ -60,7 +61,7 @@ def heatmap(
         vmax: upper end of the colours.
         robust: end the colours at the 2nd and 98th percentile rather than at the extremes.
         center: value of the middle colour; `"auto"` is 0 when the values change sign, and None is no centre.
-        cmap: colour map; `viridis`, or `RdBu_r` for a scale with a centre, when None.
+        cmap: colour map; when None that of the style, in print `viridis`, or `RdBu_r` for a scale with a centre.
         colorbar: whether to draw the colour bar.
         label: text for the colour bar; the name in words when None.
         minimum: whether to mark the smallest measured value (of an accuracy, the largest) with a star.
@@ -93,6 +94,7 @@ def _draw_cells(ax: Axes, grid: Grid, field: Field, colors: Scale, cmap: Any, op
     edges = [cell_edges(axis.values) for axis in grid.axes]
     look: dict[str, Any] = {"rasterized": True, "cmap": cmap or colors.cmap, "norm": colors.norm, **options}
     mesh = ax.pcolormesh(*edges, field.masked.T, **look)
+    _style.plain(mesh)
     _draw_reserved(ax, grid, field)
     return mesh
 
@@ -102,9 +104,9 @@ def _draw_reserved(ax: Axes, grid: Grid, field: Field) -> None:
     if field.shown.all():
         return
     kinds = np.ma.masked_where(field.shown, field.missing.astype(np.float64))
-    reserved = ListedColormap([_style.NOT_FINITE, _style.NOT_COMPUTED])
+    reserved = ListedColormap([_style.inks().not_finite, _style.inks().not_computed])
     edges = [cell_edges(axis.values) for axis in grid.axes]
-    ax.pcolormesh(*edges, kinds.T, cmap=reserved, norm=Normalize(0, 1), rasterized=True)
+    _style.plain(ax.pcolormesh(*edges, kinds.T, cmap=reserved, norm=Normalize(0, 1), rasterized=True))
     explain_reserved(ax, field)
 
 
@@ -112,6 +114,7 @@ def draw_colorbar(ax: Axes, mesh: Any, colors: Scale, label: str) -> None:
     """A colour bar in inset axes, so that it is as high as axes of any aspect."""
     cax = ax.inset_axes((1.035, 0, 0.05, 1))
     bar = ax.figure.colorbar(mesh, cax=cax, extend=colors.extend, label=colors.text(label))
+    _style.plain(bar.solids, bar.outline)
     if colors.empty:
         bar.set_ticks([])
         return
@@ -120,6 +123,7 @@ def draw_colorbar(ax: Axes, mesh: Any, colors: Scale, label: str) -> None:
         dress_log_ticks(cax.yaxis, colors.low, colors.high)
 
 
+@_style.wearable
 def contours(
     landscape: Landscape,
     name: str,
@@ -173,7 +177,7 @@ def contours(
     _draw_reserved(ax, landscape.grid, field)
     chosen = _levels(colors, levels)
     # Colours rather than a norm: under a LogNorm, contour masks zero and negative values and warns.
-    options = {"colors": _ground(chosen, colors, colormaps.get_cmap(cmap or colors.cmap)), **options}
+    options = {"colors": _line_colors(chosen, colors, cmap), **options}
     lines = _draw_lines(ax, landscape.grid, field, chosen, options)
     if minimum:
         mark_best(ax, landscape, field)
@@ -193,6 +197,15 @@ def _levels(colors: Scale, levels: int | Sequence[float]) -> np.ndarray:
     if isinstance(levels, int | np.integer):
         return colors.levels(int(levels))
     return np.sort(np.asarray(levels, dtype=np.float64))
+
+
+def _line_colors(levels: np.ndarray, colors: Scale, cmap: Any) -> Any:
+    """The colour of each contour line: that of a heat map there, or ink where the style draws by hand."""
+    return (
+        "black"
+        if _style.inks().by_hand and cmap is None
+        else _ground(levels, colors, colormaps.get_cmap(cmap or colors.cmap))
+    )
 
 
 def _ground(levels: np.ndarray, colors: Scale, cmap: Any) -> list[Any]:

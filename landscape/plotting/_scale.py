@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib.colors import CenteredNorm, LogNorm, Normalize, SymLogNorm, TwoSlopeNorm
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator
 
+from landscape.plotting import _style
+
 KINDS = ("auto", "linear", "log", "symlog")
 LOG_DECADES = 1.5
 # A sign that is wrong by rounding alone does not make a loss a signed quantity.
@@ -53,9 +55,9 @@ class Scale:
     empty: bool
 
     @property
-    def cmap(self) -> str:
-        """Name of the colour map that fits."""
-        return "RdBu_r" if self.diverging else "viridis"
+    def cmap(self) -> Any:
+        """The colour map of the style that fits."""
+        return _style.inks().diverging if self.diverging else _style.inks().sequential
 
     def text(self, label: str) -> str:
         """The label with the kind of the scale."""

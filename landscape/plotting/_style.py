@@ -1,18 +1,27 @@
 """What all views share: the styles, the reserved colours, outlines, legends and the files of a figure."""
 
 import contextlib
+import functools
+import inspect
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 from cycler import cycler
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import ScaledTranslation
+
+P = ParamSpec("P")
+T = TypeVar("T", Axes, Figure)
 
 # Reserved for points without a value: neither viridis nor RdBu has a magenta or a mid grey.
 NOT_FINITE = "#e0218a"
@@ -54,7 +63,91 @@ PAPER: dict[Any, Any] = {
     "lines.linewidth": 1.2,
     "axes.prop_cycle": cycler(color=CYCLE),
 }
-STYLES = {"paper": PAPER}
+ACCENT = "#e2401b"  # the one colour of a doodle: vermilion, as bright as a mid grey
+SKETCH_DPI = 150.0  # matplotlib takes the sketch of a line in dots; these are the dots an inch it is meant for
+DOODLE: dict[Any, Any] = {
+    **PAPER,
+    "font.family": ["DejaVu Sans"],
+    "mathtext.fontset": "dejavusans",
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.titleweight": "bold",
+    "figure.figsize": (4.4, 3.7),
+    "path.sketch": (1.1, 110.0, 2.5),
+    "path.effects": [withStroke(linewidth=3.0, foreground="white", joinstyle="round")],
+    "axes.linewidth": 1.3,
+    "xtick.major.width": 1.1,
+    "ytick.major.width": 1.1,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "hatch.linewidth": 0.7,
+    "contour.negative_linestyle": "solid",
+    "axes.prop_cycle": cycler(color=("black", ACCENT, "0.55", "0.3", "0.75")),
+}
+STYLES = {"paper": PAPER, "doodle": DOODLE}
+
+
+@dataclass(frozen=True)
+class Inks:
+    """The colours of a style for which matplotlib has no setting.
+
+    Attributes:
+        cycle: of curves.
+        paths: of paths over a colour map.
+        labels: of basins; empty for those of `_labels`.
+        hatches: patterns that tell labels apart beside their colours, one for each of `labels`.
+        unreached: of starts that reach no minimum.
+        not_finite: of points whose value is NaN or infinite.
+        not_computed: of points without a value.
+        star: look of the marker of a minimum.
+        sequential: colour map of a quantity.
+        diverging: colour map of a quantity of both signs.
+        verdicts: colour map of divergence, at its lower end, and convergence.
+        room: how much larger panels side by side are than in print, for a wider font and thicker lines.
+    """
+
+    cycle: tuple[str, ...] = CYCLE
+    paths: tuple[str, ...] = PATH_CYCLE
+    labels: tuple[str, ...] = ()
+    hatches: tuple[str, ...] = ()
+    unreached: str = "#3d3d3d"
+    not_finite: str = NOT_FINITE
+    not_computed: str = NOT_COMPUTED
+    star: Mapping[str, Any] = field(default_factory=lambda: STAR)
+    sequential: Any = "viridis"
+    diverging: Any = "RdBu_r"
+    verdicts: Any = "RdYlBu"
+    room: float = 1.0
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether areas are told apart by hatching, with a line around them."""
+        return bool(self.hatches)
+
+
+INKS = {
+    "paper": Inks(),
+    "doodle": Inks(
+        cycle=("#000000", ACCENT, "#8c8c8c", "#4d4d4d", "#bfbfbf"),
+        paths=(ACCENT, "#000000", "#ffffff", "#8c8c8c"),
+        labels=("#f6ab96", "#ffffff", "#b4b4b4", "#ffffff", "#dedede", "#ffffff", "#878787", "#ffffff"),
+        hatches=("", "", "", "////", "", "....", "", "xxxx"),
+        not_finite="#000000",
+        not_computed="#fbe3dc",
+        star={**STAR, "color": ACCENT, "markersize": 12.0},
+        # light enough for black writing
+        sequential=LinearSegmentedColormap.from_list("ink", ["#ffffff", "#7d7d7d"]),
+        diverging=LinearSegmentedColormap.from_list("ink and accent", ["#757575", "#ffffff", "#ee7355"]),
+        verdicts=LinearSegmentedColormap.from_list("accent and ink", ["#ee7355", "#ffffff", "#5a5a5a"]),
+        room=1.35,
+    ),
+}
+_WORN: ContextVar[Inks] = ContextVar("inks", default=INKS["paper"])
+
+
+def inks() -> Inks:
+    """The colours of the style that is being drawn in."""
+    return _WORN.get()
 
 
 @contextlib.contextmanager
@@ -63,44 +156,106 @@ def style(name: str) -> Generator[None]:
 
     Make *and* save a figure inside the context. `paper` sets Times-like fonts that ship with matplotlib, sizes
     for a column of 3.4 inches, constrained layout, 300 dots an inch, embedded TrueType fonts and the colour-blind
-    safe cycle of Okabe and Ito.
+    safe cycle of Okabe and Ito. `doodle` draws by hand: wavy lines with white strokes around them, DejaVu Sans, black
+    and white, few greys, hatching, and one accent. Colour maps are drawn exactly, not by hand.
 
     Args:
-        name: `"paper"`.
+        name: `"paper"` or `"doodle"`.
 
     Raises:
         ValueError: there is no such style.
     """
     if name not in STYLES:
         raise ValueError(f"unknown style {name!r}; the styles are {', '.join(STYLES)}")
-    with matplotlib.rc_context(STYLES[name]):
-        yield
+    before = _WORN.set(INKS[name])
+    try:
+        with matplotlib.rc_context(STYLES[name]):
+            yield
+    finally:
+        _WORN.reset(before)
 
 
-def save_figure(fig: Figure, path: str | os.PathLike[str], meta: Mapping[str, Any] | None = None) -> list[Path]:
-    """Write a figure as PNG (300 dots an inch) and PDF with its provenance inside.
+def wearable(view: Callable[P, T]) -> Callable[P, T]:
+    """Let a view take `style=`, to draw this one picture in a style: `heatmap(landscape, "loss", style="doodle")`."""
+
+    @functools.wraps(view)
+    def worn(*args: P.args, **options: P.kwargs) -> T:
+        name: Any = options.pop("style", None)
+        if name is None:
+            return view(*args, **options)
+        with style(name):
+            drawn = view(*args, **options)
+            # ticks are made when they are first needed, which may be after this context
+            (drawn if isinstance(drawn, Figure) else root_figure(drawn)).draw_without_rendering()
+        return drawn
+
+    own = inspect.signature(view)
+    extra = inspect.Parameter("style", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=str | None)
+    parameters = list(own.parameters.values())
+    place = len(parameters) - (parameters[-1].kind is inspect.Parameter.VAR_KEYWORD)
+    worn.__signature__ = own.replace(parameters=[*parameters[:place], extra, *parameters[place:]])
+    return worn
+
+
+def plain(*artists: Artist) -> None:
+    """Draw these exactly: thousands of cells drawn by hand are slow, and no cell would keep its place."""
+    for artist in artists:
+        artist.set_sketch_params(None)
+        artist.set_path_effects([])
+
+
+def save_figure(
+    fig: Figure,
+    path: str | os.PathLike[str],
+    meta: Mapping[str, Any] | None = None,
+    *,
+    formats: Sequence[str] | None = None,
+) -> list[Path]:
+    """Write a figure as PNG (300 dots an inch) and PDF, or SVG, with its provenance inside.
 
     Args:
         fig: the figure.
         path: where to, without suffix; missing directories are made.
         meta: one level of names and values. They become tEXt entries of the PNG; in the PDF, `Keywords` lists
-            them as `name=value`, and `Subject` holds the entry of that name.
+            them as `name=value`, and `Subject` holds the entry of that name; in an SVG, `Description` holds that list.
+        formats: which files to write, `"png"`, `"pdf"`, `"svg"`; when None those in the attribute `formats` of the
+            figure, if whoever drew it has set one, else PNG and PDF.
 
     Returns:
-        The paths written: the PNG, then the PDF.
+        The paths written, in the order of `formats`.
 
     Raises:
         TypeError: a value of `meta` is itself a mapping.
-        ValueError: a name that PNG cannot hold.
+        ValueError: a name that PNG cannot hold, or another format.
     """
     text = _flat_text(meta or {})
     stem = Path(path)
+    formats = getattr(fig, "formats", ("png", "pdf")) if formats is None else formats
+    entries = {"png": text, "pdf": _pdf_entries(text), "svg": _svg_entries(text)}
+    if unknown := [suffix for suffix in formats if suffix not in entries]:
+        raise ValueError(f"formats must be among {', '.join(entries)}, got {unknown[0]!r}")
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "pdf")]
+    paths = []
     with matplotlib.rc_context({"pdf.fonttype": 42}):
-        fig.savefig(paths[0], dpi=300, metadata=text)
-        fig.savefig(paths[1], dpi=300, metadata=_pdf_entries(text))
+        for suffix in formats:
+            paths.append(stem.with_name(f"{stem.name}.{suffix}"))
+            with _sketched_for(fig, 300.0 if suffix == "png" else 72.0):  # vector formats count in points
+                fig.savefig(paths[-1], dpi=300, metadata=entries[suffix])
     return paths
+
+
+@contextlib.contextmanager
+def _sketched_for(fig: Figure, dpi: float) -> Generator[None]:
+    """Scale what is drawn by hand, so that a line is as wavy in every file. matplotlib takes its waves in dots."""
+    by_hand = [(a, a.get_sketch_params()) for a in fig.findobj() if a.get_sketch_params() is not None]
+    factor = dpi / SKETCH_DPI
+    try:
+        for artist, (scale, length, randomness) in by_hand:
+            artist.set_sketch_params(scale * factor, length * factor, randomness)
+        yield
+    finally:
+        for artist, params in by_hand:
+            artist.set_sketch_params(*params)
 
 
 def _flat_text(meta: Mapping[str, Any]) -> dict[str, str]:
@@ -116,6 +271,11 @@ def _pdf_entries(text: Mapping[str, str]) -> dict[str, str]:
     entries = {"Keywords": "; ".join(f"{name}={value}" for name, value in text.items())}
     entries["Subject"] = text.get("Subject", "")
     return {name: value for name, value in entries.items() if value}
+
+
+def _svg_entries(text: Mapping[str, str]) -> dict[str, Any]:
+    # without a date, equal figures are equal files
+    return {"Description": "; ".join(f"{name}={value}" for name, value in text.items()), "Date": None}
 
 
 def new_axes() -> Axes:
@@ -138,7 +298,9 @@ def new_solid_axes() -> Any:
     """3-D axes that fill a new figure. Constrained layout does not see their labels, so it is off."""
     from matplotlib import pyplot as plt
 
-    return plt.figure(layout="none").add_axes((-0.05, -0.01, 1.05, 1.06), projection="3d")
+    fig = plt.figure()
+    fig.set_layout_engine("none")  # layout="none" would leave a constrained layout of rcParams in force
+    return fig.add_axes((-0.05, -0.01, 1.05, 1.06), projection="3d")
 
 
 def root_figure(ax: Axes) -> Any:
@@ -162,8 +324,11 @@ def luminance(color: Any) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def swatch(ax: Axes, color: str, label: str) -> None:
-    """A square of this colour in the legend."""
+def swatch(ax: Axes, color: str, label: str, hatch: str = "") -> None:
+    """A square of this colour in the legend, hatched where there is a pattern."""
+    if inks().by_hand and ax.name != "3d":
+        plain(*ax.fill([], [], facecolor=color, edgecolor="0.2", linewidth=0.6, hatch=hatch, label=label))
+        return
     ax.plot([], [], "s", color=color, markeredgecolor="0.3", markeredgewidth=0.4, markersize=6, label=label)
 
 

@@ -23,6 +23,7 @@ QUADS = 160  # about how many quadrilaterals to draw along each axis
 SHADOW = 0.35  # how much darker a slope turned from the light is
 
 
+@_style.wearable
 def surface3d(
     landscape: Landscape,
     name: str,
@@ -50,7 +51,7 @@ def surface3d(
         scale: `"linear"`, `"log"` or `"auto"`: log for positive values over more than 1.5 decades.
         zmin: lowest value to draw, in units of the output; the surface is cut there.
         zmax: highest value to draw; the surface is cut there.
-        cmap: colour map; `viridis`, or `RdBu_r` for values that change sign, when None.
+        cmap: colour map; when None that of the style, in print `viridis`, or `RdBu_r` for values that change sign.
         floor: whether to draw contour lines on the floor; a number of levels.
         label: text for the z axis; the name in words when None.
         elev: elevation of the eye in degrees.
@@ -138,7 +139,8 @@ def _draw_surface(ax: Any, grid: Grid, z: np.ma.MaskedArray, light: np.ndarray, 
     # plot_surface leaves corners without a height out of a quadrilateral, so they must not colour it either.
     colors = look["cmap"](look["norm"](_quads(z).filled(z.min())))[..., :3] * _quads(light).data[..., None]
     how = {"rcount": 200, "ccount": 200, "linewidth": 0, "antialiased": False, "rasterized": True, "zorder": 3}
-    ax.plot_surface(*_mesh(grid), z.filled(np.nan), facecolors=colors, shade=False, **{**how, **options})
+    surface = ax.plot_surface(*_mesh(grid), z.filled(np.nan), facecolors=colors, shade=False, **{**how, **options})
+    _style.plain(surface)
 
 
 def _light(grid: Grid, heights: np.ma.MaskedArray, low: float, high: float) -> np.ndarray:
@@ -163,13 +165,17 @@ def _draw_floor(ax: Any, grid: Grid, z: np.ma.MaskedArray, levels: np.ndarray, b
     """Contour lines below the surface."""
     levels = levels[(levels > z.min()) & (levels < z.max())]
     if len(levels):
-        ax.contour(*_mesh(grid), z, levels=levels, zdir="z", offset=bottom, linewidths=0.8, zorder=2, **look)
+        color: Any = {"colors": "0.35"} if _style.inks().by_hand else look
+        ax.contour(*_mesh(grid), z, levels=levels, zdir="z", offset=bottom, linewidths=0.8, zorder=2, **color)
 
 
 def _draw_holes(ax: Any, grid: Grid, field: Field, bottom: float) -> None:
     """The cells without a value, on the floor in their reserved colours."""
     x, y = (np.clip(cell_edges(axis.values), *axis.values[[0, -1]]) for axis in grid.axes)
-    for where, color in ((field.broken, _style.NOT_FINITE), (field.missing, _style.NOT_COMPUTED)):
+    for where, color in (
+        (field.broken, _style.inks().not_finite),
+        (field.missing, _style.inks().not_computed),
+    ):
         corners = [
             [(x[i], y[j], bottom), (x[i + 1], y[j], bottom), (x[i + 1], y[j + 1], bottom), (x[i], y[j + 1], bottom)]
             for i, j in np.argwhere(where)

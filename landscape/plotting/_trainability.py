@@ -34,13 +34,14 @@ def equalised(values: np.ndarray, reference: np.ndarray | None = None) -> np.nda
     return np.interp(values, ranked, np.concatenate(place))
 
 
+@_style.wearable
 def trainability(
     landscape: Landscape,
     name: str = "value",
     *,
     ax: Axes | None = None,
     reference: Any = None,
-    cmap: Any = "RdYlBu",
+    cmap: Any = None,
     colorbar: bool = True,
     legend: bool = True,
     aspect: str | float = "auto",
@@ -57,7 +58,7 @@ def trainability(
             where it diverged, minus the sum of their inverses.
         ax: flat axes to draw on; a new figure when None.
         reference: values to rank by; those of the picture when None.
-        cmap: colour map with the colours of divergence at its lower end.
+        cmap: colour map with the colours of divergence at its lower end; when None that of the style (`RdYlBu`).
         colorbar: whether to draw the colour bar.
         legend: whether to draw the legend, which gives both shares.
         aspect: as in `heatmap`.
@@ -72,8 +73,14 @@ def trainability(
     ax = flat_axes(ax, "trainability")
     shades = _shades(field, reference)
     edges = [cell_edges(axis.values) for axis in landscape.grid.axes]
-    look: dict[str, Any] = {"cmap": cmap, "norm": Normalize(-1, 1), "rasterized": True, **options}
+    look: dict[str, Any] = {
+        "cmap": cmap or _style.inks().verdicts,
+        "norm": Normalize(-1, 1),
+        "rasterized": True,
+        **options,
+    }
     mesh = ax.pcolormesh(*edges, shades.T, **look)
+    _style.plain(mesh)
     _draw_reserved(ax, edges, field)
     _explain(ax, field, mesh)
     if colorbar:
@@ -94,10 +101,13 @@ def _shades(field: Field, reference: Any) -> np.ma.MaskedArray:
 
 
 def _draw_reserved(ax: Axes, edges: list[np.ndarray], field: Field) -> None:
-    for where, color in ((field.broken, _style.NOT_FINITE), (field.missing, _style.NOT_COMPUTED)):
+    for where, color in (
+        (field.broken, _style.inks().not_finite),
+        (field.missing, _style.inks().not_computed),
+    ):
         if where.any():
             cells = np.ma.masked_where(~where, np.ones(where.shape))
-            ax.pcolormesh(*edges, cells.T, cmap=ListedColormap([color]), rasterized=True)
+            _style.plain(ax.pcolormesh(*edges, cells.T, cmap=ListedColormap([color]), rasterized=True))
 
 
 def _explain(ax: Axes, field: Field, mesh: Any) -> None:
@@ -116,6 +126,7 @@ def _draw_bar(ax: Axes, mesh: Any) -> None:
     """A colour bar in words: the ranks have no unit. Its middle, which no value has, is blank."""
     cax = ax.inset_axes((1.035, 0, 0.05, 1))
     bar = ax.figure.colorbar(mesh, cax=cax)
+    _style.plain(bar.solids, bar.outline)
     bar.set_ticks(list(TICKS), labels=list(TICKS.values()))
     cax.axhspan(-BUFFER, BUFFER, color="white", zorder=3)
     cax.set_ylabel("← diverges      converges →")

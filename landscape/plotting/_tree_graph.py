@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
 from landscape.analysis import MergeTree
+from landscape.plotting import _style
 from landscape.plotting._field import flat_axes
 from landscape.plotting._labels import label_color
 from landscape.plotting._scale import number
@@ -14,6 +15,7 @@ from landscape.plotting._scale import number
 MOST_NAMES = 40  # minima that are named along the axis
 
 
+@_style.wearable
 def disconnectivity(
     tree: MergeTree,
     *,

@@ -33,6 +33,8 @@ _HOME = {
     "double_well": "ripples",
     "rippled_parabola": "ripples",
     "chebyshev_regression": "regression",
+    "mnist1d": "templates",
+    "modular_addition": "modular",
 }
 
 __all__ = [*_HOME]
@@ -57,11 +59,13 @@ if TYPE_CHECKING:
     from landscape.problems.linear import autoencoder as autoencoder
     from landscape.problems.linear import deep_linear as deep_linear
     from landscape.problems.mnist import mnist5k as mnist5k
+    from landscape.problems.modular import modular_addition as modular_addition
     from landscape.problems.random_net import mean_field_net as mean_field_net
     from landscape.problems.regression import chebyshev_regression as chebyshev_regression
     from landscape.problems.ripples import double_well as double_well
     from landscape.problems.ripples import rippled_parabola as rippled_parabola
     from landscape.problems.students import student_teacher as student_teacher
+    from landscape.problems.templates import mnist1d as mnist1d
 
 
 def __getattr__(name: str) -> Any:

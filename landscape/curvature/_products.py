@@ -1,0 +1,317 @@
+"""Products with a curvature matrix, batch by batch: Hessian, Gauss-Newton, Fisher, empirical Fisher."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, PyTree
+
+from landscape import _tree
+from landscape.objective import Objective
+
+MAX_DENSE = 4096  # parameters; the matrix then takes 128 MiB in float64
+COLUMNS = 128  # products at a time in a dense matrix
+
+Linear = Callable[[PyTree], PyTree]
+Family = Literal["categorical", "gaussian"]
+_static: Any = {"static": True}
+
+
+@runtime_checkable
+class Operator(Protocol):
+    """A symmetric matrix over the parameters that depends on where they are, known by its products."""
+
+    def products(self, params: PyTree) -> Linear:
+        """The linear map `vector -> matrix @ vector` at `params`, ready to be used many times."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class GaussNewton:
+    r"""The generalised Gauss-Newton matrix $G = \frac1n \sum_i J_i' \, \nabla^2_z \ell_i \, J_i$ (Schraudolph 2002).
+
+    $J_i$ is the Jacobian of the model's output for example $i$, $\nabla^2_z \ell_i$ the Hessian of its loss with
+    respect to that output. Exact for any loss; positive semi-definite where the loss is convex in the output; of rank
+    at most (examples x outputs). It is the Hessian without the curvature of the model itself.
+
+    Attributes:
+        predict: `predict(params, batch) -> outputs`.
+        output_loss: `output_loss(outputs, batch)`, per-example losses `(n,)` or their mean, a scalar.
+        data: pytree whose leaves share their leading axis, the examples.
+        batch_size: examples per pass; `None` takes all at once.
+    """
+
+    predict: Callable[[PyTree, PyTree], PyTree] = field(metadata=_static)
+    output_loss: Callable[[PyTree, PyTree], Any] = field(metadata=_static)
+    data: PyTree
+    batch_size: int | None = field(default=None, metadata=_static)
+
+    @property
+    def objective(self) -> Objective:
+        """The loss whose Gauss-Newton matrix it is."""
+        return Objective(lambda p, b: self.output_loss(self.predict(p, b), b), self.data, batch_size=self.batch_size)
+
+    def products(self, params: PyTree) -> Linear:
+        """Products at `params`."""
+
+        def curve(outputs: PyTree, batch: PyTree) -> Linear:
+            return jax.linearize(jax.grad(lambda z: jnp.mean(self.output_loss(z, batch))), outputs)[1]
+
+        return _sandwich(self.predict, curve, self.objective, params)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Fisher:
+    r"""The Fisher information $F = \frac1n \sum_i J_i' \, F_z \, J_i$ of the model's own distribution over labels.
+
+    No label enters. For a family in its natural parameters it equals the Gauss-Newton matrix of the negative
+    log-likelihood (Martens 2020, "New insights and perspectives on the natural gradient method", section 9.2).
+
+    Attributes:
+        predict: `predict(params, batch) -> outputs`, shape `(n, c)`, or `(n,)` for `"gaussian"`.
+        data: pytree whose leaves share their leading axis, the examples.
+        family: `"categorical"`: outputs are logits, $F_z = \mathrm{diag}\,p - p p'$; `"gaussian"`: outputs are means
+            of unit variance, $F_z = 1$ (for the loss $\frac12 |z - y|^2$).
+        batch_size: examples per pass; `None` takes all at once.
+    """
+
+    predict: Callable[[PyTree, PyTree], PyTree] = field(metadata=_static)
+    data: PyTree
+    family: Family = field(default="categorical", metadata=_static)
+    batch_size: int | None = field(default=None, metadata=_static)
+
+    def products(self, params: PyTree) -> Linear:
+        """Products at `params`."""
+
+        def curve(outputs: PyTree, batch: PyTree) -> Linear:
+            return lambda u: _output_fisher(self.family, outputs, u) / len(outputs)
+
+        return _sandwich(self.predict, curve, _data_only(self.data, self.batch_size), params)
+
+
+def _output_fisher(family: Family, outputs: Array, u: Array) -> Array:
+    if family == "gaussian":
+        return u
+    p = jax.nn.softmax(outputs, axis=-1)
+    return p * (u - jnp.sum(p * u, axis=-1, keepdims=True))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class EmpiricalFisher:
+    r"""The mean outer product of the gradients of the examples, $\frac1n \sum_i \nabla\ell_i \nabla\ell_i'$.
+
+    Taken at the true labels: not the Fisher information, and no approximation of the Hessian away from a perfect fit
+    (Kunstner, Balles & Hennig 2019, arXiv 1905.12558). Its trace is the mean squared norm of those gradients.
+
+    Attributes:
+        objective: whose `loss_fn` returns the loss of each example.
+    """
+
+    objective: Objective
+
+    def products(self, params: PyTree) -> Linear:
+        """Products at `params`.
+
+        Raises:
+            ValueError: `loss_fn` returns a scalar mean.
+        """
+
+        def losses(p: PyTree, batch: PyTree) -> Array:
+            return replace(self.objective, data=batch, batch_size=None).per_example(p)
+
+        def curve(outputs: Array, batch: PyTree) -> Linear:
+            return lambda u: u / len(outputs)
+
+        return _sandwich(losses, curve, self.objective, params)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Adaptive:
+    """A matrix `A` between parameters measured in units of their own magnitude: `|w| A |w|`, element by element."""
+
+    inner: Any
+
+    def products(self, params: PyTree) -> Linear:
+        """Products at `params`."""
+        product, size = products(self.inner, params), jax.tree.map(jnp.abs, params)
+
+        def scaled(vector: PyTree) -> PyTree:
+            return jax.tree.map(lambda s, u: s * u, size, vector)
+
+        return lambda vector: scaled(product(scaled(vector)))
+
+
+def _data_only(data: PyTree, batch_size: int | None) -> Objective:
+    """Data without a loss: what knows how to take a mean over batches."""
+    return Objective(lambda params, batch: jnp.zeros(()), data, batch_size=batch_size)
+
+
+def _sandwich(outputs_fn: Callable[..., PyTree], curve: Callable[..., Linear], data: Objective, at: PyTree) -> Linear:
+    """`J' C J` with the Jacobian of `outputs_fn` and `C = curve(outputs, batch)`, averaged over the batches."""
+
+    def of_batch(batch: PyTree) -> Linear:
+        outputs, push = jax.linearize(lambda p: outputs_fn(p, batch), at)
+        pull = jax.linear_transpose(push, at)
+        middle = curve(outputs, batch)
+        return lambda vector: pull(middle(push(vector)))[0]
+
+    return _averaged(of_batch, data, at)
+
+
+def _hessian_products(objective: Objective, params: PyTree) -> Linear:
+    def of_batch(batch: PyTree) -> Linear:
+        part = replace(objective, data=batch, batch_size=None)
+        return jax.linearize(jax.grad(lambda p: part(p)), params)[1]
+
+    return _averaged(of_batch, objective, params)
+
+
+def _averaged(of_batch: Callable[[PyTree], Linear], data: Objective, params: PyTree) -> Linear:
+    """The mean over batches of linear maps; with one batch its forward pass is shared by all products."""
+
+    def like_params(vector: PyTree) -> PyTree:
+        return jax.tree.map(lambda v, p: jnp.asarray(v, jnp.result_type(p)), vector, params)
+
+    count, size = data.num_examples, data.batch_size
+    if count is None or size is None or size >= count:
+        only = of_batch(data.data)
+        return lambda vector: data.mean(lambda _: only(like_params(vector)))
+    return lambda vector: data.mean(lambda batch: of_batch(batch)(like_params(vector)))
+
+
+def products(operator: Objective | Operator, params: PyTree) -> Linear:
+    """`vector -> matrix @ vector` for an operator, or for the Hessian of an objective, in at least float32."""
+    if isinstance(operator, Objective):
+        return _hessian_products(operator, params)
+    return operator.products(params)
+
+
+def product(operator: Objective | Operator, params: PyTree, vector: PyTree) -> PyTree:
+    """A curvature matrix times a vector, with the memory of one batch.
+
+    Args:
+        operator: an objective for its Hessian, or a `GaussNewton`, `Fisher` or `EmpiricalFisher`.
+        params: where.
+        vector: pytree like `params`.
+
+    Returns:
+        A pytree like `params`, in at least float32.
+
+    Raises:
+        TypeError: `operator` is neither, or parameters are not real floating-point arrays.
+        ValueError: `vector` does not look like `params`, or a `Fisher` has an unknown family.
+    """
+    check(operator, params)
+    _tree.check_like(vector, params, "vector", "params")
+    return products(operator, jax.tree.map(jnp.asarray, params))(vector)
+
+
+def hvp(objective: Objective, params: PyTree, vector: PyTree) -> PyTree:
+    """Hessian-vector product, forward over reverse, with the memory of one batch.
+
+    Args:
+        objective: the loss whose Hessian it is.
+        params: where.
+        vector: pytree like `params`.
+
+    Returns:
+        A pytree like `params`, in at least float32.
+
+    Raises:
+        TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
+        ValueError: `vector` does not look like `params`.
+    """
+    return product(objective, params, vector)
+
+
+def check(operator: Any, params: PyTree) -> None:
+    """Raise unless it is an objective or an operator, and parameters are real floating-point arrays."""
+    if isinstance(operator, type) or not isinstance(operator, Objective | Operator):
+        raise TypeError(
+            f"objective must be a landscape.Objective, got {type(operator).__name__}; "
+            "wrap a plain function as Objective(lambda params, _: fn(params)), "
+            "or pass a GaussNewton, Fisher or EmpiricalFisher"
+        )
+    if isinstance(operator, Fisher) and operator.family not in ("categorical", "gaussian"):
+        raise ValueError(f"Fisher.family must be 'categorical' or 'gaussian', got {operator.family!r}")
+    _tree.check_params(params)
+
+
+@dataclass(frozen=True, eq=False)
+class Flat:
+    """A loss, or an operator, as a function of one vector of at least float32, the ravelled parameters."""
+
+    objective: Any
+    params: PyTree
+
+    @property
+    def dtype(self) -> Any:
+        """That of the vector."""
+        leaves = jax.tree.leaves(self.params)
+        return jnp.result_type(jnp.float32, *(jnp.result_type(leaf) for leaf in leaves))
+
+    @property
+    def start(self) -> Float[Array, " n"]:
+        """The parameters as a vector."""
+        return ravel_pytree(jax.tree.map(_tree.at_least_single, self.params))[0]
+
+    def tree(self, x: Float[Array, " n"]) -> PyTree:
+        """A vector as parameters, in their dtypes."""
+        wide = jax.tree.map(_tree.at_least_single, self.params)
+        return jax.tree.map(lambda v, p: v.astype(jnp.result_type(p)), ravel_pytree(wide)[1](x), self.params)
+
+    def value_and_grad(self, x: Float[Array, " n"]) -> tuple[Float[Array, ""], Float[Array, " n"]]:
+        """Loss and gradient."""
+        loss, gradient = self.objective.value_and_grad(self.tree(x))
+        return loss, ravel_pytree(gradient)[0]
+
+    def products(self, x: Float[Array, " n"]) -> Callable[[Array], Array]:
+        """The linear map `v -> H v` at `x`, for many products."""
+        linear = products(self.objective, self.tree(x))
+        return lambda v: ravel_pytree(jax.tree.map(_tree.at_least_single, linear(self.tree(v))))[0]
+
+    def product(self, x: Float[Array, " n"], v: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Hessian at `x` times `v`."""
+        return self.products(x)(v)
+
+    def hessian(self, x: Float[Array, " n"]) -> Float[Array, "n n"]:
+        """The dense Hessian at `x`, symmetric to the bit."""
+        units = jnp.eye(len(x), dtype=x.dtype)
+        column = self.products(x)
+        many = jax.vmap(column)(units) if len(x) <= COLUMNS else jax.lax.map(column, units, batch_size=COLUMNS)
+        return (many + many.T) / 2
+
+
+def hessian(objective: Objective | Operator, params: PyTree) -> Float[Array, "n n"]:
+    """The whole Hessian over the ravelled parameters (in the order of `jax.flatten_util.ravel_pytree`).
+
+    Args:
+        objective: the loss whose Hessian it is, or an operator whose matrix it is.
+        params: where.
+
+    Raises:
+        TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
+        ValueError: more than 4,096 parameters.
+    """
+    check(objective, params)
+    size = _tree.size(params)
+    if size > MAX_DENSE:
+        raise ValueError(
+            f"a dense Hessian of {size} parameters has {size**2:.2g} entries; up to {MAX_DENSE} parameters are taken: "
+            "use eigenpairs (extreme eigenvalues) or hvp (products) instead"
+        )
+    return _hessian(objective, jax.tree.map(jnp.asarray, params))
+
+
+@jax.jit
+def _hessian(objective: Any, params: PyTree) -> Array:
+    with jax.default_matmul_precision("highest"):
+        flat = Flat(objective, params)
+        return flat.hessian(flat.start)

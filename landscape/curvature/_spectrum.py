@@ -1,0 +1,130 @@
+"""The spectral density by stochastic Lanczos quadrature, with the spread over its probes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+from matfree import decomp
+
+from landscape import _tree
+from landscape.curvature._products import Flat, Operator, check
+from landscape.curvature._trace import Estimate, check_count, mean_and_sem
+from landscape.objective import Objective
+
+
+class Bounds(NamedTuple):
+    """What a number lies between, each end an estimate."""
+
+    lower: Estimate
+    upper: Estimate
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class SpectralDensity:
+    r"""A quadrature of the spectral density $\frac1n \sum_i \delta(t - \lambda_i)$ for each probe.
+
+    Attributes:
+        nodes: Ritz values, `(num_probes, num_steps)`, ascending.
+        weights: their shares of the spectrum, `(num_probes, num_steps)`; each row sums to 1. NaN where the Hessian is
+            not finite.
+    """
+
+    nodes: Float[Array, "*runs p m"]
+    weights: Float[Array, "*runs p m"]
+
+    def average(self, fn: Callable[[Array], Array]) -> Estimate:
+        r"""$\frac1n \sum_i f(\lambda_i)$, the mean of a function over the spectrum, with its standard error.
+
+        Args:
+            fn: maps eigenvalues, `(p, m)`, to numbers of shape `(..., p, m)`.
+        """
+        return mean_and_sem(jnp.sum(self.weights * fn(self.nodes), axis=-1), axis=-1)
+
+    def cdf(self, at: Float[Array, " q"]) -> "Bounds":
+        """The share of the eigenvalues that is at most `at`: between two estimates, `(q,)` each.
+
+        A quadrature says of a probe's own distribution, for certain, how much lies beyond the nodes on either side of
+        a point (the inequalities of Chebyshev, Markov and Stieltjes; Golub & Meurant 2010, section 6), and no more.
+        """
+        below = self.nodes <= at[:, None, None]
+        lower = below & jnp.roll(below, -1, axis=-1).at[..., -1].set(False)  # without the last node below
+        upper = jnp.roll(below, 1, axis=-1).at[..., 0].set(True)  # with the first node above
+        return Bounds(self.average(lambda _: lower), self.average(lambda _: upper))
+
+    def density(self, at: Float[Array, " q"], width: float) -> Estimate:
+        """The density broadened by a Gaussian of standard deviation `width`, with its standard error, `(q,)` each."""
+
+        def bell(nodes: Array) -> Array:
+            distance = (nodes - at[:, None, None]) / width
+            return jnp.exp(-(distance**2) / 2) / (width * jnp.sqrt(2 * jnp.pi))
+
+        return self.average(bell)
+
+
+def spectral_density(
+    key: Array,
+    objective: Objective | Operator,
+    params: PyTree,
+    *,
+    num_probes: int = 10,
+    num_steps: int = 60,
+) -> SpectralDensity:
+    """The density of the eigenvalues of the Hessian, by Lanczos from random vectors (Lin, Saad & Yang 2016).
+
+    Lanczos from one unit vector gives the Gauss quadrature of the spectrum as that vector sees it (Golub & Welsch
+    1969), exact for polynomials up to degree `2 num_steps - 1`; the mean over random directions sees every
+    eigenvalue alike. So each probe is an independent measurement of the mean of a smooth function, and their spread
+    is the error bar (`average`, `density`); the share below a point lies within bounds (`cdf`). Full
+    reorthogonalisation: no ghosts. Costs `num_probes * num_steps` products and `num_steps` vectors of memory.
+
+    Args:
+        key: random key of the probes.
+        objective: the loss whose Hessian it is, or a `GaussNewton`, `Fisher` or `EmpiricalFisher`.
+        params: where.
+        num_probes: random vectors; at least 2, so that there is a spread.
+        num_steps: Lanczos steps from each; at most the number of parameters are taken.
+
+    Raises:
+        TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
+        ValueError: fewer than 2 probes, or fewer than 1 step.
+    """
+    _tree.check_key(key)
+    check(objective, params)
+    check_count(num_probes, 2, "num_probes")
+    check_count(num_steps, 1, "num_steps")
+    params, steps = jax.tree.map(jnp.asarray, params), min(num_steps, _tree.size(params))
+    return _spectral_density(key, objective, params, num=num_probes, steps=steps)
+
+
+@partial(jax.jit, static_argnames=("num", "steps"))
+def _spectral_density(key: Array, objective: Any, params: PyTree, *, num: int, steps: int) -> SpectralDensity:
+    with jax.default_matmul_precision("highest"):
+        flat = Flat(objective, params)
+        x = flat.start
+        lanczos = decomp.tridiag_sym(steps, materialize=False, reortho="full", custom_vjp=False)
+        product = flat.products(x)
+
+        def probe(key: Array) -> tuple[Array, Array]:
+            run = lanczos(product, jax.random.normal(key, x.shape, x.dtype))
+            return _quadrature(*run.J_small)
+
+        return SpectralDensity(*jax.lax.map(probe, jax.random.split(key, num)))
+
+
+def _quadrature(diagonal: Array, beside: Array) -> tuple[Array, Array]:
+    """Nodes and weights of a tridiagonal matrix, cut where its Krylov space ends: what follows is noise, or NaN."""
+    finite = jnp.isfinite(diagonal[0])
+    eps = jnp.finfo(diagonal.dtype).eps
+    size = jnp.max(jnp.abs(jnp.concatenate([jnp.nan_to_num(diagonal), jnp.nan_to_num(beside)])))
+    linked = jnp.isfinite(diagonal[1:]) & (beside > 10 * eps * size)
+    alive = jnp.concatenate([finite[None], jnp.cumprod(linked) > 0])
+    beside = jnp.where(alive[1:], beside, 0)
+    # the rest is decoupled from the start vector, so it has no weight; it repeats a value that is there
+    diagonal = jnp.where(alive, diagonal, diagonal[0])
+    nodes, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1))
+    return nodes, jnp.where(finite, vectors[0] ** 2, jnp.nan)

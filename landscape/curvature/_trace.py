@@ -1,0 +1,177 @@
+"""The trace of a curvature matrix, whole and by parameter array, with standard errors."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import sequential_vmap
+from jaxtyping import Array, PyTree
+from matfree import stochtrace
+
+from landscape import _tree
+from landscape.curvature._products import Flat, Operator, check, products
+from landscape.objective import Objective
+
+Product = Callable[[Array], Array]
+Method = Literal["hutch++", "xtrace", "hutchinson"]
+
+
+class Estimate(NamedTuple):
+    """A Monte-Carlo estimate: its mean, and the standard error of the mean."""
+
+    mean: Any
+    sem: Any
+
+
+def mean_and_sem(samples: Array, axis: int = 0) -> Estimate:
+    """Mean over independent samples, and its standard error."""
+    num = samples.shape[axis]
+    return Estimate(jnp.mean(samples, axis), jnp.std(samples, axis, ddof=1) / num**0.5)
+
+
+def check_count(value: Any, least: int, name: str) -> None:
+    """Raise `ValueError` unless it is an integer that is large enough."""
+    if not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
+
+
+def trace(
+    key: Array,
+    objective: Objective | Operator,
+    params: PyTree,
+    *,
+    num_products: int = 60,
+    method: Method = "hutch++",
+) -> Estimate:
+    """The trace of the Hessian, with its standard error.
+
+    Args:
+        key: random key of the samples.
+        objective: the loss whose Hessian it is, or a `GaussNewton`, `Fisher` or `EmpiricalFisher`.
+        params: where.
+        num_products: products with the matrix, at least 6. With as many as there are parameters, the trace is taken
+            exactly instead, and the error is 0.
+        method: `"hutch++"` (Meyer, Musco, Musco & Woodruff 2021, arXiv 2010.09649, algorithm 1): a third of the
+            products finds the range of the large eigenvalues, a third takes the trace there exactly, and a third
+            samples what is left, independently: the error falls with the decay of the spectrum, and its estimate is
+            that of a plain mean.
+            `"xtrace"` (Epperly, Tropp & Webber 2024, arXiv 2301.07825; matfree): more accurate, but the error is
+            the spread of leave-one-out estimates, which are not independent: a guide that tends to be too small.
+            `"hutchinson"`: signs alone (Hutchinson 1989), unbiased, error as one over the root of the products.
+            Memory: one vector of the size of the parameters for every third or every second product, or for none.
+
+    Returns:
+        Mean and standard error.
+
+    Raises:
+        TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
+        ValueError: fewer than 6 products, or an unknown method.
+    """
+    _check_samples(key, objective, params, num_products, 6, "num_products")
+    if method not in _METHODS:
+        raise ValueError(f"method must be one of {list(_METHODS)}, got {method!r}")
+    params = jax.tree.map(jnp.asarray, params)
+    if num_products >= _tree.size(params):
+        return _exact(objective, params)
+    return _estimated(key, objective, params, num=num_products, method=method)
+
+
+def layer_traces(key: Array, objective: Objective | Operator, params: PyTree, *, num_samples: int = 100) -> Estimate:
+    """The trace of the diagonal block of each parameter array, with its standard error.
+
+    Signs over all parameters at once (Hutchinson 1989): the entries that belong to an array, times their part of the
+    product, have the trace of its block as mean. One product a sample for all arrays together.
+
+    Args:
+        key: random key of the samples.
+        objective: the loss whose Hessian it is, or a `GaussNewton`, `Fisher` or `EmpiricalFisher`.
+        params: where.
+        num_samples: random vectors; at least 2.
+
+    Returns:
+        `mean` and `sem`, each a tree like `params` with one number in place of each array.
+
+    Raises:
+        TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
+        ValueError: fewer than 2 samples.
+    """
+    _check_samples(key, objective, params, num_samples, 2, "num_samples")
+    return _layers(key, objective, jax.tree.map(jnp.asarray, params), num=num_samples)
+
+
+def _check_samples(key: Any, objective: Any, params: PyTree, num: Any, least: int, name: str) -> None:
+    _tree.check_key(key)
+    check(objective, params)
+    check_count(num, least, name)
+
+
+@jax.jit
+def _exact(objective: Any, params: PyTree) -> Estimate:
+    with jax.default_matmul_precision("highest"):
+        flat = Flat(objective, params)
+        exact = jnp.trace(flat.hessian(flat.start))
+    return Estimate(exact, jnp.where(jnp.isfinite(exact), 0, jnp.nan).astype(exact.dtype))
+
+
+@partial(jax.jit, static_argnames=("num", "method"))
+def _estimated(key: Array, objective: Any, params: PyTree, *, num: int, method: Method) -> Estimate:
+    with jax.default_matmul_precision("highest"):
+        flat = Flat(objective, params)
+        return _METHODS[method](key, flat.products(flat.start), flat.start, num)
+
+
+def _hutch(key: Array, product: Product, like: Array, num: int) -> Estimate:
+    """The quadratic form of the matrix in random signs."""
+    return mean_and_sem(_quadratic_forms(product, jax.random.rademacher(key, (num, len(like)), like.dtype)))
+
+
+def _hutch_plus_plus(key: Array, product: Product, like: Array, num: int) -> Estimate:
+    """The trace within the range of a sketch, and a sample of the trace outside it."""
+    third = num // 3
+    keys = jax.random.split(key)
+    sketch, signs = (jax.random.rademacher(k, (third, len(like)), like.dtype) for k in keys)
+    basis = jnp.linalg.qr(jax.lax.map(product, sketch).T)[0].T
+    within = jnp.sum(_quadratic_forms(product, basis))
+    mean, sem = mean_and_sem(_quadratic_forms(product, signs - (signs @ basis.T) @ basis))
+    return Estimate(within + mean, sem)
+
+
+def _quadratic_forms(product: Product, rows: Array) -> Array:
+    return jax.lax.map(lambda v: v @ product(v), rows)
+
+
+def _xtrace(key: Array, product: Product, like: Array, num: int) -> Estimate:
+    samples = stochtrace.sampler_sphere(like, num=num // 2)(key)
+    # matfree compares ranks with absolute numbers, so it is given a matrix of size one
+    size = jnp.linalg.norm(product(samples[0])) / jnp.linalg.norm(samples[0])
+    size = jnp.where(size > 0, size, 1)
+    # one product at a time: the memory is that of one batch
+    scaled = sequential_vmap(lambda v: product(v) / size)
+    mean, sem = mean_and_sem(stochtrace.leave_one_out_xtrace()(scaled, samples))
+    return Estimate(size * mean, size * sem)
+
+
+_METHODS = {"hutch++": _hutch_plus_plus, "xtrace": _xtrace, "hutchinson": _hutch}
+
+
+@partial(jax.jit, static_argnames="num")
+def _layers(key: Array, objective: Any, params: PyTree, *, num: int) -> Estimate:
+    parts = jax.tree.map(mean_and_sem, _sign_samples(key, objective, params, num))
+    return Estimate(*jax.tree.transpose(jax.tree.structure(params), jax.tree.structure(Estimate(0, 0)), parts))
+
+
+def _sign_samples(key: Array, objective: Any, params: PyTree, num: int) -> PyTree:
+    """For each sample and parameter array, signs times their part of the product, a tree of `(num,)`."""
+    with jax.default_matmul_precision("highest"):
+        linear = products(objective, params)
+        leaves, structure = jax.tree.flatten(params)
+
+        def sample(key: Array) -> PyTree:
+            keys = jax.random.split(key, len(leaves))
+            signs = [jax.random.rademacher(k, p.shape, p.dtype) for k, p in zip(keys, leaves)]
+            signs = jax.tree.unflatten(structure, signs)
+            return jax.tree.map(lambda s, image: jnp.sum(s * _tree.at_least_single(image)), signs, linear(signs))
+
+        return jax.lax.map(sample, jax.random.split(key, num))

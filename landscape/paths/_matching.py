@@ -1,0 +1,371 @@
+r"""Permutations of hidden units: what they leave unchanged, and how one network is laid onto another.
+
+Hidden units have no order: permuting the outputs of a layer and the inputs of the next one alike changes no output. Two
+trainings end in different orders, so the line between them may cross a barrier that is a matter of order alone.
+*Weight matching* looks for the permutations that bring `b` nearest to `a`, $\arg\max_P \langle a, P b \rangle$
+(Ainsworth, Hayase & Srinivasa 2023, "Git Re-Basin", section 3.2 and algorithm 1): one layer at a time, given the
+others, that is a linear assignment problem with an exact solution; sweeps over the layers go on until nothing is
+gained. For one hidden layer the first sweep finds the optimum; for more, the last one ends in a local optimum.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from landscape import _tree
+from landscape.subspace import LAYOUTS
+
+Groups = tuple[str | None, ...]
+Permutations = Mapping[str, Any]
+IN_OUT = {"flax": (-2, -1), "haiku": (-2, -1), "torch": (1, 0), "equinox": (1, 0)}
+
+
+@dataclass(frozen=True, eq=False)
+class PermutationSpec:
+    """Which axis of which leaf is indexed by which group of hidden units.
+
+    A group is a set of units that are permuted together. All axes that it indexes must have its length, or a multiple
+    of it where channels were flattened into the inputs of a dense layer.
+
+    >>> import jax.numpy as jnp
+    >>> from landscape.paths import PermutationSpec
+    >>> params = {"first": {"kernel": jnp.ones((5, 3)), "bias": jnp.ones(3)}, "second": {"kernel": jnp.ones((3, 2))}}
+    >>> PermutationSpec.sequential(params).axes
+    {'first.kernel': (None, 'first'), 'first.bias': ('first',), 'second.kernel': ('first', None)}
+
+    Attributes:
+        axes: `{path of the leaf: one group or None for each axis}`, paths as in error messages: `layers.0.kernel`.
+            Every leaf of the trees that are permuted must be there, those of batch statistics too.
+        flatten: where the channel lies in a flattened axis: `"last"`, it changes fastest (NHWC, flax), or `"first"`,
+            slowest (NCHW, PyTorch).
+    """
+
+    axes: Mapping[str, Groups]
+    flatten: Literal["last", "first"] = "last"
+
+    @classmethod
+    def sequential(
+        cls, params: PyTree, *, order: Sequence[str] | None = None, state: PyTree = None, layout: str = "flax"
+    ) -> "PermutationSpec":
+        """The groups of layers that follow one another: dense, convolution and normalisation, each of any number.
+
+        A layer is what the leaves with one parent belong to. Its kernel takes the units of the layer before, one group
+        named after that layer, and makes those of its own; biases, scales and statistics belong to the units of the
+        kernel before them. The outputs of the last kernel are not permuted. Convolutions are `(*window, in, out)`, with
+        `layout="torch"` `(out, in, *window)`.
+
+        Args:
+            params: the parameters of a network.
+            order: parents of the leaves, such as `("conv1", "norm1", "dense")`, in the order in which data go through;
+                by default that of the tree, where dictionaries are sorted by name.
+            state: statistics that are not trained; a leaf belongs to the layer of the same name.
+            layout: `"flax"` or `"haiku"`, `"torch"` or `"equinox"`.
+
+        Raises:
+            ValueError: an unknown layout; an order that does not name the layers; a kernel that does not fit the layer
+                before it. Build the spec of another architecture, such as one with skips, from `axes`.
+        """
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout must be one of {sorted(LAYOUTS)}, got {layout!r}")
+        layers, statistics = _layers(params), _layers(state)
+        names = _ordered(layers, statistics, order)
+        both = [(name, {**layers.get(name, {}), **statistics.get(name, {})}) for name in names]
+        return cls(_chained(both, layout), "first" if layout in ("torch", "equinox") else "last")
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The names of the groups, in the order in which `axes` first names them."""
+        return tuple(dict.fromkeys(group for groups in self.axes.values() for group in groups if group is not None))
+
+    def sizes(self, params: PyTree) -> dict[str, int]:
+        """How many units each group has.
+
+        Raises:
+            ValueError: a leaf that `axes` does not name or that has another number of axes; a group whose axes have
+                lengths that do not fit; `flatten` is unknown.
+        """
+        if self.flatten not in ("last", "first"):
+            raise ValueError(f"flatten must be 'last' or 'first', got {self.flatten!r}")
+        lengths: dict[str, dict[str, int]] = {}
+        for name, leaf, groups in self._named(params):
+            for axis, (group, length) in enumerate(zip(groups, jnp.shape(leaf))):
+                if group is not None:
+                    lengths.setdefault(group, {})[f"axis {axis} of {name}"] = length
+        for group, found in lengths.items():
+            if any(length % max(min(found.values()), 1) for length in found.values()):
+                raise ValueError(f"the axes of group {group!r} must have one length, or multiples of it, got {found}")
+        return {group: min(found.values()) for group, found in lengths.items()}
+
+    def _named(self, params: PyTree) -> list[tuple[str, Any, Groups]]:
+        """Name, leaf and groups of every leaf, checked."""
+        named = []
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+            name = _tree.key_name(path)
+            if name not in self.axes:
+                raise ValueError(f"the spec does not name the leaf {name}; it names {', '.join(self.axes) or 'none'}")
+            if len(self.axes[name]) != jnp.ndim(leaf):
+                raise ValueError(f"the spec gives {name} the axes {self.axes[name]}, but it is {_tree.describe(leaf)}")
+            named.append((name, leaf, self.axes[name]))
+        return named
+
+
+Layers = dict[str, dict[str, Any]]
+
+
+def _layers(tree: PyTree) -> Layers:
+    """Leaves by the name of their parent, in the order of the tree."""
+    layers: Layers = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = _tree.key_name(path)
+        layers.setdefault(_parent(name), {})[name] = leaf
+    return layers
+
+
+def _parent(name: str) -> str:
+    """The layer that a leaf belongs to; flax nnx keeps an array under one more name, `value`."""
+    return name.removesuffix(".value").rpartition(".")[0]
+
+
+def _ordered(layers: Layers, statistics: Layers, order: Sequence[str] | None) -> Sequence[str]:
+    known = set(layers) | set(statistics)
+    if order is None:
+        if set(statistics) - set(layers):
+            raise ValueError(
+                f"the state has layers that the parameters lack, {sorted(set(statistics) - set(layers))}: "
+                "say by order= where they come"
+            )
+        return list(layers)
+    if set(order) != known or len(order) != len(known):
+        raise ValueError(f"order must name each of the layers {sorted(known)} once, got {list(order)}")
+    return order
+
+
+def _chained(layers: Sequence[tuple[str, dict[str, Any]]], layout: str) -> dict[str, Groups]:
+    """The groups of every leaf of layers that follow one another."""
+    kernels = [kernel for _, leaves in layers if (kernel := _kernel(leaves, layout)) is not None]
+    into, out = IN_OUT[layout]
+    group, size, axes = None, None, {}
+    for layer, leaves in layers:
+        kernel = _kernel(leaves, layout)
+        if kernel is not None:
+            shape = jnp.shape(leaves[kernel])
+            if size is not None and shape[into] % size:
+                raise ValueError(
+                    f"{kernel} takes {shape[into]} inputs, but the layer before it has {size} units: say by order= in "
+                    "which order data go through the layers, or build the PermutationSpec from axes"
+                )
+            along = {into % len(shape): group, out % len(shape): None if kernel == kernels[-1] else layer}
+            axes[kernel] = tuple(along.get(axis) for axis in range(len(shape)))
+            group, size = along[out % len(shape)], shape[out]
+        vectors = {name: leaf for name, leaf in leaves.items() if name != kernel}
+        axes |= {name: _vector(name, leaf, group, size) for name, leaf in vectors.items()}
+    return axes
+
+
+def _kernel(leaves: dict[str, Any], layout: str) -> str | None:
+    """The name of the one leaf of a layer that has inputs and outputs, if any."""
+    found = {name: axis for name, leaf in leaves.items() if (axis := LAYOUTS[layout](name, leaf)) is not None}
+    if len(found) > 1 or any(axis != IN_OUT[layout][1] for axis in found.values()):
+        raise ValueError(
+            f"a layer must have one kernel of a dense layer or a convolution, got {', '.join(found)}: build the "
+            "PermutationSpec of other layers from axes"
+        )
+    return next(iter(found), None)
+
+
+def _vector(name: str, leaf: Any, group: str | None, size: int | None) -> Groups:
+    """The groups of a bias, a scale or a statistic: its one axis is that of the units."""
+    shape = jnp.shape(leaf)
+    where = [axis for axis, length in enumerate(shape) if length == size]
+    if group is None or not shape:
+        return (None,) * len(shape)
+    if not where:
+        raise ValueError(
+            f"{name} must have one number for each of the {size} units before it, got {_tree.describe(leaf)}: say by "
+            "order= in which order data go through the layers"
+        )
+    return tuple(group if axis == where[0] else None for axis in range(len(shape)))
+
+
+# ----------------------------------------------------------------------------------------------------- permutations
+
+
+def permute(params: PyTree, permutations: Permutations, spec: PermutationSpec) -> PyTree:
+    """Parameters, or statistics, with their hidden units in another order.
+
+    Unit `i` of the result is unit `permutations[group][i]` of `params`. Groups that are not given stay as they are.
+    Permuting is indexing: no number changes, and a network computes the same up to the order in which sums are taken.
+    Pure: jit it with the permutations as arguments, or vmap it.
+
+    Args:
+        params: any tree whose leaves the spec names.
+        permutations: `{group: (n,) integers}`, each of 0 .. n-1 once.
+        spec: which axes they apply to.
+
+    Raises:
+        TypeError: a permutation is not of integers.
+        ValueError: a group that the spec does not have; a permutation of the wrong length, or that is none; a leaf
+            that the spec does not name or that has another number of axes.
+    """
+    orders = {group: _checked(group, order, spec) for group, order in permutations.items()}
+    named = {name: groups for name, _, groups in spec._named(params)}
+
+    def moved(name: str, leaf: Any) -> Array:
+        leaf = jnp.asarray(leaf)
+        for axis, group in enumerate(named[name]):
+            if group in orders:
+                order = _spread(orders[group], leaf.shape[axis], spec.flatten, f"axis {axis} of {name}")
+                leaf = jnp.take(leaf, order, axis=axis)
+        return leaf
+
+    return _tree.map_with_name(moved, params)
+
+
+def _checked(group: str, order: Any, spec: PermutationSpec) -> Array:
+    if group not in spec.groups:
+        raise ValueError(f"the spec has no group {group!r}; its groups are {', '.join(spec.groups) or 'none'}")
+    order = jnp.asarray(order)
+    if not jnp.issubdtype(order.dtype, jnp.integer):
+        raise TypeError(f"the permutation of group {group!r} must hold integers, got {_tree.describe(order)}")
+    known = not isinstance(order, jax.core.Tracer)  # ty: ignore[possibly-missing-submodule]
+    if order.ndim != 1 or (known and not np.array_equal(np.sort(order), np.arange(len(order)))):
+        raise ValueError(f"the permutation of group {group!r} must hold each of 0 .. n-1 once, got {order}")
+    return order
+
+
+def _spread(order: Any, length: int, flatten: str, what: str) -> Any:
+    """A permutation of units as one of an axis, where each unit may have several entries."""
+    repeats, rest = divmod(length, max(len(order), 1))
+    if rest or not repeats:
+        raise ValueError(f"{what} has {length} entries, which is no multiple of a permutation of {len(order)} units")
+    several = np.arange(repeats)
+    blocks = several[:, None] * len(order) + order if flatten == "last" else order[:, None] * repeats + several
+    return blocks.reshape(-1)
+
+
+# --------------------------------------------------------------------------------------------------------- matching
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """How one network was laid onto another.
+
+    Attributes:
+        permutations: `{group: (n,) int}`, for `permute`; statistics that are not trained need them too.
+        params: the permuted network.
+        distances: the Euclidean distance of the two before the first sweep and after each; never rising.
+    """
+
+    permutations: dict[str, np.ndarray]
+    params: PyTree
+    distances: Float[np.ndarray, " sweeps"]
+
+
+def match_weights(
+    a: PyTree, b: PyTree, spec: PermutationSpec, *, key: Array | None = None, max_sweeps: int = 100
+) -> Matching:
+    """Permute the hidden units of `b` to bring its weights nearest to those of `a`.
+
+    Coordinate descent over the groups (Ainsworth et al. 2023, algorithm 1), each step an exact linear assignment
+    (`scipy.optimize.linear_sum_assignment`), in float64 on the host. A step is taken only if it shortens the distance,
+    so the distances never rise, also where one group indexes two axes of a leaf, as with skip connections, and the
+    assignment is no longer exact.
+
+    Args:
+        a: the network that stays.
+        b: the network whose units are permuted.
+        spec: the groups of units.
+        key: random key of the order in which each sweep goes through the groups, as in the paper; by default they are
+            taken as the spec names them. For networks with several hidden layers, keys may end in different optima.
+        max_sweeps: sweeps over all groups at most.
+
+    Raises:
+        TypeError: parameters that are not real floating-point arrays, or something that is no spec or key.
+        ValueError: `b` does not look like `a`, the spec does not fit, or `max_sweeps` is below 1.
+    """
+    if not isinstance(spec, PermutationSpec):
+        raise TypeError(f"spec must be a PermutationSpec, got {type(spec).__name__}")
+    _tree.check_params(a, "a")
+    _tree.check_like(b, a, "b", "a")
+    if key is not None:
+        _tree.check_key(key)
+    if max_sweeps < 1:
+        raise ValueError(f"max_sweeps must be at least 1, got {max_sweeps}")
+    sizes = spec.sizes(a)
+    rng = None if key is None else np.random.default_rng(np.asarray(jax.random.bits(key, (4,), jnp.uint32)))
+    pair = _Pair(spec, _doubles(a), _doubles(b), {group: np.arange(size) for group, size in sizes.items()})
+    distances = [pair.distance()]
+    for _ in range(max_sweeps):
+        order = list(sizes) if rng is None else [list(sizes)[i] for i in rng.permutation(len(sizes))]
+        improved = [pair.improve(group) for group in order]
+        distances.append(pair.distance())
+        if not any(improved):
+            break
+    return Matching(pair.orders, permute(b, pair.orders, spec), np.asarray(distances))
+
+
+def _doubles(tree: PyTree) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_tree.key_name(path): np.asarray(leaf, np.float64) for path, leaf in leaves}
+
+
+@dataclass(eq=False)
+class _Pair:
+    """Two networks, and the permutations that lay the second onto the first so far."""
+
+    spec: PermutationSpec
+    a: dict[str, np.ndarray]
+    b: dict[str, np.ndarray]
+    orders: dict[str, np.ndarray]
+
+    def improve(self, group: str) -> bool:
+        """Match one group given the others; whether that brought the networks nearer."""
+        from scipy.optimize import linear_sum_assignment
+
+        before, old = self.inner(), self.orders[group]
+        self.orders[group] = linear_sum_assignment(self._gains(group), maximize=True)[1]
+        rounding = 64 * np.finfo(np.float64).eps * sum(float(np.sum(np.abs(x * self.b[n]))) for n, x in self.a.items())
+        better = self.inner() > before + rounding
+        if not better:
+            self.orders[group] = old
+        return better
+
+    def _gains(self, group: str) -> np.ndarray:
+        """`<unit i of a, unit j of b>` over everything that a unit touches, the other groups as they are."""
+        size = len(self.orders[group])
+        gains = np.zeros((size, size))
+        for name, groups in self.spec.axes.items():
+            for axis in (k for k, g in enumerate(groups) if g == group and name in self.a):
+                u = _units(self.a[name], axis, size, self.spec.flatten)
+                v = _units(self._laid(name, skip=axis), axis, size, self.spec.flatten)
+                gains += u @ v.T
+        return gains
+
+    def _laid(self, name: str, skip: int | None = None) -> np.ndarray:
+        """A leaf of the second network in its present order, along all axes but one."""
+        leaf = self.b[name]
+        for axis, group in enumerate(self.spec.axes[name]):
+            if group is not None and axis != skip:
+                leaf = np.take(leaf, _spread(self.orders[group], leaf.shape[axis], self.spec.flatten, name), axis=axis)
+        return leaf
+
+    def inner(self) -> float:
+        """What is maximised: the inner product of the networks."""
+        return sum(float(np.sum(x * self._laid(name))) for name, x in self.a.items())
+
+    def distance(self) -> float:
+        """Euclidean."""
+        return float(np.sqrt(sum(np.sum((x - self._laid(name)) ** 2) for name, x in self.a.items())))
+
+
+def _units(leaf: np.ndarray, axis: int, size: int, flatten: str) -> np.ndarray:
+    """One row per unit: everything in a leaf that belongs to it along an axis."""
+    shape = leaf.shape
+    split = (-1, size) if flatten == "last" else (size, -1)
+    parts = leaf.reshape(*shape[:axis], *split, *shape[axis + 1 :])
+    return np.moveaxis(parts, axis + split.index(size), 0).reshape(size, -1)
