@@ -59,7 +59,7 @@ def output_hessians(data, params):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("batch_size", [None, 7])
+@pytest.mark.parametrize("batch_size", [7, pytest.param(None, marks=pytest.mark.slow)])
 def test_gauss_newton_and_fisher_of_a_net_are_the_sandwich_of_its_jacobian(batch_size):
     data, params = examples(), net()
     j = jacobians(params, data)
@@ -155,6 +155,8 @@ def test_errors():
         curvature.product(curvature.Fisher(predict, data), params, {"in": params["in"]})
     with pytest.raises(ValueError, match="family must be 'categorical' or 'gaussian', got 'poisson'"):
         curvature.product(curvature.Fisher(predict, data, "poisson"), params, params)
+    with pytest.raises(TypeError, match="EmpiricalFisher.objective must be an Objective, got function"):
+        curvature.product(curvature.EmpiricalFisher(predict), params, params)
     mean_only = Objective(lambda p, b: jnp.mean(cross_entropy(predict(p, b), b)), data)
     with pytest.raises(ValueError, match="this needs the loss of each example"):
         curvature.product(curvature.EmpiricalFisher(mean_only), params, params)

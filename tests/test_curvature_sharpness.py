@@ -100,6 +100,7 @@ def test_sharpness_as_large_as_one_likes_by_rescaling():
     assert value == pytest.approx(a**2 * np.linalg.eigvalsh(block)[-1], rel=1e-3)  # Dinh et al. 2017, theorem 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_along_a_training_run():
     objective, params = relu_net()

@@ -147,7 +147,7 @@ def test_modular_addition_knows_its_exact_solution(x64):
 
 def test_modular_addition_against_one_hot_vectors():
     problem = problems.modular_addition(9, hidden=40, seed=4)
-    params = problem.init(jax.random.key(3))
+    params = jax.jit(problem.init)(jax.random.key(3))
     u, v, w = (np.asarray(params[name], float) for name in ("a", "b", "out"))
     x, y = (problem.objectives["test"].data[name] for name in ("x", "y"))
     hot = np.eye(9)
@@ -160,7 +160,7 @@ def test_modular_addition_against_one_hot_vectors():
 
 def test_modular_addition_starts_as_published():
     """Doshi et al. 2024, appendix A: N(0, (16 N)^(-2/3))."""
-    params = problems.modular_addition(31, hidden=250).init(jax.random.key(5))
+    params = jax.jit(problems.modular_addition(31, hidden=250).init)(jax.random.key(5))
     for leaf in params.values():
         assert np.std(leaf) == pytest.approx(4000 ** (-1 / 3), rel=0.03)
         assert abs(np.mean(leaf)) < 4 * 4000 ** (-1 / 3) / np.sqrt(leaf.size)

@@ -100,7 +100,7 @@ def test_mean_median_quantile_midrange(skewed):
     best = losses.best_constant
     np.testing.assert_allclose(best(losses.squared_error, skewed), y.mean(), rtol=1e-14)
     np.testing.assert_allclose(best(losses.absolute_error, skewed), np.median(y), rtol=1e-14)
-    for loss in (losses.squared_error, losses.absolute_error, losses.huber(0.4)):
+    for loss in (losses.squared_error, losses.absolute_error):
         np.testing.assert_allclose(best(loss, skewed, "max"), (y.min() + y.max()) / 2, rtol=1e-14)
     for tau in (0.1, 0.35, 0.8):  # 331 tau is not whole, so one order statistic is least
         expected = np.sort(y)[int(np.ceil(tau * len(y))) - 1]

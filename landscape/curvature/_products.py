@@ -239,6 +239,8 @@ def check(operator: Any, params: PyTree) -> None:
             "wrap a plain function as Objective(lambda params, _: fn(params)), "
             "or pass a GaussNewton, Fisher or EmpiricalFisher"
         )
+    if isinstance(operator, EmpiricalFisher) and not isinstance(operator.objective, Objective):
+        raise TypeError(f"EmpiricalFisher.objective must be an Objective, got {type(operator.objective).__name__}")
     if isinstance(operator, Fisher) and operator.family not in ("categorical", "gaussian"):
         raise ValueError(f"Fisher.family must be 'categorical' or 'gaussian', got {operator.family!r}")
     _tree.check_params(params)

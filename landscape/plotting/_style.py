@@ -193,15 +193,17 @@ def wearable(view: Callable[P, T]) -> Callable[P, T]:
     extra = inspect.Parameter("style", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=str | None)
     parameters = list(own.parameters.values())
     place = len(parameters) - (parameters[-1].kind is inspect.Parameter.VAR_KEYWORD)
-    worn.__signature__ = own.replace(parameters=[*parameters[:place], extra, *parameters[place:]])
-    return worn
+    described: Any = worn
+    described.__signature__ = own.replace(parameters=[*parameters[:place], extra, *parameters[place:]])
+    return described
 
 
-def plain(*artists: Artist) -> None:
+def plain(*artists: Artist | None) -> None:
     """Draw these exactly: thousands of cells drawn by hand are slow, and no cell would keep its place."""
     for artist in artists:
-        artist.set_sketch_params(None)
-        artist.set_path_effects([])
+        if artist is not None:
+            artist.set_sketch_params(None)
+            artist.set_path_effects([])
 
 
 def save_figure(
@@ -247,7 +249,8 @@ def save_figure(
 @contextlib.contextmanager
 def _sketched_for(fig: Figure, dpi: float) -> Generator[None]:
     """Scale what is drawn by hand, so that a line is as wavy in every file. matplotlib takes its waves in dots."""
-    by_hand = [(a, a.get_sketch_params()) for a in fig.findobj() if a.get_sketch_params() is not None]
+    artists: Any = fig.findobj()
+    by_hand = [(artist, artist.get_sketch_params()) for artist in artists if artist.get_sketch_params() is not None]
     factor = dpi / SKETCH_DPI
     try:
         for artist, (scale, length, randomness) in by_hand:

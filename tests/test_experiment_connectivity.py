@@ -1,0 +1,192 @@
+"""Mode connectivity: the script, blocks of examples, findings on made-up landscapes, the laws at a reduced size."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import _connections
+import connectivity
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _runner import Lab, UsageError, table
+from scipy import stats
+
+import landscape as ls
+from landscape.problems import digits_mlp
+
+ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.xdist_group("connectivity")  # the tests share one run of the script
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """What the script prints for `--smoke`, and what it leaves behind."""
+    out = tmp_path_factory.mktemp("smoke")
+    command = [sys.executable, str(ROOT / "experiments" / "connectivity.py"), "--smoke", "--out", str(out)]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done, out, {path.stem: ls.load(path) for path in out.glob("*.zarr")}
+
+
+def test_the_script_draws_and_prints_what_the_stores_hold(smoke):
+    done, out, result = smoke
+    assert {"connectivity.png", "connectivity.pdf", "findings.json"} <= {path.name for path in out.iterdir()}
+    assert set(result) == {"nets_digits_4", "curves_digits_4", "paths_digits_4", "instability"}
+    assert table(connectivity.findings(result)) == done.stdout.rstrip("\n")
+
+
+def test_paths_of_a_pair_share_their_ends(smoke):
+    found, nets = smoke[2]["paths_digits_4"], smoke[2]["nets_digits_4"]
+    ends = nets["history.test_loss"][:, -1].reshape(-1, 2)
+    for way in connectivity.PATHS:
+        np.testing.assert_allclose(found[f"{way}_test_loss"][:, [0, -1]], ends, rtol=1e-4)
+    before, after = found.meta["copy"]
+    assert before > 0
+    assert abs(after) < 1e-12
+    away = np.asarray(found.meta["distances"])
+    assert np.all(away[:, 1] <= away[:, 0])
+
+
+def test_children_that_never_part_are_one(smoke):
+    found = smoke[2]["instability"]
+    np.testing.assert_array_equal(found["distance"][-1], 0)
+    assert np.all(found["distance"][0] > 0)
+    assert np.all(np.ptp(found["test_loss"][-1], axis=-1) == 0)
+
+
+def test_blocks_are_means_of_their_examples():
+    objective = digits_mlp(hidden=(3,)).objectives["train"]
+    params = digits_mlp(hidden=(3,)).init(jax.random.key(4))
+    blocked = _connections.in_blocks(objective, 7)
+    count = objective.num_examples // 7
+    assert blocked.num_examples == count
+    one_by_one = np.asarray(objective.per_example(params))[: 7 * count].reshape(count, 7)
+    np.testing.assert_allclose(blocked.per_example(params), one_by_one.mean(axis=1), rtol=1e-5)
+    right = objective.examples(params)["accuracy"][: 7 * count]
+    np.testing.assert_allclose(blocked.evaluate(params)["accuracy"], right.mean(), rtol=1e-5)
+    assert _connections.num_blocks(blocked, 100) == 5
+
+
+def test_means_carry_students_interval():
+    x = np.array([2.5, 3.5, 7.0])
+    found = _connections.mean_of(x)
+    low, high = stats.t.interval(0.95, 2, x.mean(), stats.sem(x))
+    np.testing.assert_allclose(found, [x.mean(), low, high])
+    assert f"{found:.1f}" == f"4.3 [{low:.1f}, {high:.1f}]"
+
+
+def made_up(heights, data="mnist1d", width=32):
+    """Losses 0.5 at the ends and a bump of the given height, pair by pair, halfway along each path."""
+    values = {}
+    for part in ("train", "test"):
+        for way, tops in heights.items():
+            values[f"{way}_{part}_loss"] = 0.5 + np.outer(tops, [0.0, 0.5, 1.0, 0.5, 0.0])
+    grid = ls.Grid.of(pair=np.arange(3), t=np.linspace(0, 1, 5))
+    found = ls.Landscape(grid, values, np.ones(grid.shape, bool))
+    return found.with_meta(case={"data": data, "width": width}, distances=[[3.0, 2.0]] * 3, copy=[0.7, 0.0])
+
+
+def parted(heights):
+    """Children of three splits."""
+    bumps = np.multiply.outer(np.asarray(heights), [0.0, 1.0, 0.0])
+    values = {"train_loss": 0.25 + bumps, "train_accuracy": 0.75 - bumps / 5}
+    values["distance"] = np.asarray(heights)
+    grid = ls.Grid.of(split=[0, 40, 80], run=[0, 1])
+    found = ls.Landscape(grid, values, np.ones(grid.shape, bool))
+    return found.with_meta(case={"data": "mnist1d", "width": 32})
+
+
+def test_findings_put_barriers_beside_what_was_expected():
+    heights = {"line": [1.5, 1.25, 1.75], "matched": [0.3, 0.5, 0.35], "curve": [0.01, 0.02, 0.03]}
+    result = {"paths_mnist1d_32": made_up(heights), "instability": parted([[0.8, 0.6], [0.2, 0.0], [0.0, 0.0]])}
+    rows = {what: (expected, found) for what, expected, found in connectivity.findings(result)}
+    name = "MNIST-1D, width 32: "
+    expected, found = rows[name + "train barrier, line"]
+    assert expected == "about 1.5"
+    assert found.startswith("1.500 [0.879, 2.121]")
+    assert rows[name + "share of the train barrier that matching removes"][0] == "at least 0.7"
+    assert rows[name + "share of the train barrier that matching removes"][1].startswith("0.733")
+    assert rows[name + "pairs whose curve stays below the top of their line"] == ("all 3", "3")
+    assert rows[name + "barrier to a permuted copy, before, after matching"] == ("> 0, 0 (rounding)", "0.7, 0")
+    assert rows[name + "train barrier of children that part at step 0"][1].startswith("0.700")
+    # 14 and 2 points of the error rate at steps 0 and 40, and 2 is not below 2
+    assert rows[name + "stable (mean train error barrier below 2 points) from step"][1] == "80"
+    assert rows[name + "train barrier of children that part at step 80"][0] == "0 (the same network)"
+
+
+def test_figures_show_every_case_and_what_was_expected():
+    heights = {"line": [1.5, 1.25, 1.75], "matched": [0.3, 0.5, 0.35], "curve": [0.01, 0.02, 0.03]}
+    result = {
+        "paths_digits_8": made_up(heights, "digits", 8),
+        "paths_mnist1d_8": made_up(heights, width=8),
+        "paths_mnist1d_32": made_up(heights),
+        "instability": parted([[0.8, 0.6], [0.2, 0.0], [0.0, 0.0]]),
+    }
+    figure = connectivity.plot(result)["connectivity"]
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == [
+        "(a) MNIST-1D, width 32, 3 pairs",
+        "(b) MNIST-1D",
+        "(c) digits",
+        "(d) instability, MNIST-1D, width 32",
+    ]
+    crosses = [line for line in figure.axes[1].lines if line.get_marker() == "x"]
+    np.testing.assert_allclose(crosses[0].get_xydata(), [[1, 1.5], [1, 0.32]])
+    matplotlib.pyplot.close(figure)
+
+
+def test_figures_of_ones_own_problem_bear_its_name():
+    told = {"data": "own", "width": 0, "name": "my net"}
+    heights = {"line": [1.5, 1.25, 1.75], "matched": [0.3, 0.5, 0.35], "curve": [0.01, 0.02, 0.03]}
+    result = {"paths_own": made_up(heights).with_meta(case=told), "instability": parted([[0.8, 0.6]] * 3)}
+    figure = connectivity.plot(result)["connectivity"]
+    assert [ax.get_title(loc="left") for ax in figure.axes][:2] == ["(a) my net, 3 pairs", "(b) my net"]
+    assert figure.axes[0].get_ylabel() == "loss"
+    matplotlib.pyplot.close(figure)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pairs": 1}, "--pairs and --split-runs >= 2"),
+        ({"curve_steps": 3}, "--curve-steps >= 20"),
+        ({"batch_size": 7}, "--batch-size >= 20"),
+        ({"digits_widths": (0,)}, "widths must be at least 1"),
+        ({"splits": (0, 999)}, "--splits must lie within the 60 training steps"),
+    ],
+)
+def test_bad_settings_name_their_flag(changes, message):
+    with pytest.raises(UsageError, match=message):
+        connectivity.run(dataclasses.replace(connectivity.SMOKE, **changes), Lab())
+
+
+@pytest.mark.parametrize(
+    ("params", "count", "message"),
+    [
+        ({"a": {"q": jnp.ones((2, 3)), "k": jnp.ones((2, 3))}}, 40, "layers that follow one another"),
+        ({"a": {"kernel": jnp.ones((2, 3))}}, 7, "blocks of 20 examples"),
+    ],
+)
+def test_a_problem_that_cannot_be_matched_or_drawn_is_refused(params, count, message):
+    train = ls.Objective(lambda p, batch: jnp.sum(jax.tree.leaves(p)[0]) * batch, jnp.ones(count))
+    with pytest.raises(UsageError, match=message):
+        connectivity.run(connectivity.SMOKE, Lab(problem=ls.Problem(lambda key: params, {"train": train})))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [32, 256])
+def test_matching_removes_most_of_the_barrier_on_mnist1d(width, tmp_path):
+    config = dataclasses.replace(
+        connectivity.Config(), digits_widths=(), mnist1d_widths=(width,), split_width=4, split_runs=2, splits=(0,)
+    )
+    found = connectivity.run(config, Lab(tmp_path, {"progress": False}))[f"paths_mnist1d_{width}"]
+    assert connectivity.removed(found).mean() > 0.7
+    assert np.all(found["curve_train_loss"].max(axis=-1) < found["line_train_loss"].max(axis=-1))
