@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from _culture import Rules
+from _culture import BLUR, Rules
 
 ARMS = ("isolated", "exchange", "mutation", "restart", "copy")
-CHILDREN = ("exchange", "mutation")
+CHILDREN = ("exchange", "mutation", "exact")
 MORE_CHILDREN = ("shuffled", "turned", "copy")  # of the k of the doses only
 RESTARTS = 3  # tries of an arm that starts anew
 
@@ -26,7 +26,7 @@ def arms(k: int, blocks: int) -> dict[str, Rules]:
         "exchange": exchange,
         "mutation": dataclasses.replace(exchange, passed="fresh"),
         "restart": dataclasses.replace(exchange, passed="fresh", bandwidth=k, period=max(1, blocks // RESTARTS)),
-        "copy": dataclasses.replace(exchange, topology="best", bandwidth=k),
+        "copy": dataclasses.replace(exchange, topology="best", bandwidth=k, noise=0.0),
     }
 
 
@@ -53,7 +53,7 @@ def doses(k: int) -> Iterator[Dose]:
                 yield Dose(factor, value, dataclasses.replace(start, passed=passed, **{factor: value}))
     changes: dict[str, tuple[Any, ...]] = {
         "bandwidth": (0,),
-        "noise": (0.25, 0.5, 1.0),
+        "noise": (0.0, 0.1, 0.3, 1.0),
         "passed": ("behaviour", "outputs"),
     }
     changes |= {"topology": ("ring", "star", "all"), "selection": ("none", "better")}
@@ -87,7 +87,8 @@ def children(seed: int, stuck: np.ndarray, loss: np.ndarray, count: int) -> dict
         `exchange`: half of the units are the father's. `mutation`: these are new, N(0, 1/d). `turned`: the father's,
         each turned to a random direction, so that only its length is his. `shuffled`: the father's with the entries of
         each in a random order; as the teacher's units are the axes, each is still about one of them, but not about the
-        one that it was, so they no longer fit together. `copy`: the better parent.
+        one that it was, so they no longer fit together. `copy`: the better parent. All are blurred by the same noise,
+        `BLUR`; `exact` is `exchange` without it.
     """
     draw = np.random.default_rng(seed)
     num, (n, d) = len(stuck), stuck.shape[1:]
@@ -97,11 +98,8 @@ def children(seed: int, stuck: np.ndarray, loss: np.ndarray, count: int) -> dict
     mother, father = stuck[mothers], stuck[fathers]
     new, turned = draw.normal(size=father.shape) / np.sqrt(d), draw.normal(size=father.shape)
     turned *= np.linalg.norm(father, axis=2, keepdims=True) / np.linalg.norm(turned, axis=2, keepdims=True)
-    first_is_better = loss[mothers] <= loss[fathers]
-    return {
-        "exchange": recombine(mother, father, taken),
-        "mutation": recombine(mother, new, taken),
-        "turned": recombine(mother, turned, taken),
-        "shuffled": recombine(mother, draw.permuted(father, axis=2), taken),
-        "copy": np.where(first_is_better[:, None, None], mother, father),
-    }
+    better = np.where((loss[mothers] <= loss[fathers])[:, None, None], mother, father)
+    halves = {"exchange": father, "mutation": new, "turned": turned, "shuffled": draw.permuted(father, axis=2)}
+    exact = {name: recombine(mother, half, taken) for name, half in halves.items()} | {"copy": better}
+    blur = draw.normal(size=father.shape) * BLUR / np.sqrt(d)
+    return {name: one + blur for name, one in exact.items()} | {"exact": exact["exchange"]}

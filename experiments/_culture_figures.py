@@ -94,6 +94,10 @@ def _draw_line(ax: Any, x: Sequence[float], found: Sequence[Cell], color: str, m
 
 def _draw_children(ax: Any, result: Mapping[str, ls.Landscape]) -> None:
     ks = [k for k in sizes(result) if cells(result, "child", k)]
+    exact = [cells(result, "child", k)["exact"] for k in ks]
+    _draw_line(
+        ax, [k - 0.24 for k in ks], exact, LOOKS["exchange"][0], "o", mfc="white", linestyle=":", label="exchange, exact to the bit"
+    )
     for shift, name, label in ((-0.12, "exchange", None), (0.0, "mutation", None), (0.12, "isolated", "new learner")):
         role, color, marker = ("arm" if name == "isolated" else "child"), *LOOKS[name][:2]
         found = [cells(result, role, k)[name] for k in ks]
@@ -101,10 +105,10 @@ def _draw_children(ax: Any, result: Mapping[str, ls.Landscape]) -> None:
     listed = [k for k in ks if (k, k) in PUBLISHED]
     published = [100 * (1 - PUBLISHED[k, k]) for k in listed]
     ax.plot([k + 0.34 for k in listed], published, "_", color="0.25", ms=8, label="published, alone (Safran & Shamir)")
-    more = cells(result, "child", 12)
-    for name, marker, label in (("shuffled", "v", "units shuffled"), ("turned", "x", "units turned at random")):
-        if name in more:
-            _draw_line(ax, [11.55], [more[name]], "#56b4e9", marker, label=label, linestyle="none")
+    for name, marker, label in (("shuffled", "v", "father's units shuffled"), ("turned", "x", "father's units turned")):
+        more = [(k + 0.4, cells(result, "child", k)[name]) for k in ks if name in cells(result, "child", k)]
+        if more:
+            _draw_line(ax, *zip(*more), "#56b4e9", marker, label=label, linestyle="none")
     ax.set(xlabel="units k of teacher and student", ylabel="solved, % of children", ylim=(-2, 102))
     ax.set_xticks(ks)
     ax.legend(loc="upper right")

@@ -129,7 +129,7 @@ def unaided(alone: Cell, together: Cell) -> tuple[int, int]:
 def cells(result: Mapping[str, ls.Landscape], role: str, k: int) -> dict[str, Cell]:
     """Cells by name: `arm` or `children` of a k."""
     cases = {key: landscape.meta["case"] for key, landscape in result.items()}
-    return {c["name"]: cell(result[key]) for key, c in cases.items() if c["role"] == role and c["k"] == k}
+    return {c["name"]: cell(result[key]) for key, c in cases.items() if (c["role"], c["k"]) == (role, k)}
 
 
 def sizes(result: Mapping[str, ls.Landscape]) -> list[int]:

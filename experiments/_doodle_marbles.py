@@ -35,6 +35,7 @@ MOST = 3000  # steps
 TOP = 20.0  # heights above are not drawn
 ROLLED, FRAMES = 150, 60  # marbles and frames of the animation
 LOOKS = ({"color": ACCENT}, {"color": "black"}, {"color": "0.5"})
+BARS = ((ACCENT, "white", ""), ("black", "white", ""), ("0.5", "white", ""), ("white", "black", "///"))
 NAMES = ("deepest", "second", "shallowest")
 
 
@@ -225,43 +226,34 @@ def _number(ax: Any, points: Any, found: np.ndarray) -> None:
 
 def _draw_shares(ax: Any, found: np.ndarray) -> None:
     """One bar for each learning rate and initialisation."""
-    names = []
+    heights = {}
     for place, (j, i) in enumerate(product(range(len(STARTS)), range(len(RATES)))):
-        y, left = place + 0.6 * j, 0.0
-        names.append((y, f"{RATES[i]:g}"))
-        for k, look in enumerate([*LOOKS, {"color": "white"}]):
-            share = np.mean(found[i, j] == (k if k < len(LOOKS) else -1))
-            (bar,) = ax.barh(
-                y, share, 0.72, left, edgecolor="black", linewidth=1.0, hatch="///" if k == len(LOOKS) else "", **look
-            )
-            bar.set_sketch_params(None)
-            if share > 0.09:
-                plain(
-                    ax.text(
-                        left + share / 2,
-                        y,
-                        f"{share:.0%}",
-                        ha="center",
-                        va="center",
-                        fontsize=8,
-                        color="black" if k == len(LOOKS) else "white",
-                        fontweight="bold",
-                        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1} if k == len(LOOKS) else None,
-                    )
-                )
-            left += share
+        heights[place + 0.6 * j] = f"{RATES[i]:g}"
+        _draw_bar(ax, place + 0.6 * j, found[i, j])
     for j, start in enumerate(STARTS):
         ax.text(0, (len(RATES) + 0.6) * j - 0.5, f"started {start}", fontweight="bold", va="bottom")
-    ax.set_yticks([y for y, _ in names], [name for _, name in names])
+    ax.set_yticks(list(heights), list(heights.values()))
     ax.set(xlim=(0, 1), ylim=(2 * len(RATES) + 0.9, -1.0), xticks=[], ylabel="learning rate")
-    for name, look in zip([*NAMES, "none"], [*LOOKS, {"color": "white"}]):
-        hatch = "" if name != "none" else "///"
-        plain(*ax.fill([], [], facecolor=look["color"], edgecolor="black", linewidth=0.8, hatch=hatch, label=name))
-    ax.legend(
-        loc="lower center", ncols=4, handlelength=1.0, columnspacing=0.9, bbox_to_anchor=(0.45, -0.02), borderaxespad=0
-    )
+    for name, (face, _, hatch) in zip([*NAMES, "none"], BARS):
+        plain(*ax.fill([], [], facecolor=face, edgecolor="black", linewidth=0.8, hatch=hatch, label=name))
+    place = {"loc": "lower center", "bbox_to_anchor": (0.45, -0.02), "borderaxespad": 0}
+    ax.legend(ncols=4, handlelength=1.0, columnspacing=0.9, **place)
     ax.spines[:].set_visible(False)
     caption(ax, "Which ditch: it takes the start and the step to tell.")
+
+
+def _draw_bar(ax: Any, y: float, found: np.ndarray) -> None:
+    """The share of marbles in each ditch, and in none."""
+    left = 0.0
+    for k, (face, ink, hatch) in enumerate(BARS):
+        share = np.mean(found == (k if k < len(LOOKS) else -1))
+        (bar,) = ax.barh(y, share, 0.72, left, facecolor=face, edgecolor="black", linewidth=1.0, hatch=hatch)
+        bar.set_sketch_params(None)
+        if share > 0.09:
+            paper = {"facecolor": face, "edgecolor": "none", "pad": 1}
+            look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8, "fontweight": "bold"}
+            plain(ax.text(left + share / 2, y, f"{share:.0%}", color=ink, bbox=paper, **look))
+        left += share
 
 
 def _animation(result: Mapping[str, Any]) -> Any:

@@ -20,7 +20,6 @@ from _runner import Lab, UsageError, table
 from scipy import stats
 
 import landscape as ls
-from landscape.problems import digits_mlp
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.xdist_group("connectivity")  # the tests share one run of the script
@@ -63,16 +62,18 @@ def test_children_that_never_part_are_one(smoke):
 
 
 def test_blocks_are_means_of_their_examples():
-    objective = digits_mlp(hidden=(3,)).objectives["train"]
-    params = digits_mlp(hidden=(3,)).init(jax.random.key(4))
-    blocked = _connections.in_blocks(objective, 7)
-    count = objective.num_examples // 7
-    assert blocked.num_examples == count
-    one_by_one = np.asarray(objective.per_example(params))[: 7 * count].reshape(count, 7)
-    np.testing.assert_allclose(blocked.per_example(params), one_by_one.mean(axis=1), rtol=1e-5)
-    right = objective.examples(params)["accuracy"][: 7 * count]
-    np.testing.assert_allclose(blocked.evaluate(params)["accuracy"], right.mean(), rtol=1e-5)
-    assert _connections.num_blocks(blocked, 100) == 5
+    def loss(params, batch):
+        losses = (batch["x"] @ params - batch["y"]) ** 2
+        return losses, {"large": (losses > 2.0).astype(float)}
+
+    rng = np.random.default_rng(6)
+    x, y, w = rng.normal(size=(108, 3)), rng.normal(size=108), np.array([0.5, -1.5, 2.0])
+    blocked = _connections.in_blocks(ls.Objective(loss, {"x": jnp.asarray(x), "y": jnp.asarray(y)}, has_aux=True), 20)
+    one_by_one = ((x @ w - y) ** 2)[:100].reshape(5, 20)
+    np.testing.assert_allclose(blocked.per_example(jnp.asarray(w)), one_by_one.mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(blocked.evaluate(jnp.asarray(w))["large"], (one_by_one > 2).mean(), rtol=1e-5)
+    assert _connections.num_blocks(blocked, 90) == 4
+    assert _connections.num_blocks(blocked, 900) == 5
 
 
 def test_means_carry_students_interval():

@@ -93,7 +93,7 @@ def test_zero_bandwidth_is_isolation_to_the_bit(selection):
 
 def test_learners_that_are_alike_have_nothing_to_tell_each_other():
     starts = np.repeat(np.asarray(population(ISOLATED).starts[:1]), 2 * SIZE, axis=0)
-    assert_same(fare(Rules(bandwidth=3), starts=starts), fare(ISOLATED, starts=starts))
+    assert_same(fare(Rules(bandwidth=3, noise=0.0), starts=starts), fare(ISOLATED, starts=starts))
 
 
 def test_exchange_changes_what_is_learned():
@@ -104,7 +104,7 @@ def test_exchange_changes_what_is_learned():
 
 
 def test_after_copying_the_best_one_network_is_alive():
-    found = fare(Rules(topology="best", bandwidth=K, selection="none"))
+    found = fare(Rules(topology="best", bandwidth=K, selection="none", noise=0.0))
     alone = fare(dataclasses.replace(ISOLATED, selection="none"))
     assert found["alive"][2] == SIZE
     np.testing.assert_array_equal(found["alive"][3:], 1)
@@ -127,13 +127,11 @@ def test_what_did_not_help_is_given_up(passed):
 
 
 def test_the_best_learner_hears_nobody_when_only_the_better_are_heard():
-    starts = population(ISOLATED).starts[SIZE:]
     loss = fare(Rules(bandwidth=3, selection="better"))["loss"]
     alone = fare(dataclasses.replace(ISOLATED, selection="better"))["loss"]
     best = np.argmin(alone[2])
     np.testing.assert_array_equal(loss[:4, best], alone[:4, best])
     assert np.any(loss[3] != alone[3])
-    assert len(starts) == SIZE
 
 
 def test_populations_do_not_depend_on_their_number_or_company():
@@ -225,8 +223,6 @@ def test_the_difference_from_the_teacher_is_the_loss(x64):
     w = problem.init(jax.random.key(2))["w"]
     found = differences(jnp.stack([w, jnp.eye(4), 1.5 * w]))
     assert found[0, 1] == pytest.approx(float(problem.objectives["train"]({"w": w})), rel=1e-12)
-    half_square = float(problem.objectives["train"]({"w": w + 0 * jnp.eye(4)}))
-    assert half_square > 0
     x = np.random.default_rng(3).normal(size=(200_000, 4))
     answers = np.maximum(x @ np.asarray(w).T, 0).sum(axis=1)
     squares = (0.5 * answers) ** 2 / 2
@@ -252,29 +248,30 @@ def test_children_have_half_of_their_units_from_each_parent():
     draw = np.random.default_rng(4)
     stuck, loss = draw.normal(size=(7, 6, 5)), draw.random(7)
     kinds = children(3, stuck, loss, 40)
-    origin = np.array(
-        [[[np.argmax(np.all(stuck[:, i] == w, axis=1)) for i, w in enumerate(c)] for c in kinds["exchange"]]]
-    )
-    parents = [np.unique(row, return_counts=True) for row in origin[0]]
+    blur = kinds["exchange"] - kinds["exact"]
+    assert np.sqrt(np.mean(blur**2)) == pytest.approx(_culture.BLUR / np.sqrt(5), rel=4 / np.sqrt(2 * blur.size))
+    kinds = {name: one if name == "exact" else one - blur for name, one in kinds.items()}
+    origin = [[np.argmin(np.abs(stuck[:, i] - w).sum(axis=1)) for i, w in enumerate(c)] for c in kinds["exact"]]
+    parents = [np.unique(row, return_counts=True) for row in origin]
     assert all(len(names) == 2 for names, _ in parents)
     assert all(list(counts) == [3, 3] for _, counts in parents)
     assert len({tuple(names) for names, _ in parents}) > 10
-    same = np.all(kinds["exchange"] == kinds["mutation"], axis=2)
+    same = np.all(np.isclose(kinds["exact"], kinds["mutation"]), axis=2)
     np.testing.assert_array_equal(same.sum(axis=1), 3)
     for name in ("turned", "shuffled"):
-        np.testing.assert_array_equal(np.all(kinds["exchange"] == kinds[name], axis=2) | ~same, True)
-        np.testing.assert_allclose(*(np.linalg.norm(kinds[kind], axis=2) for kind in (name, "exchange")))
-    np.testing.assert_array_equal(np.sort(kinds["shuffled"], axis=2), np.sort(kinds["exchange"], axis=2))
+        np.testing.assert_array_equal(np.all(np.isclose(kinds["exact"], kinds[name]), axis=2) | ~same, True)
+        np.testing.assert_allclose(*(np.linalg.norm(kinds[kind], axis=2) for kind in (name, "exact")))
+    np.testing.assert_allclose(np.sort(kinds["shuffled"], axis=2), np.sort(kinds["exact"], axis=2))
     best = [min(names, key=lambda i: loss[i]) for names, _ in parents]
-    np.testing.assert_array_equal(kinds["copy"], stuck[best])
+    np.testing.assert_allclose(kinds["copy"], stuck[best])
 
 
 def test_new_units_of_a_mutation_are_drawn_like_those_of_a_start():
     stuck = np.full((2, 4, 30), 7.5)
     new = children(1, stuck, np.array([0.25, 0.5]), 300)["mutation"]
-    new = new[np.any(new != 7.5, axis=2)]
+    new = new[np.any(np.abs(new - 7.5) > 1, axis=2)]
     assert new.shape == (600, 30)
-    assert new.var() == pytest.approx(1 / 30, rel=4 * np.sqrt(2 / new.size))
+    assert new.var() == pytest.approx((1 + _culture.BLUR**2) / 30, rel=4 * np.sqrt(2 / new.size))
 
 
 def test_arms_differ_from_exchange_in_one_thing():
@@ -284,11 +281,8 @@ def test_arms_differ_from_exchange_in_one_thing():
     assert dataclasses.replace(found["isolated"], topology="pair") == found["exchange"]
     start = found["exchange"]
     for dose in doses(12):
-        changed = [
-            f
-            for f in ("bandwidth", "period", "noise", "topology", "selection")
-            if getattr(dose.rules, f) != getattr(start, f)
-        ]
+        factors = ("bandwidth", "period", "noise", "topology", "selection")
+        changed = [factor for factor in factors if getattr(dose.rules, factor) != getattr(start, factor)]
         assert changed == [dose.factor] or (dose.factor == "passed" and not changed)
     assert len({dose.name for dose in doses(12)}) == len(list(doses(12)))
 

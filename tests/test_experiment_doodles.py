@@ -129,12 +129,12 @@ def test_one_moved_target_moves_the_mean_and_hardly_the_median(part):
 
 def test_each_loss_is_least_where_its_law_says(part):
     line, targets = part(3)["constant"], part(3)["guesses_test"]["miss"][:, 0]
-    found, half = _doodle_buckets.least(line), np.diff(line.grid.axes[0].values)[0] / 2
-    assert found["squared"] == pytest.approx(targets.mean(), abs=1.01 * half)
-    assert found["absolute"] == pytest.approx(np.median(targets), abs=1.01 * half)
-    assert found["largest"] == pytest.approx((targets.min() + targets.max()) / 2, abs=1.01 * half)
-    low, high = np.quantile(targets, 0.9, method="inverted_cdf"), np.quantile(targets, 0.9, method="higher")
-    assert low - 1.01 * half <= found["pinball"] <= high + 1.01 * half
+    found = _doodle_buckets.least(line)
+    step = 1.0001 * np.diff(line.grid.axes[0].values)[0]  # the lowest point of a grid is next to a convex minimum
+    assert found["squared"] == pytest.approx(targets.mean(), abs=step)
+    assert found["absolute"] == pytest.approx(np.median(targets), abs=step)
+    assert found["largest"] == pytest.approx((targets.min() + targets.max()) / 2, abs=step)
+    assert found["pinball"] == pytest.approx(np.quantile(targets, 0.9, method="inverted_cdf"), abs=step)
     assert max(found.values()) - min(found.values()) > 0.3
 
 
@@ -148,6 +148,17 @@ def test_the_maps_aggregate_the_same_misses(part):
 # -------------------------------------------------------------------------------------------------------- 4 hills
 
 
+def test_efficiencies_and_biases_by_quadrature():
+    with jax.enable_x64(True):
+        exact = _doodle_hills._exact()
+    assert exact == pytest.approx(
+        {"median": 0.6366, "Huber 1": 0.9031, "Huber 1.345": 0.9500, "Huber 2": 0.9897}, abs=1e-4
+    )
+    law = _doodle_hills.bias_law(list(_doodle_hills.BIAS))
+    np.testing.assert_allclose(law, [0.0660, 0.1397, 0.3186, 0.5659, 0.9674], atol=5e-5)
+
+
+@pytest.mark.slow
 def test_efficiencies_and_their_errors(part):
     samples = part(4)["samples"]
     for name, value in {"median": 0.6366, "Huber 1": 0.9031, "Huber 1.345": 0.9500, "Huber 2": 0.9897}.items():
@@ -157,6 +168,7 @@ def test_efficiencies_and_their_errors(part):
         assert 0.001 < error < 0.1
 
 
+@pytest.mark.slow
 def test_the_standard_error_of_an_efficiency_is_that_of_the_bootstrap(part):
     samples, rng = part(4)["samples"], np.random.default_rng(5)
     draws = rng.integers(len(samples["mean"]), size=(4000, len(samples["mean"])))
@@ -164,15 +176,16 @@ def test_the_standard_error_of_an_efficiency_is_that_of_the_bootstrap(part):
     assert _doodle_hills.efficiency(samples, "median")[1] == pytest.approx(ratio.std(), rel=0.15)
 
 
+@pytest.mark.slow
 def test_outliers_move_the_median_only_so_far(part):
     spoilt = part(4)["contaminated"]
     law = [0.0660, 0.1397, 0.3186, 0.5659, 0.9674]
-    np.testing.assert_allclose(_doodle_hills.bias_law(list(_doodle_hills.BIAS)), law, atol=5e-5)
     found, error = _doodle_hills.bias(spoilt)
     assert np.all(np.abs(found - law) < 3.5 * error + 0.002)
     assert np.all(spoilt["mean"][:, 0] > 4e4)
 
 
+@pytest.mark.slow
 def test_an_outlier_moves_one_hill(part):
     where = _doodle_hills.bottoms(part(4)["hills"])
     crowd, everyone = np.array(_doodle_hills.CROWD), np.array([*_doodle_hills.CROWD, _doodle_hills.OUTLIER])
@@ -228,12 +241,14 @@ def test_the_compass_is_wrong_in_part_of_a_real_plane(part):
 # ------------------------------------------------------------------------------------------------------ 6 marbles
 
 
+@pytest.mark.slow
 def test_marbles_find_the_published_ditches(part):
     ditches = part(6)["marbles"].meta["ditches"]
     np.testing.assert_allclose(ditches["depths"], [-146.699517, -108.166724, -80.767818], atol=1e-6)
     np.testing.assert_allclose(np.sum(np.isin(_doodle_marbles.labels(part(6)), [0, 1, 2]), axis=2)[0], 40)
 
 
+@pytest.mark.slow
 def test_no_marble_rests_where_it_is_too_sharp(part):
     for rate, law, seen in _doodle_marbles.held(part(6)):
         assert seen == law, rate
@@ -259,6 +274,7 @@ def test_least_squares_without_a_ridge(part):
         assert np.all(np.abs(found - expected) < 4 * error + 1e-6)
 
 
+@pytest.mark.slow
 def test_the_solver_is_least_squares_of_least_norm():
     with jax.enable_x64(True):
         fit, p = _doodle_boards.Ridgeless(jax.random.key(3)), 125

@@ -152,7 +152,7 @@ def losses(objective, path):
     return np.asarray(jax.jit(jax.vmap(lambda t: objective(path(t))))(jnp.linspace(0, 1, 21)[:, None]))
 
 
-@pytest.mark.parametrize("fit", [paths.fit_bezier, paths.fit_chain])
+@pytest.mark.parametrize("fit", [paths.fit_bezier, pytest.param(paths.fit_chain, marks=pytest.mark.slow)])
 def test_trained_curves_between_digits_networks_stay_far_below_the_line(digits, fit):
     objective, a, b = digits
     straight = losses(objective, paths.line(a, b))

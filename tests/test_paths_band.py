@@ -80,8 +80,9 @@ def test_bands_vmap_over_ends_and_start_from_a_path():
     with pytest.raises(ValueError, match="these are 2 bands"):
         paths.saddles(WELLS, both)
     detour = paths.Bezier(jnp.stack([LEFT, jnp.array([0.5, -4.0]), RIGHT]))
-    band = paths.elastic_band(WELLS, LEFT, RIGHT, start=detour, num_images=7, num_steps=2000)
+    band = paths.elastic_band(WELLS, LEFT, RIGHT, start=detour, num_images=7, num_steps=2000, tol=1e-3)
     np.testing.assert_allclose(band.losses.max(), 1.0, atol=1e-5)
+    assert bool(band.converged)
     np.testing.assert_array_equal(band.path.nodes[jnp.array([0, -1])], jnp.stack([LEFT, RIGHT]))
 
 
@@ -92,9 +93,10 @@ def test_without_climbing_the_peak_stays_below_the_saddle():
 
 
 def test_what_does_not_converge_says_so():
-    short = paths.elastic_band(WELLS, LEFT, RIGHT, num_images=7, num_steps=3)
+    # forces cannot be that small: all steps are taken
+    short = paths.elastic_band(WELLS, LEFT, RIGHT, num_images=7, num_steps=2000, tol=1e-30)
     assert not bool(short.converged)
-    assert int(short.steps) == 3
+    assert int(short.steps) == 2000
     cliff = Objective(lambda p, _: jnp.sum(p**2) - jnp.log(1.7 - p[0]))  # not a number beyond 1.7
     lost = paths.elastic_band(cliff, jnp.array([-0.5, 0.0]), jnp.array([2.5, 0.0]), num_images=5)
     assert not bool(lost.converged)

@@ -50,6 +50,13 @@ def curve():
     return ls.Landscape(ls.Grid.of(t=t), values, np.ones(9, bool))
 
 
+def runs():
+    step = np.tile([0, 10, 20, 40], (3, 1))
+    losses = 2.0 / (1 + step) + np.array([[0.1], [0.2], [0.4]])
+    values = {"history.loss": losses, "history.test_loss": losses + 0.02 * step, "history.step": step}
+    return ls.Landscape(ls.Grid.of(run=np.arange(3)), values, np.ones(3, bool))
+
+
 VIEWS = {
     "heatmap": lambda p, **o: plotting.heatmap(p, "train_loss", contours=4, **o),
     "contours": lambda p, **o: plotting.contours(p, "signed", **o),
@@ -60,6 +67,8 @@ VIEWS = {
     "basins": lambda p, **o: plotting.basins(p, points={"minima": np.array([[0.9, 0.1]]), "saddles": PATH[:1]}, **o),
     "verdict_change": lambda p, **o: plotting.verdict_change(p, p.assign(label=p["label"][::-1].copy()), **o),
     "trainability": lambda p, **o: plotting.trainability(p, **o),
+    "train_test": lambda p, **o: plotting.train_test(runs(), **o),
+    "spectrum": lambda p, **o: plotting.spectrum(np.array([0.2, 0.3, 0.35, 0.9, 4.0]), outliers=np.array([4.0]), **o),
     "disconnectivity": lambda p, **o: plotting.disconnectivity(
         ls.analysis.merge_tree(np.array([3.0, 7.0, 4.0, 9.0, 2.0])), **o
     ),
@@ -67,13 +76,21 @@ VIEWS = {
 }
 
 
+def test_every_view_is_looked_at_here():
+    assert set(VIEWS) == set(plotting.__all__) - {"style", "save_figure"}
+
+
 def figure_of(drawn):
     return drawn if isinstance(drawn, plt.Figure) else drawn.figure
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_every_view_is_drawn_in_ink_and_one_accent(view, plane, tmp_path):
+def test_every_view_wears_ink_and_one_accent(view, plane, tmp_path):
+    assert inspect.signature(getattr(plotting, view)).parameters["style"].default is None
     figure = figure_of(VIEWS[view](plane, style="doodle"))
+    texts = [text for text in figure.findobj(plt.Text) if text.get_text() and text.get_visible()]
+    assert len(texts) > 4
+    assert {tuple(text.get_fontfamily()) for text in texts} == {("DejaVu Sans",)}
     figure.savefig(tmp_path / "it.png", dpi=60)
     plt.close(figure)
     pixels = np.asarray(Image.open(tmp_path / "it.png").convert("RGB"), float).reshape(-1, 3) / 255
@@ -83,16 +100,6 @@ def test_every_view_is_drawn_in_ink_and_one_accent(view, plane, tmp_path):
     assert np.all(np.abs((hues - wanted + 0.5) % 1 - 0.5) < 0.04)
     assert pixels.min() < 0.1
     assert np.mean(pixels.min(axis=1) > 0.99) > 0.2
-
-
-@pytest.mark.parametrize("view", VIEWS)
-def test_every_view_has_the_option_and_the_font(view, plane):
-    assert inspect.signature(getattr(plotting, view)).parameters["style"].default is None
-    figure = figure_of(VIEWS[view](plane, style="doodle"))
-    texts = [text for text in figure.findobj(plt.Text) if text.get_text() and text.get_visible()]
-    assert len(texts) > 4
-    assert {tuple(text.get_fontfamily()) for text in texts} == {("DejaVu Sans",)}
-    plt.close(figure)
 
 
 def test_the_font_ships_with_matplotlib():

@@ -44,7 +44,7 @@ def public_homes() -> dict[str, str]:
 
 def convert(lines: list[str], homes: Mapping[str, str]) -> None:
     """Turn the lines of a docstring into reStructuredText, in place."""
-    lines[:] = list(_spaced(_blocks(_tables(lines), homes)))
+    lines[:] = list(_blocks(_tables(lines), homes))
 
 
 def _blocks(lines: Iterable[str], homes: Mapping[str, str]) -> Iterator[str]:
@@ -77,7 +77,8 @@ def _prose(lines: list[str], homes: Mapping[str, str]) -> list[str]:
     for span in SPANS.finditer(text):
         parts += [_escaped(text[done : span.start()]), _span(span, text[span.end() : span.end() + 1], homes)]
         done = span.end()
-    return "".join([*parts, _escaped(text[done:])]).split("\n") if lines else []
+    text = "".join([*parts, _escaped(text[done:])])
+    return list(_spaced(text.split("\n"))) if lines else []
 
 
 def _span(span: re.Match[str], following: str, homes: Mapping[str, str]) -> str:

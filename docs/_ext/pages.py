@@ -101,11 +101,9 @@ def _figures(folder: Path, name: str, names: list[str]) -> list[str]:
 
 def _experiment_page(name: str, question: str, body: str, figures: list[str], table: Path) -> str:
     pictures = "\n\n".join(f"![{question}](../figures/{figure})" for figure in figures)
-    found = (
-        f"## Expected and found\n\n```text\n{table.read_text(encoding='utf-8').rstrip()}\n```"
-        if table.is_file()
-        else ""
-    )
+    found = ""
+    if table.is_file():
+        found = f"## Expected and found\n\n```text\n{table.read_text(encoding='utf-8').rstrip()}\n```"
     commands = f"python experiments/{name}.py          # results and figures go to results/{name}/\n"
     commands += f"python experiments/{name}.py --smoke  # a tiny version, in seconds"
     source = f":::{{literalinclude}} ../../experiments/{name}.py\n:language: python\n:::"

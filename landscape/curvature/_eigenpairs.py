@@ -195,14 +195,20 @@ class _Search:
         values, turn, real = self._ritz(space)
         last = jax.lax.dynamic_slice_in_dim(turn, space.count - self.width, self.width)[:, : self.k]
         residuals = jnp.linalg.norm(rest.T @ last, axis=0)  # that of a Ritz pair lies in what the last block left
-        settled = jnp.all(real[: self.k] & (residuals <= 0.5 * self.tol * space.scale))
         hidden = self._may_hide(values, real, jnp.max(residuals), space.scale)
+        # what is left outside the space when the search starts afresh is lost, each time
+        share = jnp.where(hidden | space.again, 0.05, 0.5)
+        settled = jnp.all(real[: self.k] & (residuals <= share * self.tol * space.scale))
         same = jnp.all(jnp.abs(values[: self.k] - space.values) <= self.tol * space.scale)
         deep = ~space.again | (space.fresh >= DEPTH)
         done = settled & (~hidden | (space.again & deep & same))
         afresh = settled & hidden & deep & ~done
+        # a search that starts afresh leaves behind what is not settled: its residuals would be lost
+        real = real & (~afresh | (jnp.arange(self.rows) < self.k))
+        full = (space.count + self.width > self.rows) & ~done
+        space = jax.lax.cond(full | afresh, lambda s: self._restarted(s, values, turn, real), lambda s: s, space)
         block, alive = self._outside(space.basis, rest, jnp.full(self.width, afresh), here, space.scale)
-        space = dataclasses.replace(
+        return dataclasses.replace(
             space,
             block=block,
             alive=alive,
@@ -212,8 +218,6 @@ class _Search:
             fresh=jnp.where(afresh, 0, space.fresh),
             again=space.again | afresh,
         )
-        full = space.count + self.width > self.rows
-        return jax.lax.cond(full & ~space.done, lambda s: self._restarted(s, values, turn, real), lambda s: s, space)
 
     def _grown(self, space: _Space) -> tuple[_Space, Array]:
         """The space with the block in it, and what the images of the block have outside it."""

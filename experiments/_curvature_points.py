@@ -1,0 +1,320 @@
+"""What `curvature.py` sweeps: curvature along a training, whole spectra, spectra against the number of classes, and
+training that is projected onto a few eigenvectors or onto all the others."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+import landscape as ls
+from landscape import curvature
+from landscape.problems import cross_entropy, mlp
+
+ARMS = {"full": (1.0, 1.0), "dominant": (1.0, 0.0), "bulk": (0.0, 1.0)}  # of the gradient: its part inside, outside
+MOMENTS = ("start", "middle", "end")
+BATCHES = 8  # minibatches whose gradients are looked at, for each snapshot
+_static: Any = {"static": True}
+
+
+def flat(tree: Any) -> Float[Array, " n"]:
+    """A tree as one vector."""
+    return ravel_pytree(tree)[0]
+
+
+def rows(vectors: Any) -> Float[Array, "k n"]:
+    """A stack of trees as rows."""
+    return jax.vmap(flat)(vectors)
+
+
+def share(basis: Float[Array, "k n"], gradient: Float[Array, " n"]) -> Float[Array, ""]:
+    """The share of a squared norm that lies in the span of orthonormal rows; NaN for the zero vector."""
+    return jnp.sum((basis @ gradient) ** 2) / jnp.sum(gradient**2)
+
+
+def minibatch(objective: ls.Objective, size: int, key: Array) -> ls.Objective:
+    """The objective over some examples, drawn without replacement."""
+    return objective.take(jax.random.choice(key, objective.num_examples, (size,), replace=False))  # ty: ignore
+
+
+def gradient(objective: ls.Objective, params: Any) -> Float[Array, " n"]:
+    """The gradient as one vector."""
+    return flat(objective.value_and_grad(params)[1])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Along:
+    """Point function: the top of the Hessian and the gradient's place in it, at snapshot `coords[1]` of run `coords[0]`.
+
+    Attributes:
+        objective: the loss over all examples.
+        snapshots: parameters with two leading axes, runs and records.
+        key: of starts, probes and minibatches.
+        top: dimension of the top space.
+        batch_size: examples in a minibatch.
+    """
+
+    objective: ls.Objective
+    snapshots: Any
+    key: Any
+    top: int = field(metadata=_static)
+    batch_size: int = field(metadata=_static)
+
+    def __call__(self, coords: Float[Array, " 2"]) -> dict[str, Array]:
+        """Loss, eigenvalues with residuals, trace with its standard error, and shares of squared gradients."""
+        number, record = coords.astype(jnp.int32)
+        params = jax.tree.map(lambda x: jnp.asarray(x)[number, record], self.snapshots)
+        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(self.key, number), record), 4)
+        pairs = curvature.eigenpairs(keys[0], self.objective, params, self.top)
+        trace = curvature.trace(keys[1], self.objective, params)
+        basis, whole = rows(pairs.vectors), gradient(self.objective, params)
+        random = jnp.linalg.qr(jax.random.normal(keys[2], basis.shape[::-1], basis.dtype))[0].T
+
+        def of_batch(key: Array) -> Array:
+            return share(basis, gradient(minibatch(self.objective, self.batch_size, key), params))
+
+        return {
+            "loss": self.objective(params),
+            "values": pairs.values,
+            "residuals": pairs.residuals,
+            "trace": trace.mean,
+            "trace_sem": trace.sem,
+            "share": share(basis, whole),
+            "random_share": share(random, whole),
+            "batch_share": jax.lax.map(of_batch, jax.random.split(keys[3], BATCHES)),
+        }
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Spectra:
+    """Point function: the spectrum of the Hessian at moment number `coords[0]`, estimated, and whole where it is small.
+
+    Attributes:
+        objective: the loss.
+        points: parameters with a leading axis, the moments.
+        key: of the probes.
+        top: how many of the largest eigenvalues.
+        probes: random vectors of the density.
+        depth: Lanczos steps from each.
+        dense: whether to take all eigenvalues of the dense Hessian too.
+    """
+
+    objective: ls.Objective
+    points: Any
+    key: Any
+    top: int = field(metadata=_static)
+    probes: int = field(metadata=_static)
+    depth: int = field(metadata=_static)
+    dense: bool = field(metadata=_static)
+
+    def __call__(self, coords: Float[Array, " 1"]) -> dict[str, Array]:
+        """Density, outliers and trace, and `dense`, all eigenvalues in ascending order."""
+        params = jax.tree.map(lambda x: jnp.asarray(x)[coords[0].astype(jnp.int32)], self.points)
+        keys = jax.random.split(self.key, 3)
+        options: dict[str, int] = {"num_probes": self.probes, "num_steps": self.depth}
+        density = curvature.spectral_density(keys[0], self.objective, params, **options)
+        pairs = curvature.eigenpairs(keys[1], self.objective, params, self.top)
+        trace = curvature.trace(keys[2], self.objective, params)
+        found = {
+            "loss": self.objective(params),
+            "nodes": density.nodes,
+            "weights": density.weights,
+            "values": pairs.values,
+            "residuals": pairs.residuals,
+            "trace": trace.mean,
+            "trace_sem": trace.sem,
+        }
+        if self.dense:
+            found["dense"] = jnp.linalg.eigvalsh(curvature.hessian(self.objective, params))
+        return found
+
+
+# ---------------------------------------------------------------------------------------- against the number of classes
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class GaussianClusters:
+    """Examples around centres that are drawn from N(0, separation^2), each coordinate, with noise of unit variance."""
+
+    dim: int = field(metadata=_static)
+    separation: float = 1.0
+
+    def __call__(self, key: Array, labels: Int[Array, " n"], most: int) -> Float[Array, "n dim"]:
+        """Inputs, scaled to unit variance, for the labels of up to `most` classes."""
+        for_centres, for_noise = jax.random.split(key)
+        centres = self.separation * jax.random.normal(for_centres, (most, self.dim))
+        noise = jax.random.normal(for_noise, (len(labels), self.dim))
+        return (centres[labels] + noise) / jnp.sqrt(1 + self.separation**2)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Examples of given classes, drawn without replacement: `by_class` has equally many of each."""
+
+    by_class: Float[Array, "classes m dim"]
+
+    @property
+    def dim(self) -> int:
+        """Numbers in an input."""
+        return self.by_class.shape[-1]
+
+    def __call__(self, key: Array, labels: Int[Array, " n"], most: int) -> Float[Array, "n dim"]:
+        """Inputs for labels that repeat `0, 1, .., classes - 1`."""
+        number = jnp.arange(len(labels)) // (jnp.max(labels) + 1)
+        order = jax.random.permutation(key, self.by_class.shape[1])
+        return jnp.asarray(self.by_class)[labels, order[number]]
+
+
+def digits_by_class() -> Images:
+    """The digits, as many of each as of the rarest."""
+    from landscape.problems import digits
+
+    parts = digits()
+    x, y = (np.concatenate([part[name] for part in parts]) for name in ("x", "y"))
+    least = np.bincount(y).min()
+    return Images(np.stack([x[y == c][:least] for c in range(10)]))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class ByClasses:
+    """Point function: the largest eigenvalues for `coords[0]` classes in run `coords[1]`, along a full-batch training.
+
+    The network has outputs for the largest number of classes; those without examples are cut off from the softmax, so
+    their gradients and their rows of the Hessian are exactly 0, and one program does for all.
+
+    Attributes:
+        inputs: `inputs(key, labels, most)`.
+        key: of data and starts.
+        optimizer: of the training.
+        num: examples.
+        hidden: units of the hidden layer.
+        most: the largest number of classes.
+        steps: steps of training.
+    """
+
+    inputs: Any
+    key: Any
+    optimizer: optax.GradientTransformation = field(metadata=_static)
+    num: int = field(metadata=_static)
+    hidden: int = field(metadata=_static)
+    most: int = field(metadata=_static)
+    steps: int = field(metadata=_static)
+
+    def __call__(self, coords: Float[Array, " 2"]) -> dict[str, Array]:
+        """`values`, the `3 most + 1` largest at each moment, and the `smallest`, `loss` and `accuracy` there."""
+        classes, number = coords.astype(jnp.int32)
+        keys = jax.random.split(jax.random.fold_in(self.key, number))
+        init, objective = self._problem(keys[0], classes)
+        options: dict[str, Any] = {"num_steps": self.steps, "record_every": self.steps // 2, "snapshots": True}
+        run = ls.train(objective, self.optimizer, init(keys[1]), track={"train": objective}, **options)
+
+        def spectrum(params: Any) -> Array:
+            return jnp.linalg.eigvalsh(curvature.hessian(objective, params))[::-1]
+
+        values = jax.lax.map(spectrum, jax.tree.map(lambda x: x[: len(MOMENTS)], run.snapshots))
+        found = {name: run.history[f"train_{name}"][: len(MOMENTS)] for name in ("loss", "accuracy")}
+        return {"values": values[:, : 3 * self.most + 1], "smallest": values[:, -1], **found}
+
+    def _problem(self, key: Array, classes: Array) -> tuple[Any, ls.Objective]:
+        init, predict = mlp((self.inputs.dim, self.hidden, self.most))
+        labels = jnp.arange(self.num) % classes
+        data = {"x": self.inputs(key, labels, self.most), "y": labels, "classes": jnp.full(self.num, classes)}
+
+        def loss_fn(params: Any, batch: Any) -> Any:
+            there = jnp.arange(self.most) < batch["classes"][:, None]
+            return cross_entropy(jnp.where(there, predict(params, batch["x"]), -1e9), batch["y"])
+
+        return init, ls.Objective(loss_fn, data, has_aux=True)
+
+
+def by_gap(values: np.ndarray, classes: int) -> int:
+    """The number of eigenvalues above the largest gap, in the logarithm, among the first `3 classes`.
+
+    Args:
+        values: the largest eigenvalues, from the largest.
+        classes: the number of classes.
+    """
+    values = np.asarray(values[: 3 * classes + 1], np.float64)
+    values = values[: np.argmin(values > 0)] if np.any(~(values > 0)) else values
+    return int(np.argmax(-np.diff(np.log(values)))) + 1 if len(values) > 1 else len(values)
+
+
+def beyond_mirror(values: np.ndarray, smallest: float) -> int:
+    """The number of eigenvalues beyond the mirror image of the negative edge of the bulk."""
+    return int(np.sum(np.asarray(values) > abs(smallest)))
+
+
+# ------------------------------------------------------------------------------------------------- projected training
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Projected:
+    """Point function: SGD from the start of run `coords[1]` with the gradient projected as arm `coords[0]` says.
+
+    Song, Ahn & Yun (2024) project every step onto the eigenvectors of that step; here they are taken anew every few
+    steps.
+
+    Attributes:
+        objective: the loss over all examples.
+        starts: parameters with a leading axis, the runs.
+        key: of minibatches, the same for all arms.
+        rate: learning rate.
+        top: dimension of the top space.
+        batch_size: examples in a step.
+        steps: steps, a multiple of `refresh`.
+        refresh: steps between two looks at the Hessian.
+    """
+
+    objective: ls.Objective
+    starts: Any
+    key: Any
+    rate: Any
+    top: int = field(metadata=_static)
+    batch_size: int = field(metadata=_static)
+    steps: int = field(metadata=_static)
+    refresh: int = field(metadata=_static)
+
+    def __call__(self, coords: Float[Array, " 2"]) -> dict[str, Array]:
+        """Loss and share of the step's squared gradient in the top space, every `refresh` steps."""
+        arm, number = coords.astype(jnp.int32)
+        inside, outside = jnp.asarray(list(ARMS.values()))[arm]
+        params = jax.tree.map(lambda x: jnp.asarray(x)[number], self.starts)
+        start, unravel = ravel_pytree(params)
+        key = jax.random.fold_in(self.key, number)
+
+        def step(t: Any, carry: Any) -> Any:
+            at, basis, _ = carry
+            part = minibatch(self.objective, self.batch_size, jax.random.fold_in(key, t))
+            slope = gradient(part, unravel(at))
+            top = (basis @ slope) @ basis
+            at = at - self.rate * (inside * top + outside * (slope - top))
+            return at, basis, share(basis, slope)
+
+        def advance(at: Array, t: Array) -> Any:
+            basis = rows(curvature.eigenpairs(jax.random.fold_in(key, t), self.objective, unravel(at), self.top).vectors)
+            new, _, last = jax.lax.fori_loop(t, t + self.refresh, step, (at, basis, jnp.zeros((), at.dtype)))
+            return new, (self.objective(unravel(at)), last)
+
+        end, (losses, shares) = jax.lax.scan(advance, start, jnp.arange(0, self.steps, self.refresh))
+        return {"loss": jnp.append(losses, self.objective(unravel(end))), "share": shares}
+
+
+def at_records(tree: Any, records: Any) -> Any:
+    """Some records of the first run."""
+    return jax.tree.map(lambda x: x[0][np.asarray(records)], tree)
+
+
+def subset(objective: ls.Objective, num: int) -> ls.Objective:
+    """The objective over the first `num` of its examples."""
+    return dataclasses.replace(objective, data=jax.tree.map(lambda x: x[:num], objective.data))
