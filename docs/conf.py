@@ -27,7 +27,8 @@ myst_heading_anchors = 3
 # Notebooks: run once, kept until they change
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(HERE / "_build" / ".notebooks")
-nb_execution_timeout = 300
+nb_execution_in_temp = True  # one of them writes files
+nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True

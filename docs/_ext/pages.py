@@ -32,7 +32,7 @@ def write(root: Path) -> None:
     pages = {**tour(root), **experiments(root), **api(root)}
     for folder in ("tour", "experiments", "api"):
         for old in (docs / folder).glob("*"):
-            if f"{folder}/{old.name}" not in pages:
+            if old.is_file() and f"{folder}/{old.name}" not in pages:
                 old.unlink()
     for name, text in pages.items():
         page = docs / name
