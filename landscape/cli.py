@@ -121,6 +121,7 @@ def _add_plot(commands: Any) -> None:
     add("--scale", choices=("auto", "log", "linear"), default="auto", help="of the values (default: auto)")
     add("--vmin", type=float, help="lowest value of the colour scale")
     add("--vmax", type=float, help="highest value of the colour scale")
+    add("--style", choices=("paper", "doodle"), default="paper", help="how it looks; paper by default")
 
 
 def _add_export(commands: Any) -> None:
@@ -291,7 +292,7 @@ def _plot(args: argparse.Namespace) -> None:
     from landscape.store import load
 
     landscape = load(args.run)
-    with plotting.style("paper"):
+    with plotting.style(args.style):
         figure = _figure(landscape, args)
         _save_picture(figure, out, _provenance(landscape, args.run))
     pyplot.close(figure)

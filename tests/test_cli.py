@@ -224,6 +224,14 @@ def figure_of(monkeypatch, *arguments):
     return figures[0]
 
 
+def test_a_picture_can_wear_the_doodle_style(plane, monkeypatch):
+    plain = figure_of(monkeypatch, "plot", plane, "--output", "train_loss", "--kind", "heatmap")
+    drawn = figure_of(monkeypatch, "plot", plane, "--output", "train_loss", "--kind", "heatmap", "--style", "doodle")
+    sketched = [figure.axes[0].spines["left"].get_sketch_params() for figure in (plain, drawn)]
+    assert sketched[0] is None
+    assert sketched[1] is not None
+
+
 def test_each_output_has_a_panel_with_the_paths(plane, monkeypatch):
     figure = figure_of(monkeypatch, "plot", plane, "--output", "train_loss", "steps", "--vmin", "3", "--vmax", "40")
     assert len(figure.axes) == 2
