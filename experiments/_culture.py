@@ -30,10 +30,7 @@ BAD = 1e-3  # loss of a learner that is stuck (Safran & Shamir 2018), and half m
 RATE = 0.1  # of gradient descent, of a student and of a whole network that imitates
 UNIT_RATE = 0.5  # of one unit that imitates: its loss has curvature 1/2
 
-BLUR = 0.01
-"""Noise that breaks ties. Learners at rest are so alike that two units of a child, one from each parent, can mirror
-each other exactly; such a child ends on a strict saddle that gradient descent then does not leave."""
-
+BLUR = 0.01  # usual noise of what is passed on
 PASSED = ("units", "behaviour", "outputs", "fresh")
 TOPOLOGIES = ("isolated", "ring", "pair", "star", "all", "best")
 SELECTIONS = ("none", "better", "accept")
@@ -59,8 +56,7 @@ class Rules:
             not lower at the next talk.
         bandwidth: units per talk and learner.
         period: blocks between talks.
-        noise: what is passed on is blurred by N(0, noise^2 / d) in each weight, N(0, noise^2) in each answer. A little
-            of it matters: see `BLUR`.
+        noise: what is passed on is blurred by N(0, noise^2 / d) in each weight, N(0, noise^2) in each answer.
     """
 
     passed: str = "units"

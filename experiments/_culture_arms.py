@@ -9,8 +9,9 @@ import numpy as np
 from _culture import BLUR, Rules
 
 ARMS = ("isolated", "exchange", "mutation", "restart", "copy")
-CHILDREN = ("exchange", "mutation", "exact")
-MORE_CHILDREN = ("shuffled", "turned", "copy")  # of the k of the doses only
+CHILDREN = ("exchange", "mutation")
+MORE_CHILDREN = ("tie", "blurred", "turned", "shuffled", "copy")  # of the k of the doses only
+TIE = 1e-6
 RESTARTS = 3  # tries of an arm that starts anew
 
 
@@ -87,8 +88,8 @@ def children(seed: int, stuck: np.ndarray, loss: np.ndarray, count: int) -> dict
         `exchange`: half of the units are the father's. `mutation`: these are new, N(0, 1/d). `turned`: the father's,
         each turned to a random direction, so that only its length is his. `shuffled`: the father's with the entries of
         each in a random order; as the teacher's units are the axes, each is still about one of them, but not about the
-        one that it was, so they no longer fit together. `copy`: the better parent. All are blurred by the same noise,
-        `BLUR`; `exact` is `exchange` without it.
+        one that it was, so they no longer fit together. `copy`: the better parent. `tie` and `blurred`: `exchange` with
+        noise of 1e-6 and of 1e-2 in all units.
     """
     draw = np.random.default_rng(seed)
     num, (n, d) = len(stuck), stuck.shape[1:]
@@ -100,6 +101,7 @@ def children(seed: int, stuck: np.ndarray, loss: np.ndarray, count: int) -> dict
     turned *= np.linalg.norm(father, axis=2, keepdims=True) / np.linalg.norm(turned, axis=2, keepdims=True)
     better = np.where((loss[mothers] <= loss[fathers])[:, None, None], mother, father)
     halves = {"exchange": father, "mutation": new, "turned": turned, "shuffled": draw.permuted(father, axis=2)}
-    exact = {name: recombine(mother, half, taken) for name, half in halves.items()} | {"copy": better}
-    blur = draw.normal(size=father.shape) * BLUR / np.sqrt(d)
-    return {name: one + blur for name, one in exact.items()} | {"exact": exact["exchange"]}
+    found = {name: recombine(mother, half, taken) for name, half in halves.items()}
+    noise = draw.normal(size=father.shape) / np.sqrt(d)
+    noisy = {name: found["exchange"] + size * noise for name, size in (("tie", TIE), ("blurred", BLUR))}
+    return found | noisy | {"copy": better}

@@ -1,5 +1,6 @@
 """Figures of `culture.py`, from its landscapes alone."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,12 @@ FACTORS = {
     "size": "learners of a population",
 }
 CHOICES = {"topology": "who hears whom", "selection": "what is kept", "passed": "what is passed on"}
+TURN = {
+    "noise": [0.0, 0.01, 0.1, 0.3, 1.0],
+    "topology": ["ring", "pair", "star", "all"],
+    "selection": ["none", "better", "accept"],
+    "passed": ["units", "behaviour", "outputs"],
+}
 NAMES = {"pair": "random\npair", "none": "all", "better": "of the\nbetter", "accept": "if it\nhelped"}
 NAMES |= {"units": "weights\nof units", "behaviour": "answers\nof units", "outputs": "only\noutputs"}
 
@@ -93,22 +100,16 @@ def _draw_line(ax: Any, x: Sequence[float], found: Sequence[Cell], color: str, m
 
 
 def _draw_children(ax: Any, result: Mapping[str, ls.Landscape]) -> None:
+    """Children of the stuck, and what a new learner does with as many evaluations."""
     ks = [k for k in sizes(result) if cells(result, "child", k)]
-    exact = [cells(result, "child", k)["exact"] for k in ks]
-    _draw_line(
-        ax, [k - 0.24 for k in ks], exact, LOOKS["exchange"][0], "o", mfc="white", linestyle=":", label="exchange, exact to the bit"
-    )
-    for shift, name, label in ((-0.12, "exchange", None), (0.0, "mutation", None), (0.12, "isolated", "new learner")):
-        role, color, marker = ("arm" if name == "isolated" else "child"), *LOOKS[name][:2]
+    for shift, name in ((-0.15, "exchange"), (0.0, "mutation"), (0.15, "isolated")):
+        role, (color, marker, _) = ("arm" if name == "isolated" else "child"), LOOKS[name]
+        label = "new learner" if name == "isolated" else None
         found = [cells(result, role, k)[name] for k in ks]
         _draw_line(ax, [k + shift for k in ks], found, color, marker, label=label)
     listed = [k for k in ks if (k, k) in PUBLISHED]
     published = [100 * (1 - PUBLISHED[k, k]) for k in listed]
-    ax.plot([k + 0.34 for k in listed], published, "_", color="0.25", ms=8, label="published, alone (Safran & Shamir)")
-    for name, marker, label in (("shuffled", "v", "father's units shuffled"), ("turned", "x", "father's units turned")):
-        more = [(k + 0.4, cells(result, "child", k)[name]) for k in ks if name in cells(result, "child", k)]
-        if more:
-            _draw_line(ax, *zip(*more), "#56b4e9", marker, label=label, linestyle="none")
+    ax.plot([k + 0.34 for k in listed], published, "_", color="0.25", ms=8, label="the same, published")
     ax.set(xlabel="units k of teacher and student", ylabel="solved, % of children", ylim=(-2, 102))
     ax.set_xticks(ks)
     ax.legend(loc="upper right")
@@ -126,11 +127,16 @@ def _doses(result: Mapping[str, ls.Landscape]) -> Any:
     record = early_record(alone)
     places = [axes[0, 0], axes[0, 1], axes[0, 2], axes[1, 0], axes[1, 1], axes[1, 2], axes[1, 3]]
     for ax, factor in zip(places, ("bandwidth", "period", "noise", "topology", "selection", "passed", "size")):
-        ways = {"units": "exchange", "fresh": "mutation"}
-        for passed, arm in ways.items():
-            rows = _rows(result, k, factor, passed)
+        by_way = {
+            arm: _rows(result, k, factor, passed) for arm, passed in (("exchange", "units"), ("mutation", "fresh"))
+        }
+        if not any(by_way.values()):
+            ax.set_axis_off()
+            continue
+        for arm, rows in by_way.items():
             if rows:
                 _draw_dose(ax, factor, rows, record, *LOOKS[arm][:2])
+        _label_axis(ax, factor, [row for rows in by_way.values() for row in rows])
         for at, style in ((record, ":"), (-1, "-")):
             ax.axhline(100 * alone.shares[at], color="0.25", linestyle=style, linewidth=0.9)
         ax.set(xlabel=FACTORS.get(factor) or CHOICES[factor], ylim=(-2, 102))
@@ -157,26 +163,28 @@ def _rows(result: Mapping[str, ls.Landscape], k: int, factor: str, passed: str) 
 
 
 def _draw_dose(ax: Any, factor: str, rows: Sequence[Any], record: int, color: str, marker: str) -> None:
-    numeric = factor in FACTORS
-    order = [value for value, _, _ in rows] if numeric else _order(factor)
+    x, found = [_place(factor, value) for value, _, _ in rows], [one for _, one, _ in rows]
+    line = factor in FACTORS
+    _draw_line(ax, x, found, color, marker, record=record, mfc="white", linestyle=":" if line else "none")
+    _draw_line(ax, x, found, color, marker, linestyle="-" if line else "none")
+
+
+def _place(factor: str, value: Any) -> float:
+    """Where a value stands: on a logarithmic scale, or in its turn."""
+    return (
+        math.log2(value + (factor == "bandwidth"))
+        if factor in ("bandwidth", "period", "size")
+        else TURN[factor].index(value)
+    )
+
+
+def _label_axis(ax: Any, factor: str, rows: Sequence[tuple[Any, Cell, bool]]) -> None:
     scale = rows[0][1].per_record if factor == "period" else 1
-    x = [value * scale if numeric else order.index(value) for value, _, _ in rows]
-    found, joined = [one for _, one, _ in rows], "-" if numeric else "none"
-    _draw_line(ax, x, found, color, marker, record=record, mfc="white", linestyle=":" if numeric else "none")
-    _draw_line(ax, x, found, color, marker, linestyle=joined)
-    if factor == "size":
-        ax.set_xscale("log", base=2)
-    if numeric:
-        ax.set_xticks(x, [f"{value:g}" for value in x])
-        ax.minorticks_off()
-    else:
-        ax.set_xticks(range(len(order)), [NAMES.get(value, value) for value in order])
-        ax.set_xlim(-0.5, len(order) - 0.5)
-
-
-def _order(factor: str) -> list[str]:
-    orders = {"topology": ["ring", "pair", "star", "all"], "selection": ["none", "better", "accept"]}
-    return orders.get(factor, ["units", "behaviour", "outputs"])
+    values = sorted({value for value, _, _ in rows}) if factor in FACTORS else TURN[factor]
+    texts = [f"{value * scale:g}" if factor in FACTORS else NAMES.get(value, value) for value in values]
+    places = [_place(factor, value) for value in values]
+    ax.set_xticks(places, texts)
+    ax.set_xlim(min(places) - 0.4, max(places) + 0.4)
 
 
 def _draw_key(ax: Any, early: int, late: int, k: int) -> None:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 import landscape as ls
 from landscape import curvature
-from landscape.problems import cross_entropy, mlp
+from landscape.problems import cross_entropy, digits, mlp
 
 ARMS = {"full": (1.0, 1.0), "dominant": (1.0, 0.0), "bulk": (0.0, 1.0)}  # of the gradient: its part inside, outside
 MOMENTS = ("start", "middle", "end")
@@ -50,11 +50,11 @@ def gradient(objective: ls.Objective, params: Any) -> Float[Array, " n"]:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Along:
-    """Point function: the top of the Hessian and the gradient's place in it, at snapshot `coords[1]` of run `coords[0]`.
+    """Point function: the top of the Hessian and the gradient's place in it, along trainings.
 
     Attributes:
         objective: the loss over all examples.
-        snapshots: parameters with two leading axes, runs and records.
+        snapshots: parameters with three leading axes: arms, runs, records.
         key: of starts, probes and minibatches.
         top: dimension of the top space.
         batch_size: examples in a minibatch.
@@ -66,11 +66,11 @@ class Along:
     top: int = field(metadata=_static)
     batch_size: int = field(metadata=_static)
 
-    def __call__(self, coords: Float[Array, " 2"]) -> dict[str, Array]:
+    def __call__(self, coords: Float[Array, " 3"]) -> dict[str, Array]:
         """Loss, eigenvalues with residuals, trace with its standard error, and shares of squared gradients."""
-        number, record = coords.astype(jnp.int32)
-        params = jax.tree.map(lambda x: jnp.asarray(x)[number, record], self.snapshots)
-        keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(self.key, number), record), 4)
+        place = coords.astype(jnp.int32)
+        params = jax.tree.map(lambda x: jnp.asarray(x)[*place], self.snapshots)
+        keys = jax.random.split(jax.random.fold_in(self.key, place[1]), 4)
         pairs = curvature.eigenpairs(keys[0], self.objective, params, self.top)
         trace = curvature.trace(keys[1], self.objective, params)
         basis, whole = rows(pairs.vectors), gradient(self.objective, params)
@@ -79,6 +79,7 @@ class Along:
         def of_batch(key: Array) -> Array:
             return share(basis, gradient(minibatch(self.objective, self.batch_size, key), params))
 
+        batches = jax.random.split(jax.random.fold_in(keys[3], place[2]), BATCHES)
         return {
             "loss": self.objective(params),
             "values": pairs.values,
@@ -87,7 +88,7 @@ class Along:
             "trace_sem": trace.sem,
             "share": share(basis, whole),
             "random_share": share(random, whole),
-            "batch_share": jax.lax.map(of_batch, jax.random.split(keys[3], BATCHES)),
+            "batch_share": jax.lax.map(of_batch, batches),
         }
 
 
@@ -142,17 +143,19 @@ class Spectra:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class GaussianClusters:
-    """Examples around centres that are drawn from N(0, separation^2), each coordinate, with noise of unit variance."""
+    """Gaussian clusters of unit variance around centres from N(0, s^2) in each coordinate, for several `s`."""
 
+    separations: Float[Array, " s"]
     dim: int = field(metadata=_static)
-    separation: float = 1.0
+    most: int = field(default=10, metadata=_static)
 
-    def __call__(self, key: Array, labels: Int[Array, " n"], most: int) -> Float[Array, "n dim"]:
-        """Inputs, scaled to unit variance, for the labels of up to `most` classes."""
+    def __call__(self, key: Array, labels: Int[Array, " n"], number: Any) -> Float[Array, "n dim"]:
+        """Inputs for the labels, scaled to unit variance, at separation number `number`."""
         for_centres, for_noise = jax.random.split(key)
-        centres = self.separation * jax.random.normal(for_centres, (most, self.dim))
+        apart = jnp.asarray(self.separations)[number]
+        centres = apart * jax.random.normal(for_centres, (self.most, self.dim))
         noise = jax.random.normal(for_noise, (len(labels), self.dim))
-        return (centres[labels] + noise) / jnp.sqrt(1 + self.separation**2)
+        return (centres[labels] + noise) / jnp.sqrt(1 + apart**2)
 
 
 @jax.tree_util.register_dataclass
@@ -167,39 +170,38 @@ class Images:
         """Numbers in an input."""
         return self.by_class.shape[-1]
 
-    def __call__(self, key: Array, labels: Int[Array, " n"], most: int) -> Float[Array, "n dim"]:
-        """Inputs for labels that repeat `0, 1, .., classes - 1`."""
-        number = jnp.arange(len(labels)) // (jnp.max(labels) + 1)
+    def __call__(self, key: Array, labels: Int[Array, " n"], number: Any) -> Float[Array, "n dim"]:
+        """Inputs for labels that repeat `0, 1, .., classes - 1`; there is one collection, so `number` says nothing."""
+        turn = jnp.arange(len(labels)) // (jnp.max(labels) + 1)
         order = jax.random.permutation(key, self.by_class.shape[1])
-        return jnp.asarray(self.by_class)[labels, order[number]]
+        return jnp.asarray(self.by_class)[labels, order[turn]]
 
 
 def digits_by_class() -> Images:
-    """The digits, as many of each as of the rarest."""
-    from landscape.problems import digits
-
+    """The digits, as many of each as of the rarest, 174."""
     parts = digits()
     x, y = (np.concatenate([part[name] for part in parts]) for name in ("x", "y"))
     least = np.bincount(y).min()
-    return Images(np.stack([x[y == c][:least] for c in range(10)]))
+    return Images(np.stack([x[y == c][:least] for c in range(10)]))  # ty: ignore[invalid-argument-type]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class ByClasses:
-    """Point function: the largest eigenvalues for `coords[0]` classes in run `coords[1]`, along a full-batch training.
+    """Point function: the largest eigenvalues for `coords[1]` classes in run `coords[2]`, on data number `coords[0]`.
 
-    The network has outputs for the largest number of classes; those without examples are cut off from the softmax, so
-    their gradients and their rows of the Hessian are exactly 0, and one program does for all.
+    Full-batch gradient descent on a tanh network with one hidden layer. The network has outputs for the largest number
+    of classes; those without examples are cut off from the softmax, so their gradients and their rows of the Hessian
+    are exactly 0, and one program does for all.
 
     Attributes:
-        inputs: `inputs(key, labels, most)`.
+        inputs: `inputs(key, labels, number)`.
         key: of data and starts.
         optimizer: of the training.
         num: examples.
         hidden: units of the hidden layer.
         most: the largest number of classes.
-        steps: steps of training.
+        steps: steps of training, even.
     """
 
     inputs: Any
@@ -210,48 +212,42 @@ class ByClasses:
     most: int = field(metadata=_static)
     steps: int = field(metadata=_static)
 
-    def __call__(self, coords: Float[Array, " 2"]) -> dict[str, Array]:
-        """`values`, the `3 most + 1` largest at each moment, and the `smallest`, `loss` and `accuracy` there."""
-        classes, number = coords.astype(jnp.int32)
-        keys = jax.random.split(jax.random.fold_in(self.key, number))
-        init, objective = self._problem(keys[0], classes)
-        options: dict[str, Any] = {"num_steps": self.steps, "record_every": self.steps // 2, "snapshots": True}
-        run = ls.train(objective, self.optimizer, init(keys[1]), track={"train": objective}, **options)
-
-        def spectrum(params: Any) -> Array:
-            return jnp.linalg.eigvalsh(curvature.hessian(objective, params))[::-1]
-
-        values = jax.lax.map(spectrum, jax.tree.map(lambda x: x[: len(MOMENTS)], run.snapshots))
-        found = {name: run.history[f"train_{name}"][: len(MOMENTS)] for name in ("loss", "accuracy")}
-        return {"values": values[:, : 3 * self.most + 1], "smallest": values[:, -1], **found}
-
-    def _problem(self, key: Array, classes: Array) -> tuple[Any, ls.Objective]:
+    def __call__(self, coords: Float[Array, " 3"]) -> dict[str, Array]:
+        """At each moment the `3 most + 1` largest `values` with `residuals`, `loss` and `accuracy`."""
+        number, classes, seed = coords.astype(jnp.int32)
+        keys = jax.random.split(jax.random.fold_in(self.key, seed), 3)
         init, predict = mlp((self.inputs.dim, self.hidden, self.most))
         labels = jnp.arange(self.num) % classes
-        data = {"x": self.inputs(key, labels, self.most), "y": labels, "classes": jnp.full(self.num, classes)}
+        data = {"x": self.inputs(keys[0], labels, number), "y": labels, "classes": jnp.full(self.num, classes)}
 
         def loss_fn(params: Any, batch: Any) -> Any:
             there = jnp.arange(self.most) < batch["classes"][:, None]
             return cross_entropy(jnp.where(there, predict(params, batch["x"]), -1e9), batch["y"])
 
-        return init, ls.Objective(loss_fn, data, has_aux=True)
+        objective = ls.Objective(loss_fn, data, has_aux=True)
+        options: dict[str, Any] = {"num_steps": self.steps, "record_every": self.steps // 2, "snapshots": True}
+        run = ls.train(objective, self.optimizer, init(keys[1]), track={"train": objective}, **options)
+
+        def largest(params: Any) -> tuple[Array, Array]:
+            pairs = curvature.eigenpairs(keys[2], objective, params, 3 * self.most + 1)
+            return pairs.values, pairs.residuals
+
+        values, residuals = jax.lax.map(largest, run.snapshots)
+        told = {name: run.history[f"train_{name}"] for name in ("loss", "accuracy")}
+        return {"values": values, "residuals": residuals, **told}
 
 
 def by_gap(values: np.ndarray, classes: int) -> int:
     """The number of eigenvalues above the largest gap, in the logarithm, among the first `3 classes`.
 
     Args:
-        values: the largest eigenvalues, from the largest.
+        values: the largest eigenvalues, from the largest; those from the first that is not positive do not count.
         classes: the number of classes.
     """
     values = np.asarray(values[: 3 * classes + 1], np.float64)
-    values = values[: np.argmin(values > 0)] if np.any(~(values > 0)) else values
-    return int(np.argmax(-np.diff(np.log(values)))) + 1 if len(values) > 1 else len(values)
-
-
-def beyond_mirror(values: np.ndarray, smallest: float) -> int:
-    """The number of eigenvalues beyond the mirror image of the negative edge of the bulk."""
-    return int(np.sum(np.asarray(values) > abs(smallest)))
+    positive = np.cumprod(values > 0).astype(bool)
+    ratios = -np.diff(np.log(values[positive]))
+    return int(np.argmax(ratios)) + 1 if len(ratios) else int(positive.sum())
 
 
 # ------------------------------------------------------------------------------------------------- projected training
@@ -302,17 +298,14 @@ class Projected:
             return at, basis, share(basis, slope)
 
         def advance(at: Array, t: Array) -> Any:
-            basis = rows(curvature.eigenpairs(jax.random.fold_in(key, t), self.objective, unravel(at), self.top).vectors)
+            basis = rows(
+                curvature.eigenpairs(jax.random.fold_in(key, t), self.objective, unravel(at), self.top).vectors
+            )
             new, _, last = jax.lax.fori_loop(t, t + self.refresh, step, (at, basis, jnp.zeros((), at.dtype)))
             return new, (self.objective(unravel(at)), last)
 
         end, (losses, shares) = jax.lax.scan(advance, start, jnp.arange(0, self.steps, self.refresh))
         return {"loss": jnp.append(losses, self.objective(unravel(end))), "share": shares}
-
-
-def at_records(tree: Any, records: Any) -> Any:
-    """Some records of the first run."""
-    return jax.tree.map(lambda x: x[0][np.asarray(records)], tree)
 
 
 def subset(objective: ls.Objective, num: int) -> ls.Objective:

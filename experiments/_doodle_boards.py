@@ -162,7 +162,7 @@ def draw(result: Mapping[str, Any]) -> dict[str, Any]:
             miss = rms(result[f"board_{name}_{part}"])
             _draw_board(ax, result, name, part)
             where = "Practice" if part == "train" else "New digits"
-            caption(ax, f"{where}, {text}:  {miss:.2f} px off")
+            caption(ax, f"{where}, {text}: {miss:.2f} px off", 48)
     _draw_plane(axes["plane"], result["plane"])
     _draw_law(axes["law"], result["ridgeless"])
     return {"doodle_7_boards": finished(figure)}

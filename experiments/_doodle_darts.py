@@ -24,11 +24,15 @@ SHOWN = 3  # the digit of the first panel
 
 def run(config: Any, lab: Any) -> dict[str, Any]:
     """The guesses of least squares for both parts, and the answers of the classifier."""
+    return {**boards(lab), "answers": answers(config, lab)}
+
+
+def boards(lab: Any) -> dict[str, Any]:
+    """The guesses of least squares for both parts."""
     with jax.enable_x64(True):
         inputs, truth, _ = halves()["train"]
         weights = least_squares(inputs, truth)
-        result = {f"guesses_{part}": guesses(lab, f"guesses_{part}", weights, part) for part in ("train", "test")}
-    return {**result, "answers": answers(config, lab)}
+        return {f"guesses_{part}": guesses(lab, f"guesses_{part}", weights, part) for part in ("train", "test")}
 
 
 def cosines(result: Mapping[str, Any]) -> np.ndarray:

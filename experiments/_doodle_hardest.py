@@ -48,10 +48,14 @@ class Moved:
 
 def run(config: Any, lab: Any) -> dict[str, Any]:
     """The classifier's answers, and where mean and median go as one of a few targets is moved."""
+    return {"moved": moving(lab), "answers": answers(config, lab)}
+
+
+def moving(lab: Any) -> Any:
+    """Mean and median of a few targets against the distance by which one is moved."""
     with jax.enable_x64(True):
         grid = ls.Grid((ls.Axis("z", MOVED, "one target moved by z (px)"),))
-        moved = at_once(lab, len(MOVED)).sweep("moved", Moved(halves()["test"][1][:FEW, 0]), grid)
-    return {"moved": moved, "answers": answers(config, lab)}
+        return at_once(lab, len(MOVED)).sweep("moved", Moved(halves()["test"][1][:FEW, 0]), grid)
 
 
 def findings(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -207,7 +207,7 @@ def draw(result: Mapping[str, Any]) -> dict[str, Any]:
     figure, axes = sheet([["hills", "outlier"], ["cost", "bias"]], (10.5, 7.6), f"4   {TITLE}")
     _draw_hills(axes["hills"], result["hills"])
     key_panel(axes["outlier"], result)
-    caption(axes["outlier"], "One outlier drags the squared minimum (stars); the absolute one stays.", 50)
+    caption(axes["outlier"], "One outlier drags the squared minimum (stars); the absolute one hardly moves.", 50)
     _draw_cost(axes["cost"], result["samples"])
     _draw_bias(axes["bias"], result["contaminated"])
     return {"doodle_4_hills": finished(figure)}

@@ -137,7 +137,7 @@ def measure(params: Any, data: Any) -> dict[str, jax.Array]:
     found = {}
     for part, x, y in (("train", data["x"], data["y"]), ("test", data["test_x"], data["test_y"])):
         losses, metrics = cross_entropy(predict(params, x), y)
-        found |= {f"{part}_loss": jnp.mean(losses), f"{part}_error": 1 - jnp.mean(metrics["accuracy"])}
+        found |= {f"{part}_loss": jnp.mean(losses), f"{part}_error": jnp.mean(1 - metrics["accuracy"])}
     return found
 
 

@@ -236,8 +236,16 @@ def batch_of(objective: Objective, size: int | None, key: Any, step: Any) -> Obj
     """The objective itself, or over `size` examples drawn without replacement for this step."""
     if size is None:
         return objective
-    key = jax.random.fold_in(key, step)
-    return objective.take(jax.random.choice(key, objective.num_examples, (size,), replace=False))  # ty: ignore
+    num: Any = objective.num_examples
+    return objective.take(drawn(jax.random.fold_in(key, step), num, size))
+
+
+def drawn(key: Array, num: int, size: int) -> Array:
+    """`size` of `num` examples without replacement: those with the largest of `num` uniform numbers.
+
+    `jax.random.choice` sorts all of them, several times, which on a CPU took twelve times as long for 100 of 4,000.
+    """
+    return jax.lax.top_k(jax.random.uniform(key, (num,)), size)[1]
 
 
 def updated(

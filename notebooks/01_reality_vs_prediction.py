@@ -3,6 +3,7 @@
 #   jupytext:
 #     formats: py:percent
 # ---
+
 # %% [markdown]
 # # 1. Reality and prediction
 #
@@ -19,7 +20,6 @@
 
 # %%
 import jax
-import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
@@ -69,10 +69,10 @@ with ls.plotting.style("doodle"):
 # with scikit-learn, a Python package. Nobody can write down a rule that turns 64 dots into the right digit. So we let a
 # **network** find one.
 #
-# For us, a network is a machine with many **knobs**. Put a picture in. Out come ten numbers between 0 and 1, one for each
-# digit. They add up to 1. The network says with them how sure it is: 0.9 for "7" means "I am 90 % sure that it is a 7".
-# Such a number is called a **probability**. What the machine says depends on how the knobs are turned. A knob's setting is
-# a number too; the proper word for it is **parameter**.
+# For us, a network is a machine with many **knobs**. Put a picture in. Out come ten numbers between 0 and 1, one for
+# each digit. They add up to 1. The network says with them how sure it is: 0.9 for "7" means "I am 90 % sure that it
+# is a 7". Such a number is called a **probability**. What the machine says depends on how the knobs are turned. A
+# knob's setting is a number too; the proper word for it is **parameter**.
 
 # %%
 problem = ls.problems.digits_mlp(hidden=(16,))
@@ -83,8 +83,8 @@ untrained = problem.init(jax.random.key(0))
 print("knobs:", sum(knob.size for knob in jax.tree.leaves(untrained)))
 
 # %% [markdown]
-# **Training** turns the knobs, a little at a time, so that the misses shrink on a set of practice pictures. How it knows
-# which way to turn them is page 5. Here it takes one line.
+# **Training** turns the knobs, a little at a time, so that the misses shrink on a set of practice pictures. How it
+# knows which way to turn them is page 5. Here it takes one line.
 
 # %%
 trained = ls.train(problem.objectives["train"], optax.adam(0.02), untrained, num_steps=60, record_every=60).params
@@ -112,8 +112,8 @@ with ls.plotting.style("doodle"):
 # %% [markdown]
 # ## The dartboard
 #
-# A guess like "7, with 90 %" is off by 10 %, if it is a 7. If it is a 1, and the network gave the 1 only 5 %, the guess is
-# off by 95 %. So the miss is: 100 % minus the probability that the network gave to the truth.
+# A guess like "7, with 90 %" is off by 10 %, if it is a 7. If it is a 1, and the network gave the 1 only 5 %, the
+# guess is off by 95 %. So the miss is: 100 % minus the probability that the network gave to the truth.
 #
 # Each dart is one picture. Its distance from the middle is the miss. The angle means nothing: the darts are only spread
 # around the board so that they do not cover each other.
@@ -141,15 +141,16 @@ with ls.plotting.style("doodle"):
 #
 # Skip this if you like; nothing later needs it.
 #
-# Number the examples $i = 1, 2, \dots, n$. Example $i$ has an input $x_i$ (hours of sun, or 64 dots) and a truth $y_i$. All
-# knobs together are called $\theta$, the Greek letter theta. The model is a function $f$: it takes the knobs and the
-# input and gives the prediction $f(\theta, x_i)$. The miss, or **residual**, of a number is
+# Number the examples $i = 1, 2, \dots, n$. Example $i$ has an input $x_i$ (hours of sun, or 64 dots) and a truth
+# $y_i$. All knobs together are called $\theta$, the Greek letter theta. The model is a function $f$: it takes the
+# knobs and the input and gives the prediction $f(\theta, x_i)$. The miss, or **residual**, of a number is
 #
 # $$r_i = y_i - f(\theta, x_i) .$$
 #
-# The best line has a property that can be checked. Its misses add up to zero, and they have nothing in common with the
-# input: $\sum_i r_i = 0$ and $\sum_i r_i \, x_i = 0$, where $\sum_i$ means "add up over all examples". Mathematicians say
-# that the residuals are *orthogonal* to the input. If they were not, a slightly steeper or higher line would do better.
+# The best line has a property that can be checked. Its misses add up to zero, and they have nothing in common with
+# the input: $\sum_i r_i = 0$ and $\sum_i r_i \, x_i = 0$, where $\sum_i$ means "add up over all examples".
+# Mathematicians say that the residuals are *orthogonal* to the input. If they were not, a slightly steeper or higher
+# line would do better.
 
 # %%
 print(f"sum of the misses:                {np.sum(misses):.1e}")

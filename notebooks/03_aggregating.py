@@ -3,12 +3,13 @@
 #   jupytext:
 #     formats: py:percent
 # ---
+
 # %% [markdown]
 # # 3. Many misses, one number
 #
-# After [page 2](02_per_sample_error.py) we have one number for each example. A machine cannot shrink a thousand numbers at
-# once: making one smaller makes another larger. It needs a single number, a score. So the many become one. This is called
-# **aggregating**.
+# After [page 2](02_per_sample_error.py) we have one number for each example. A machine cannot shrink a thousand
+# numbers at once: making one smaller makes another larger. It needs a single number, a score. So the many become one.
+# This is called **aggregating**.
 #
 # There is more than one way to do it. This page shows that the way you choose decides which answer is called best.
 
@@ -25,8 +26,8 @@ from landscape import losses
 # %% [markdown]
 # ## Seven deliveries
 #
-# A parcel service wrote down how many minutes seven deliveries took. (The numbers are made up.) The last one was on a day
-# of snow. You must tell the next customer one number. Which?
+# A parcel service wrote down how many minutes seven deliveries took. (The numbers are made up.) The last one was on a
+# day of snow. You must tell the next customer one number. Which?
 #
 # This is a model with a single knob: the number that you tell. The miss of each delivery is the distance between your
 # number and what happened.
@@ -52,8 +53,8 @@ for how in losses.AGGREGATES:
 # %% [markdown]
 # ## Turn the knob, draw the score
 #
-# Now try every number from 0 to 60, and draw the score of each. This curve is our first **landscape**: left and right is
-# the knob, up and down is the score. The best number is the lowest point.
+# Now try every number from 0 to 60, and draw the score of each. This curve is our first **landscape**: left and right
+# is the knob, up and down is the score. The best number is the lowest point.
 #
 # `ls.sweep` is the main tool of this library. It tries a function on a grid of values and remembers what came out.
 
@@ -78,15 +79,16 @@ for how in losses.AGGREGATES:
     print(f"{how:>6}: lowest at {curves.coords(curves.argmin(how))[0]:.2f} minutes")
 
 # %% [markdown]
-# The same seven misses, and three different answers. The mean asks for 17 minutes. The maximum fears the day of snow and
-# asks for 31 and a half. The median hardly looks at the slowest deliveries. The sum is seven times the mean: a taller
-# curve with the same lowest point, so it asks for the same 17.
+# The same seven misses, and three different answers. The mean asks for 17 minutes. The maximum fears the day of snow
+# and asks for 31 and a half. The median hardly looks at the slowest deliveries. The sum is seven times the mean: a
+# taller curve with the same lowest point, so it asks for the same 17.
 #
 # ## Two knobs make a map
 #
-# With one knob the landscape is a curve. With two it is a map, like a hiking map: two directions to walk in, and a height.
-# Here are the ice creams of [page 1](01_reality_vs_prediction.py) again. The line has two knobs: how many cones on a day
-# with five hours of sun, and how many more for each further hour. We have added a seventh day, with a broken machine.
+# With one knob the landscape is a curve. With two it is a map, like a hiking map: two directions to walk in, and a
+# height. Here are the ice creams of [page 1](01_reality_vs_prediction.py) again. The line has two knobs: how many
+# cones on a day with five hours of sun, and how many more for each further hour. We have added a seventh day, with a
+# broken machine.
 
 # %%
 hours_of_sun = jnp.array([1.0, 2.0, 4.0, 5.0, 7.0, 9.0, 8.0])
@@ -110,9 +112,9 @@ with ls.plotting.style("doodle"):
         ls.plotting.contours(maps, how, ax=ax, levels=8, aspect="auto", label=f"{how} of the misses")
 
 # %% [markdown]
-# Each line joins points of the same height, as on a hiking map. The star is the lowest point. Three maps of the same data,
-# three different lowest points. The landscape is not a property of the data alone. You made it, when you chose how to
-# measure and how to aggregate.
+# Each line joins points of the same height, as on a hiking map. The star is the lowest point. Three maps of the same
+# data, three different lowest points. The landscape is not a property of the data alone. You made it, when you chose
+# how to measure and how to aggregate.
 #
 # Look at the middle map once more. It has several hollows, because a middle value jumps from one day to another as the
 # line turns. That is why nobody trains large networks with the median: a marble that rolls downhill would get stuck.
@@ -120,8 +122,8 @@ with ls.plotting.style("doodle"):
 # %% [markdown]
 # ## The same in symbols
 #
-# Let $y_1, \dots, y_n$ be the truths, $c$ the one number that you tell, and $|y_i - c|$ the miss of example $i$. Each way to
-# measure and aggregate has a best $c$, and statisticians know its name:
+# Let $y_1, \dots, y_n$ be the truths, $c$ the one number that you tell, and $|y_i - c|$ the miss of example $i$. Each
+# way to measure and aggregate has a best $c$, and statisticians know its name:
 #
 # | you make small | the best $c$ is |
 # |---|---|
@@ -130,9 +132,9 @@ with ls.plotting.style("doodle"):
 # | the largest $\lvert y_i - c \rvert$ | the midrange, half-way between the smallest and the largest $y_i$ |
 # | the mean of the pinball loss at $\tau$ | the $\tau$-quantile: a share $\tau$ of the $y_i$ lies below it |
 #
-# The **pinball loss** counts a miss $\tau$ times where the truth was above your number and $1 - \tau$ times where it was
-# below, with $\tau$ (tau) between 0 and 1. With $\tau = 0.9$ it is bad to promise too little, so the best promise is late
-# for one delivery in ten. The left column is found by the library, the right one by NumPy, from the table:
+# The **pinball loss** counts a miss $\tau$ times where the truth was above your number and $1 - \tau$ times where it
+# was below, with $\tau$ (tau) between 0 and 1. With $\tau = 0.9$ it is bad to promise too little, so the best promise
+# is late for one delivery in ten. The left column is found by the library, the right one by NumPy, from the table:
 
 # %%
 pairs = [
@@ -149,15 +151,15 @@ for name, found, expected in pairs:
     print(f"{name:>18}: {found:.4f}   {expected:.4f}")
 
 # %% [markdown]
-# (The sixth of seven sorted numbers is the 0.8-quantile: five of seven, 71 %, are smaller, and six of seven, 86 %, are not
-# larger.)
+# (The sixth of seven sorted numbers is the 0.8-quantile: five of seven, 71 %, are smaller, and six of seven, 86 %,
+# are not larger.)
 
 # %% [markdown]
 # ## What these pictures do not show
 #
 # - *The lowest point is not "the truth".* It is the best answer to the question that you asked by choosing a score.
 # - *One number hides who pays.* A mean of 5 minutes may be 5 minutes for everyone, or 35 minutes for one in seven.
-# - *Two knobs can be drawn, a thousand cannot.* The network of page 1 has 1,210. How to look at such a landscape all the
-#   same, and what gets lost, is page 6 and [page 10](10_trust_your_slice.py).
+# - *Two knobs can be drawn, a thousand cannot.* The network of page 1 has 1,210. How to look at such a landscape all
+#   the same, and what gets lost, is page 6 and [page 10](10_trust_your_slice.py).
 #
 # Next: [squares or distances?](04_mse_vs_mae.py)

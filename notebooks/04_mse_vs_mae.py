@@ -3,6 +3,7 @@
 #   jupytext:
 #     formats: py:percent
 # ---
+
 # %% [markdown]
 # # 4. Squares or distances?
 #
@@ -11,14 +12,13 @@
 # - Write down the distance itself, and take the mean: **MAE**, the mean absolute error.
 # - Write down the square of the distance, and take the mean: **MSE**, the mean squared error.
 #
-# With squares, a miss twice as large counts four times as much. A miss ten times as large counts a hundred times as much.
-# So squares say: *big misses first*. Distances say: *every unit of miss counts the same*.
+# With squares, a miss twice as large counts four times as much. A miss ten times as large counts a hundred times as
+# much. So squares say: *big misses first*. Distances say: *every unit of miss counts the same*.
 
 # %%
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
-import numpy as np
 import optax
 
 import landscape as ls
@@ -29,12 +29,12 @@ from landscape import losses
 # %% [markdown]
 # ## Two hills
 #
-# Draw the loss against the miss. The square is a bowl: flat near the bottom, steeper and steeper further up. The distance
-# is a V: the same slope everywhere, and a sharp tip. Between the two lies a third one, the **Huber loss**: a bowl near the
-# bottom, a straight V further out. (Its square is halved, so that the pieces fit.)
+# Draw the loss against the miss. The square is a bowl: flat near the bottom, steeper and steeper further up. The
+# distance is a V: the same slope everywhere, and a sharp tip. Between the two lies a third one, the **Huber loss**: a
+# bowl near the bottom, a straight V further out. (Its square is halved, so that the pieces fit.)
 #
-# On the right is the **slope**: how much the loss changes if the miss grows a little. The slope decides how hard an example
-# pulls at the knobs.
+# On the right is the **slope**: how much the loss changes if the miss grows a little. The slope decides how hard an
+# example pulls at the knobs.
 
 # %%
 curves = {"squared": losses.squared_error, "distance": losses.absolute_error, "Huber": losses.huber(1.0)}
@@ -56,9 +56,9 @@ with ls.plotting.style("doodle"):
 #
 # ## One typing error
 #
-# Here are the ice creams of [page 1](01_reality_vs_prediction.py). On one day someone typed 970 where 97 was meant. Three
-# lines are fitted to the data, one for each loss. Fitting means: start somewhere, and turn the knobs downhill until
-# nothing improves. (`optax.adam` is a popular way of walking downhill. It comes back on page 5.)
+# Here are the ice creams of [page 1](01_reality_vs_prediction.py). On one day someone typed 970 where 97 was meant.
+# Three lines are fitted to the data, one for each loss. Fitting means: start somewhere, and turn the knobs downhill
+# until nothing improves. (`optax.adam` is a popular way of walking downhill. It comes back on page 5.)
 
 # %%
 hours_of_sun = jnp.array([1.0, 2.0, 4.0, 5.0, 7.0, 9.0])
@@ -91,14 +91,14 @@ with ls.plotting.style("doodle"):
 # The squares listen to the typing error. Their line even goes below zero, just to come a little nearer to 970. The
 # distances overrule it: five against one. The Huber loss does nearly the same.
 #
-# So are squares bad? No. If the 970 was real (a festival!), then a model that ignores it will run out of ice cream. And if
-# there are no such surprises, squares make better use of the data, as we now see.
+# So are squares bad? No. If the 970 was real (a festival!), then a model that ignores it will run out of ice cream.
+# And if there are no such surprises, squares make better use of the data, as we now see.
 #
 # ## What caution costs
 #
-# Suppose the misses are small, many and without surprises, so that they follow the famous bell curve. Then the mean, which
-# belongs to the squares, is the best you can do. The median, which belongs to the distances, wastes data: it needs more
-# examples to be as precise. How many more is known exactly.
+# Suppose the misses are small, many and without surprises, so that they follow the famous bell curve. Then the mean,
+# which belongs to the squares, is the best you can do. The median, which belongs to the distances, wastes data: it
+# needs more examples to be as precise. How many more is known exactly.
 
 # %%
 print("share of the data that is put to use, if the misses follow a bell curve of width 1")
@@ -106,14 +106,14 @@ for name, loss in {**curves, "Huber": losses.huber(1.345)}.items():
     print(f"  {name:>8}: {losses.gaussian_efficiency(loss):.4f}")
 
 # %% [markdown]
-# The distances put 64 % to use; the exact number is 2 divided by pi. The Huber loss with its bend at 1.345 keeps 95 %. That
-# is why people call it a good compromise.
+# The distances put 64 % to use; the exact number is 2 divided by pi. The Huber loss with its bend at 1.345 keeps 95
+# %. That is why people call it a good compromise.
 #
 # ## The V has no flat bottom
 #
-# Walking downhill on a V has a snag. The slope never gets smaller, so a walker with a fixed stride steps over the tip,
-# turns round, and steps over it again, for ever. In a bowl the slope fades near the bottom, and so do the steps. On a V you
-# must shorten your stride yourself.
+# Walking downhill on a V has a snag. The slope never gets smaller, so a walker with a fixed stride steps over the
+# tip, turns round, and steps over it again, for ever. In a bowl the slope fades near the bottom, and so do the steps.
+# On a V you must shorten your stride yourself.
 
 # %%
 minutes = jnp.array([12.0, 14.0, 15.0, 17.0, 18.0, 20.0, 51.0])
@@ -148,17 +148,19 @@ with ls.plotting.style("doodle"):
 # Let $r$ be a miss. The three losses and their slopes are
 #
 # $$r^2 \text{ with slope } 2 r, \qquad \lvert r \rvert \text{ with slope } \pm 1, \qquad
-# h_k(r) = \begin{cases} r^2 / 2 & \text{if } \lvert r \rvert \le k \\ k \lvert r \rvert - k^2 / 2 & \text{otherwise,} \end{cases}$$
+# h_k(r) = \begin{cases} r^2 / 2 & \text{if } \lvert r \rvert \le k \\
+# k \lvert r \rvert - k^2 / 2 & \text{otherwise,} \end{cases}$$
 #
-# where $\pm 1$ means $+1$ for a positive miss and $-1$ for a negative one, and $k$ is where the Huber loss bends. If the
-# misses follow a bell curve of width 1, a loss with slope $\psi(r)$ (psi) uses the share
+# where $\pm 1$ means $+1$ for a positive miss and $-1$ for a negative one, and $k$ is where the Huber loss bends. If
+# the misses follow a bell curve of width 1, a loss with slope $\psi(r)$ (psi) uses the share
 #
 # $$\frac{\left( \text{mean of } r \, \psi(r) \right)^2}{\text{mean of } \psi(r)^2}$$
 #
-# of the data (Huber 1964). For squares that is 1, for distances $2 / \pi = 0.6366$, for Huber's loss with $k = 1.345$ it is
-# $0.9500$. There is another side to it. Let a share $e$ of the data be false, and as far away as it likes. The mean then
-# follows it to infinity. The median moves by no more than $\Phi^{-1}\!\left( \frac{1}{2 (1 - e)} \right)$ widths of the
-# bell curve, where $\Phi^{-1}$ turns a probability into a position on the bell curve. For $e = 0.1$ that is $0.14$.
+# of the data (Huber 1964). For squares that is 1, for distances $2 / \pi = 0.6366$, for Huber's loss with $k = 1.345$
+# it is $0.9500$. There is another side to it. Let a share $e$ of the data be false, and as far away as it likes. The
+# mean then follows it to infinity. The median moves by no more than $\Phi^{-1}\!\left( \frac{1}{2 (1 - e)} \right)$
+# widths of the bell curve, where $\Phi^{-1}$ turns a probability into a position on the bell curve. For $e = 0.1$
+# that is $0.14$.
 
 # %% [markdown]
 # ## What these pictures do not show
@@ -168,5 +170,8 @@ with ls.plotting.style("doodle"):
 # - *Steep is not fast.* A steep hill gives large steps, but as page 5 shows, too large a step leads uphill.
 # - *Three losses are not all.* Networks that choose among classes use the surprise of
 #   [page 2](02_per_sample_error.py), which is neither a square nor a distance.
+#
+# All numbers of this page are measured, with error bars, by
+# [an experiment](../experiments/loss_functions.py).
 #
 # Next: [which way is down?](05_gradient_is_a_compass.py)

@@ -3,17 +3,19 @@
 #   jupytext:
 #     formats: py:percent
 # ---
+
 # %% [markdown]
 # # 5. The gradient is a compass
 #
 # The score is too high. Which way should the knobs be turned?
 #
-# Imagine a hiker in fog on a mountainside. She cannot see the valley. But she feels under her feet in which direction the
-# ground falls most steeply. So she takes a step that way, and feels again. That is how machines learn: no map, only the
-# slope underfoot.
+# Imagine a hiker in fog on a mountainside. She cannot see the valley. But she feels under her feet in which direction
+# the ground falls most steeply. So she takes a step that way, and feels again. That is how machines learn: no map,
+# only the slope underfoot.
 #
-# The slope underfoot has a name, the **gradient**. It has one number for each knob: *if you turn this knob up a little, how
-# much does the score go up?* Strictly, it is an arrow that points steepest *uphill*. Downhill is the opposite direction.
+# The slope underfoot has a name, the **gradient**. It has one number for each knob: *if you turn this knob up a
+# little, how much does the score go up?* Strictly, it is an arrow that points steepest *uphill*. Downhill is the
+# opposite direction.
 
 # %%
 import jax
@@ -30,9 +32,9 @@ from landscape import losses
 # %% [markdown]
 # ## Feel the slope
 #
-# Once more the ice creams of [page 1](01_reality_vs_prediction.py): a line with two knobs, and the mean of the squared
-# misses as its score. To feel the slope, turn each knob by a hair and look at what the score does. Or ask JAX, the engine
-# below this library, which works out the same numbers from the formula, for all knobs at once.
+# Once more the ice creams of [page 1](01_reality_vs_prediction.py): a line with two knobs, and the mean of the
+# squared misses as its score. To feel the slope, turn each knob by a hair and look at what the score does. Or ask
+# JAX, the engine below this library, which works out the same numbers from the formula, for all knobs at once.
 
 # %%
 days = {
@@ -79,9 +81,9 @@ with ls.plotting.style("doodle"):
     ax.quiver(x, y, arrows[..., 0], arrows[..., 1], color="orangered", angles="uv", scale=16, width=0.006)
 
 # %% [markdown]
-# Near the bottom of a round bowl the arrows point at the star. In a long, narrow valley they do not: they point across the
-# valley, at the opposite wall. The compass knows the steepest way down from here. It does not know where the lowest place
-# is.
+# Near the bottom of a round bowl the arrows point at the star. In a long, narrow valley they do not: they point
+# across the valley, at the opposite wall. The compass knows the steepest way down from here. It does not know where
+# the lowest place is.
 #
 # How wrong can it be? Take a valley that is 10, 100 or 1,000 times as curved across as along. We stand all around its
 # lowest place and measure the angle between the compass and the true way.
@@ -118,9 +120,7 @@ for curved, off_by in zip((10.0, 100.0, 1000.0), worst):
 
 # %%
 curvature = np.linalg.eigvalsh(ls.curvature.hessian(score, here)).max()
-print(
-    f"strongest curvature: {curvature:.3f}, so the largest safe learning rate is 2 / {curvature:.3f} = {2 / curvature:.4f}"
-)
+print(f"strongest curvature {curvature:.3f}; largest safe learning rate 2 / {curvature:.3f} = {2 / curvature:.4f}")
 
 rates = jnp.array([0.5, 1.9, 2.1]) / curvature
 starts = jnp.tile(here, (3, 1))
@@ -143,8 +143,8 @@ with ls.plotting.style("doodle"):
     right.legend()
 
 # %% [markdown]
-# The black hiker walks down without a jump. The red one jumps from wall to wall and gets there all the same. The grey one is
-# only a little bolder than the red one. She climbs out of the valley, higher with every step.
+# The black hiker walks down without a jump. The red one jumps from wall to wall and gets there all the same. The grey
+# one is only a little bolder than the red one. She climbs out of the valley, higher with every step.
 
 # %% [markdown]
 # ## The same in symbols
@@ -154,10 +154,11 @@ with ls.plotting.style("doodle"):
 #
 # $$\theta \leftarrow \theta - \eta \, \nabla L(\theta) .$$
 #
-# In a valley with curvature $\lambda$ (lambda) the distance from the lowest place is multiplied by $1 - \eta \lambda$ in
-# every step. So it shrinks steadily for $\eta < 1 / \lambda$, shrinks while jumping from side to side for
-# $1 / \lambda < \eta < 2 / \lambda$, and grows for $\eta > 2 / \lambda$. With several curvatures the largest one sets the
-# limit. If it is $\kappa$ (kappa) times the smallest, then the worst angle between the compass and the way has the cosine
+# In a valley with curvature $\lambda$ (lambda) the distance from the lowest place is multiplied by $1 - \eta \lambda$
+# in every step. So it shrinks steadily for $\eta < 1 / \lambda$, shrinks while jumping from side to side for $1 /
+# \lambda < \eta < 2 / \lambda$, and grows for $\eta > 2 / \lambda$. With several curvatures the largest one sets the
+# limit. If it is $\kappa$ (kappa) times the smallest, then the worst angle between the compass and the way has the
+# cosine
 #
 # $$\frac{2 \sqrt{\kappa}}{1 + \kappa} ,$$
 #
@@ -170,9 +171,9 @@ with ls.plotting.style("doodle"):
 #
 # - *Arrows depend on the units of the knobs.* Count sun in minutes instead of hours, and the valley becomes sixty times
 #   narrower. The data are the same, the compass is not.
-# - *All these valleys are simple bowls.* A network's landscape bends: the curvature, and with it the safe learning rate,
-#   change along the way. In fact training tends to walk to where the learning rate is just about safe:
-#   [the edge of stability](../experiments/edge_of_stability.py).
+# - *All these valleys are simple bowls.* A network's landscape bends: the curvature, and with it the safe learning
+#   rate, change along the way. In fact training tends to walk to where the learning rate is just about safe: [the
+#   edge of stability](../experiments/edge_of_stability.py).
 # - *The hiker here sees all data at each step.* Real training often uses a few examples at a time, so its compass
 #   trembles.
 #

@@ -3,15 +3,17 @@
 #   jupytext:
 #     formats: py:percent
 # ---
+
 # %% [markdown]
 # # 6. Marbles and ditches
 #
 # Put all the pages so far together. A model has knobs. Every setting of the knobs has a score. So the score is a
-# **landscape** over all settings: hills where the model is bad, ditches where it is good. Training puts a marble somewhere
-# and lets it roll.
+# **landscape** over all settings: hills where the model is bad, ditches where it is good. Training puts a marble
+# somewhere and lets it roll.
 #
-# A ditch is called a **minimum**: all ways out of it lead uphill. The deepest ditch of all is the **global minimum**; every
-# other one is a **local minimum**. A marble does not know which kind it is in. From inside, all ditches look alike.
+# A ditch is called a **minimum**: all ways out of it lead uphill. The deepest ditch of all is the **global minimum**;
+# every other one is a **local minimum**. A marble does not know which kind it is in. From inside, all ditches look
+# alike.
 
 # %%
 import jax
@@ -27,8 +29,8 @@ import landscape as ls
 # %% [markdown]
 # ## A landscape with four ditches
 #
-# Here is a landscape with two knobs, after a test function of Himmelblau, tilted so that the ditches are not equally deep.
-# With only two knobs the library can find every ditch (`census`: it searches the whole map).
+# Here is a landscape with two knobs, after a test function of Himmelblau, tilted so that the ditches are not equally
+# deep. With only two knobs the library can find every ditch (`census`: it searches the whole map).
 
 # %%
 
@@ -53,8 +55,8 @@ with ls.plotting.style("doodle"):
 # %% [markdown]
 # ## Roll some marbles
 #
-# We drop 25 marbles on a regular pattern. Each rolls by the rule of [page 5](05_gradient_is_a_compass.py): a step downhill,
-# look again, a step downhill. They roll all at once; the library is built to roll thousands.
+# We drop 25 marbles on a regular pattern. Each rolls by the rule of [page 5](05_gradient_is_a_compass.py): a step
+# downhill, look again, a step downhill. They roll all at once; the library is built to roll thousands.
 
 # %%
 ticks = jnp.linspace(-4.0, 4.0, 5)
@@ -71,8 +73,8 @@ with ls.plotting.style("doodle"):
 # %% [markdown]
 # Every marble ends in a ditch. Only some end in the deepest one, on the left. The place where you drop it decides.
 #
-# The places from which marbles roll into the same ditch form its **basin**, like the land from which all rain flows into one
-# lake. A map of the basins answers the question "where must I start?" for every start at once.
+# The places from which marbles roll into the same ditch form its **basin**, like the land from which all rain flows
+# into one lake. A map of the basins answers the question "where must I start?" for every start at once.
 
 # %%
 basins = {}
@@ -101,28 +103,27 @@ with ls.plotting.style("doodle"):
 
 # %% [markdown]
 # With small steps each ditch has its own patch of land around it. With large steps scraps of one patch turn up inside
-# another, because a marble can jump over a ridge. And no marble rests in the deepest ditch any more: it is too narrow. Each
-# step leads from one wall to the other (the dark area). A heavy marble can roll through a shallow ditch and out again.
+# another, because a marble can jump over a ridge. And no marble rests in the deepest ditch any more: it is too
+# narrow. Each step leads from one wall to the other (the dark area). A heavy marble can roll through a shallow ditch
+# and out again.
 #
 # Page 5 said when a ditch is too narrow: when the learning rate exceeds 2 divided by the curvature. So we can check.
 
 # %%
 for place, depth in zip(ditches, depths):
     curvature = np.linalg.eigvalsh(ls.curvature.hessian(hills, jnp.asarray(place, jnp.float32))).max()
-    print(
-        f"ditch of height {depth:+.2f}: learning rates up to {2 / curvature:.3f} can rest in it; the large steps have 0.17"
-    )
+    print(f"ditch of height {depth:+.2f}: it holds learning rates up to {2 / curvature:.3f}; the large steps have 0.17")
 
 # %% [markdown]
-# So "how likely is the deepest ditch?" has no answer, unless you say how you roll, and where the marbles are dropped. That
-# is why the start (the **initialisation**) and the length of the steps (the **learning rate**) matter so much.
+# So "how likely is the deepest ditch?" has no answer, unless you say how you roll, and where the marbles are dropped.
+# That is why the start (the **initialisation**) and the length of the steps (the **learning rate**) matter so much.
 
 # %% [markdown]
 # ## The ditches of a network
 #
-# The digit reader of page 1 has 1,210 knobs, so its landscape has 1,210 directions. No picture shows that. But we can walk
-# along a straight line through it. We train two networks from different starts, then turn all knobs at once from the
-# settings of the first (at 0) to the settings of the second (at 1), and measure the score on the way.
+# The digit reader of page 1 has 1,210 knobs, so its landscape has 1,210 directions. No picture shows that. But we can
+# walk along a straight line through it. We train two networks from different starts, then turn all knobs at once from
+# the settings of the first (at 0) to the settings of the second (at 1), and measure the score on the way.
 
 # %%
 problem = ls.problems.digits_mlp(hidden=(16,))
@@ -146,19 +147,20 @@ print(
 )
 
 # %% [markdown]
-# Two ditches, about equally deep, with a hill between them. Networks have a great many such ditches. Most are about equally
-# good, which is why training works at all. But not always: a network that imitates another one of the same size gets
-# stuck in a bad ditch in more than half of all trials once it is large enough. That is [page 8](08_culture.py), and
-# [an experiment](../experiments/student_teacher.py).
+# Two ditches, about equally deep, with a hill between them. Networks have a great many such ditches. Most are about
+# equally good, which is why training works at all. But not always: a network that imitates another one of the same
+# size gets stuck in a bad ditch in more than half of all trials once it is large enough. That is [page
+# 8](08_culture.py), and [an experiment](../experiments/student_teacher.py).
 
 # %% [markdown]
 # ## The same in symbols
 #
-# A minimum is a setting $\theta$ where the gradient is zero, $\nabla L(\theta) = 0$, and where the ground curves upward in
-# every direction. The curvatures are the *eigenvalues* of the table of all second derivatives, the *Hessian*. If all are
-# positive, it is a minimum; if all are negative, a hilltop; if some are negative, a **saddle**, a pass between two ditches.
-# The number of negative ones is the *Morse index*. For a landscape with two knobs that rises on all sides, the number of
-# minima, minus saddles, plus hilltops, is always exactly 1. The library finds them all and counts:
+# A minimum is a setting $\theta$ where the gradient is zero, $\nabla L(\theta) = 0$, and where the ground curves
+# upward in every direction. The curvatures are the *eigenvalues* of the table of all second derivatives, the
+# *Hessian*. If all are positive, it is a minimum; if all are negative, a hilltop; if some are negative, a **saddle**,
+# a pass between two ditches. The number of negative ones is the *Morse index*. For a landscape with two knobs that
+# rises on all sides, the number of minima, minus saddles, plus hilltops, is always exactly 1. The library finds them
+# all and counts:
 
 # %%
 minima, saddles, hilltops = census.counts
@@ -167,12 +169,11 @@ print(f"{minima} minima, {saddles} saddles, {hilltops} hilltop: {minima} - {sadd
 # %% [markdown]
 # ## What these pictures do not show
 #
-# - *A map of two knobs is exact only for a model with two knobs.* Along a line between two networks you see a hill. A curved
-#   way around it may exist, and for large networks it usually does: see
-#   [the experiments](../docs/experiments.md).
+# - *A map of two knobs is exact only for a model with two knobs.* Along a line between two networks you see a hill. A
+#   curved way around it may exist, and often does: see [an experiment](../experiments/connectivity.py).
 # - *Swapping two parts of a network changes all its knobs, but not what it does.* Many ditches are such copies of each
 #   other. The picture cannot tell a copy from a new solution.
-# - *Marbles in a thousand directions roll differently.* A pass that hardly ever appears in two directions is common in a
-#   thousand. Being stuck usually means slow, not locked in.
+# - *Marbles in a thousand directions roll differently.* A pass that hardly ever appears in two directions is common
+#   in a thousand. What looks stuck is often only slow.
 #
 # Next: [does it work on new data?](07_generalization.py)

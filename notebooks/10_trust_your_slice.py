@@ -3,12 +3,13 @@
 #   jupytext:
 #     formats: py:percent
 # ---
+
 # %% [markdown]
 # # 10. Trust your slice?
 #
-# A picture of a loss landscape shows two directions out of thousands or millions. It can be exact and still mislead. This
-# page is for people who publish such pictures. Four questions to ask of each: which directions, what is left out, what would
-# chance have shown, and how large are the error bars?
+# A picture of a loss landscape shows two directions out of thousands or millions. It can be exact and still mislead.
+# This page is for people who publish such pictures. Four questions to ask of each: which directions, what is left
+# out, what would chance have shown, and how large are the error bars?
 
 # %%
 import jax
@@ -29,13 +30,13 @@ network = run.params
 # %% [markdown]
 # ## 1. Which directions?
 #
-# A ReLU network does not change if the first layer is multiplied by a positive number $a$ and the second divided by it:
-# $\max(0, a z) = a \max(0, z)$. Same function, same predictions, other parameters (Dinh et al. 2017). So anything about the
-# picture that changes under this operation is about the parameters, not about what the network has learned.
+# A ReLU network does not change if the first layer is multiplied by a positive number $a$ and the second divided by
+# it: $\max(0, a z) = a \max(0, z)$. Same function, same predictions, other parameters (Dinh et al. 2017). So anything
+# about the picture that changes under this operation is about the parameters, not about what the network has learned.
 #
-# Here is a network and its rescaled twin with $a = 3$, along one random direction each. On the left the direction is raw:
-# the same random numbers for both. On the right each filter of the direction is scaled to the norm of that filter in the
-# network (*filter normalisation*, Li et al. 2018).
+# Here is a network and its rescaled twin with $a = 3$, along one random direction each. On the left the direction is
+# raw: the same random numbers for both. On the right each filter of the direction is scaled to the norm of that
+# filter in the network (*filter normalisation*, Li et al. 2018).
 
 
 # %%
@@ -62,10 +63,11 @@ for ax, title in zip(axes, ("raw direction", "filter-normalised")):
     ax.legend()
 
 # %% [markdown]
-# The raw curves make one of the twins look much sharper than the other. Both are the same function. The normalised curves
-# coincide. So use normalised directions, and do not compare the widths of raw ones.
+# The raw curves make one of the twins look much sharper than the other. Both are the same function. The normalised
+# curves coincide. So use normalised directions, and do not compare the widths of raw ones.
 #
-# What about a number instead of a picture? The largest eigenvalue of the Hessian, the *sharpness*, has no normalisation:
+# What about a number instead of a picture? The largest eigenvalue of the Hessian, the *sharpness*, has no
+# normalisation:
 
 # %%
 for name, twin in twins.items():
@@ -73,14 +75,14 @@ for name, twin in twins.items():
     print(f"{name}: sharpness {value:8.2f} (an eigenvalue lies within {residual:.1e})")
 
 # %% [markdown]
-# Neither sharpness nor width by itself says that a network generalises. Normalisation removes this symmetry; it does not
-# turn flatness into a law (Andriushchenko et al. 2023).
+# Neither sharpness nor width by itself says that a network generalises. Normalisation removes this symmetry; it does
+# not turn flatness into a law (Andriushchenko et al. 2023).
 #
 # ## 2. What does the plane leave out?
 #
-# The plane of the two principal components of the training path is the best plane for drawing the path. How good is best?
-# `residual` is the distance of a point from the plane, and `off_plane` the share of the squared gradient that points out of
-# it.
+# The plane of the two principal components of the training path is the best plane for drawing the path. How good is
+# best? `residual` is the distance of a point from the plane, and `off_plane` the share of the squared gradient that
+# points out of it.
 
 # %%
 directions, explained = ls.subspace.pca_directions(run.snapshots)
@@ -102,14 +104,15 @@ print(f"the path is up to {away.max():.2f} off the plane; from start to end it g
 print(f"share of the squared gradient outside the plane: {np.median(outside):.0%} in the median over the picture")
 
 # %% [markdown]
-# The colours at the path are not the losses of the path: they are the losses of its shadow on the plane. The legend gives
-# the true ones at both ends.
+# The colours at the path are not the losses of the path: they are the losses of its shadow on the plane. The legend
+# gives the true ones at both ends.
 #
 # ## 3. What would chance have shown?
 #
-# "Two directions explain 90 % of the path" sounds like a discovery about training. It is mostly a fact about paths. A long
-# random walk in many dimensions has the same property: its first principal components are smooth, in the plane it looks
-# like a parabola or a spiral, and it explains 61 % and 15 % whatever is walked (Antognini & Sohl-Dickstein 2018).
+# "Two directions explain 90 % of the path" sounds like a discovery about training. It is mostly a fact about paths. A
+# long random walk in many dimensions has the same property: its first principal components are smooth, in the plane
+# it looks like a parabola or a spiral, and it explains 61 % and 15 % whatever is walked (Antognini & Sohl-Dickstein
+# 2018).
 
 # %%
 steps = ls.subspace.random_directions(jax.random.key(3), network, num=len(losses))
@@ -133,8 +136,8 @@ print(f"random walk, theory:  {null[0]:.1%} and {null[1]:.1%} for {len(losses)} 
 #
 # ## 4. How large are the error bars?
 #
-# A test loss is a mean over a sample. `outputs=("sem",)` gives its standard error at every point, and `profile` draws two of
-# them to either side. Below: from the network along the normalised direction of question 1.
+# A test loss is a mean over a sample. `outputs=("sem",)` gives its standard error at every point, and `profile` draws
+# two of them to either side. Below: from the network along the normalised direction of question 1.
 
 # %%
 normalised = ls.subspace.filter_normalize(raw, network)
@@ -145,9 +148,8 @@ ls.plotting.profile(near, ["train_loss", "test_loss"], scale="linear")
 lowest = near.argmin("test_loss")
 centre = near.grid.index(0.0)
 difference = near["test_loss"][centre] - near["test_loss"][lowest]
-print(
-    f"test loss at the centre minus its lowest: {difference:.4f}; standard error of either {near['test_loss_sem'][centre]:.4f}"
-)
+print(f"test loss at the centre minus its lowest: {difference:.4f}")
+print(f"standard error of either: {near['test_loss_sem'][centre]:.4f}")
 
 # %% [markdown]
 # The two test losses share their examples, so the error of their *difference* is smaller than either. Measure it on the
@@ -159,8 +161,8 @@ pairs = np.asarray(test.per_example(network) - test.per_example(at_lowest))
 print(f"difference {pairs.mean():.4f}, standard error {pairs.std(ddof=1) / np.sqrt(len(pairs)):.4f}")
 
 # %% [markdown]
-# A sweep at a `tolerance` has error bars of its own: an estimate of the largest error and a guaranteed share of pixels. They
-# mean different things; see [Fast sweeps](../docs/fast_sweeps.md).
+# A sweep at a `tolerance` has error bars of its own: an estimate of the largest error and a guaranteed share of
+# pixels. They mean different things; see [Fast sweeps](../docs/fast_sweeps.md).
 #
 # ## Before you publish: a list
 #
@@ -173,6 +175,7 @@ print(f"difference {pairs.mean():.4f}, standard error {pairs.std(ddof=1) / np.sq
 #
 # ## What these pictures do not show
 #
-# - *Everything that is not in the plane.* Two minima that look separated can be joined by a path elsewhere, and a bowl in
-#   the picture can be a saddle in a direction that was not drawn. `curvature.eigenpairs` with `which="SA"` asks for it.
+# - *Everything that is not in the plane.* Two minima that look separated can be joined by a path elsewhere, and a
+#   bowl in the picture can be a saddle in a direction that was not drawn. `curvature.eigenpairs` with `which="SA"`
+#   asks for it.
 # - *Cause.* A network that generalises and lies in a wide valley does not generalise because of it.

@@ -80,7 +80,12 @@ def test_the_script_draws_everything(tmp_path):
 # -------------------------------------------------------------------------------------------------- 1 darts, 2, 3
 
 
-def test_the_regression_is_that_of_scikit_learn(part):
+@pytest.fixture(scope="module")
+def boards(lab):
+    return _doodle_darts.boards(lab)
+
+
+def test_the_regression_is_that_of_scikit_learn(boards):
     images = sklearn.datasets.load_digits().images / 16
     (inputs, truth, seen), test = _doodle_digits.halves()["train"], _doodle_digits.halves()["test"]
     assert len(seen) + len(test[2]) == len(images)
@@ -89,19 +94,20 @@ def test_the_regression_is_that_of_scikit_learn(part):
     ink = image[4:] / image[4:].sum()
     np.testing.assert_allclose(truth[17], [ink.sum(axis=0) @ np.arange(8), ink.sum(axis=1) @ np.arange(4, 8)])
     fit = sklearn.linear_model.LinearRegression().fit(inputs[:, 1:], truth)
-    np.testing.assert_allclose(part(1)["guesses_test"]["guess"], fit.predict(test[0][:, 1:]), atol=1e-9)
+    np.testing.assert_allclose(boards["guesses_test"]["guess"], fit.predict(test[0][:, 1:]), atol=1e-9)
 
 
-def test_misses_are_orthogonal_to_the_inputs(part):
-    cosines = _doodle_darts.cosines(part(1))
+def test_misses_are_orthogonal_to_the_inputs(boards):
+    cosines = _doodle_darts.cosines(boards)
     assert cosines.shape[1] == 2
     assert len(cosines) > 30
     assert np.abs(cosines).max() < 1e-12
-    spoilt = part(1)["guesses_train"]
+    spoilt = boards["guesses_train"]
     spoilt = spoilt.assign(miss=spoilt["miss"] + 0.05 * spoilt["inputs"][:, 4:6])
     assert np.abs(_doodle_darts.cosines({"guesses_train": spoilt})).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_the_confusion_counts_every_digit_once(part):
     counts = _doodle_darts.confusion(part(1))
     told = part(1)["answers"]
@@ -109,6 +115,7 @@ def test_the_confusion_counts_every_digit_once(part):
     assert np.trace(counts) / counts.sum() == pytest.approx(told.meta["objective"]["accuracy"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_losses_of_the_examples_sum_to_the_total(part):
     told = part(2)["answers"]
     loss = told["loss"].astype(float)
@@ -117,8 +124,8 @@ def test_losses_of_the_examples_sum_to_the_total(part):
     np.testing.assert_allclose(loss, -np.log(chances), rtol=1e-4, atol=1e-6)
 
 
-def test_one_moved_target_moves_the_mean_and_hardly_the_median(part):
-    moved = part(2)["moved"]
+def test_one_moved_target_moves_the_mean_and_hardly_the_median(lab):
+    moved = _doodle_hardest.moving(lab)
     z, targets = moved.grid.axes[0].values, moved["targets"]
     np.testing.assert_allclose(moved["mean"], targets.mean(axis=1), atol=1e-12)
     np.testing.assert_allclose(moved["median"], np.median(targets, axis=1), atol=1e-12)

@@ -1,12 +1,15 @@
 """Oracles for training: iterates of gradient descent and heavy ball on quadratics in closed form."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.stats
 
-from landscape import Objective, Outcome, train
+from landscape import Objective, Outcome, _descent, train
 
 RNG = np.random.default_rng(5)
 ROTATION, _ = np.linalg.qr(RNG.normal(size=(4, 4)))
@@ -420,3 +423,14 @@ def test_arguments_of_a_wrong_kind_are_named(options, message):
     bowl = Objective(lambda p, _: jnp.sum((p - 3.0) ** 2))
     with pytest.raises(TypeError, match=message):
         train(bowl, optax.sgd(0.25), jnp.zeros(2), **({"num_steps": 5} | options))
+
+
+def test_minibatches_are_uniform_subsets():
+    rows = np.asarray(jax.vmap(lambda key: _descent.drawn(key, 7, 3))(jax.random.split(jax.random.key(2), 7000)))
+    assert all(len(set(row)) == 3 for row in rows.tolist())
+    subsets = np.unique(np.sort(rows, axis=1), axis=0, return_counts=True)[1]
+    assert len(subsets) == math.comb(7, 3)
+    chi_square = np.sum((subsets - 200) ** 2 / 200)
+    assert chi_square < scipy.stats.chi2.ppf(1 - 1e-6, 34)
+    first = np.bincount(rows[:, 0], minlength=7)
+    assert np.sum((first - 1000) ** 2 / 1000) < scipy.stats.chi2.ppf(1 - 1e-6, 6)
