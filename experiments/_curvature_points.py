@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 import landscape as ls
 from landscape import curvature
@@ -67,25 +67,22 @@ class Along:
     batch_size: int = field(metadata=_static)
 
     def __call__(self, coords: Float[Array, " 3"]) -> dict[str, Array]:
-        """Loss, eigenvalues with residuals, trace with its standard error, and shares of squared gradients."""
+        """Loss, eigenvalues with residuals, and shares of squared gradients."""
         place = coords.astype(jnp.int32)
         params = jax.tree.map(lambda x: jnp.asarray(x)[*place], self.snapshots)
-        keys = jax.random.split(jax.random.fold_in(self.key, place[1]), 4)
+        keys = jax.random.split(jax.random.fold_in(self.key, place[1]), 3)
         pairs = curvature.eigenpairs(keys[0], self.objective, params, self.top)
-        trace = curvature.trace(keys[1], self.objective, params)
         basis, whole = rows(pairs.vectors), gradient(self.objective, params)
-        random = jnp.linalg.qr(jax.random.normal(keys[2], basis.shape[::-1], basis.dtype))[0].T
+        random = jnp.linalg.qr(jax.random.normal(keys[1], basis.shape[::-1], basis.dtype))[0].T
 
         def of_batch(key: Array) -> Array:
             return share(basis, gradient(minibatch(self.objective, self.batch_size, key), params))
 
-        batches = jax.random.split(jax.random.fold_in(keys[3], place[2]), BATCHES)
+        batches = jax.random.split(jax.random.fold_in(keys[2], place[2]), BATCHES)
         return {
             "loss": self.objective(params),
             "values": pairs.values,
             "residuals": pairs.residuals,
-            "trace": trace.mean,
-            "trace_sem": trace.sem,
             "share": share(basis, whole),
             "random_share": share(random, whole),
             "batch_share": jax.lax.map(of_batch, batches),
@@ -140,49 +137,29 @@ class Spectra:
 # ---------------------------------------------------------------------------------------- against the number of classes
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class GaussianClusters:
-    """Gaussian clusters of unit variance around centres from N(0, s^2) in each coordinate, for several `s`."""
+def clusters_by_class(rng: np.random.Generator, separation: float, num: int, dim: int, classes: int) -> np.ndarray:
+    """Gaussian clusters around centres from N(0, separation^2), each of unit variance in every coordinate.
 
-    separations: Float[Array, " s"]
-    dim: int = field(metadata=_static)
-    most: int = field(default=10, metadata=_static)
+    Args:
+        rng: source of centres and examples.
+        separation: standard deviation of the centres' coordinates.
+        num: examples of each class.
+        dim: dimension.
+        classes: number of clusters.
 
-    def __call__(self, key: Array, labels: Int[Array, " n"], number: Any) -> Float[Array, "n dim"]:
-        """Inputs for the labels, scaled to unit variance, at separation number `number`."""
-        for_centres, for_noise = jax.random.split(key)
-        apart = jnp.asarray(self.separations)[number]
-        centres = apart * jax.random.normal(for_centres, (self.most, self.dim))
-        noise = jax.random.normal(for_noise, (len(labels), self.dim))
-        return (centres[labels] + noise) / jnp.sqrt(1 + apart**2)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Examples of given classes, drawn without replacement: `by_class` has equally many of each."""
-
-    by_class: Float[Array, "classes m dim"]
-
-    @property
-    def dim(self) -> int:
-        """Numbers in an input."""
-        return self.by_class.shape[-1]
-
-    def __call__(self, key: Array, labels: Int[Array, " n"], number: Any) -> Float[Array, "n dim"]:
-        """Inputs for labels that repeat `0, 1, .., classes - 1`; there is one collection, so `number` says nothing."""
-        turn = jnp.arange(len(labels)) // (jnp.max(labels) + 1)
-        order = jax.random.permutation(key, self.by_class.shape[1])
-        return jnp.asarray(self.by_class)[labels, order[turn]]
+    Returns:
+        Examples scaled to unit variance, `(classes, num, dim)`.
+    """
+    centres = separation * rng.standard_normal((classes, 1, dim))
+    examples = centres + rng.standard_normal((classes, num, dim))
+    return (examples / np.sqrt(1 + separation**2)).astype(np.float32)
 
 
-def digits_by_class() -> Images:
-    """The digits, as many of each as of the rarest, 174."""
+def digits_by_class(rng: np.random.Generator, num: int) -> np.ndarray:
+    """Digits drawn without replacement, `(10, num, 64)`; of the rarest there are 174."""
     parts = digits()
     x, y = (np.concatenate([part[name] for part in parts]) for name in ("x", "y"))
-    least = np.bincount(y).min()
-    return Images(np.stack([x[y == c][:least] for c in range(10)]))  # ty: ignore[invalid-argument-type]
+    return np.stack([x[rng.choice(np.flatnonzero(y == c), num, replace=False)] for c in range(10)])
 
 
 @jax.tree_util.register_dataclass
@@ -195,30 +172,34 @@ class ByClasses:
     are exactly 0, and one program does for all.
 
     Attributes:
-        inputs: `inputs(key, labels, number)`.
-        key: of data and starts.
+        inputs: examples by class, `(data, run, class, example, dim)`.
+        key: of starts.
         optimizer: of the training.
         num: examples.
         hidden: units of the hidden layer.
-        most: the largest number of classes.
         steps: steps of training, even.
     """
 
-    inputs: Any
+    inputs: Float[Array, "data runs classes m dim"]
     key: Any
     optimizer: optax.GradientTransformation = field(metadata=_static)
     num: int = field(metadata=_static)
     hidden: int = field(metadata=_static)
-    most: int = field(metadata=_static)
     steps: int = field(metadata=_static)
+
+    @property
+    def most(self) -> int:
+        """The largest number of classes."""
+        return self.inputs.shape[2]
 
     def __call__(self, coords: Float[Array, " 3"]) -> dict[str, Array]:
         """At each moment the `3 most + 1` largest `values` with `residuals`, `loss` and `accuracy`."""
         number, classes, seed = coords.astype(jnp.int32)
-        keys = jax.random.split(jax.random.fold_in(self.key, seed), 3)
-        init, predict = mlp((self.inputs.dim, self.hidden, self.most))
-        labels = jnp.arange(self.num) % classes
-        data = {"x": self.inputs(keys[0], labels, number), "y": labels, "classes": jnp.full(self.num, classes)}
+        keys = jax.random.split(jax.random.fold_in(self.key, seed))
+        init, predict = mlp((self.inputs.shape[-1], self.hidden, self.most))
+        labels, turn = jnp.arange(self.num) % classes, jnp.arange(self.num) // classes
+        x = jnp.asarray(self.inputs)[number, seed, labels, turn]
+        data = {"x": x, "y": labels, "classes": jnp.full(self.num, classes)}
 
         def loss_fn(params: Any, batch: Any) -> Any:
             there = jnp.arange(self.most) < batch["classes"][:, None]
@@ -226,10 +207,10 @@ class ByClasses:
 
         objective = ls.Objective(loss_fn, data, has_aux=True)
         options: dict[str, Any] = {"num_steps": self.steps, "record_every": self.steps // 2, "snapshots": True}
-        run = ls.train(objective, self.optimizer, init(keys[1]), track={"train": objective}, **options)
+        run = ls.train(objective, self.optimizer, init(keys[0]), track={"train": objective}, **options)
 
         def largest(params: Any) -> tuple[Array, Array]:
-            pairs = curvature.eigenpairs(keys[2], objective, params, 3 * self.most + 1)
+            pairs = curvature.eigenpairs(keys[1], objective, params, 3 * self.most + 1, max_products=300)
             return pairs.values, pairs.residuals
 
         values, residuals = jax.lax.map(largest, run.snapshots)
@@ -237,15 +218,16 @@ class ByClasses:
         return {"values": values, "residuals": residuals, **told}
 
 
-def by_gap(values: np.ndarray, classes: int) -> int:
+def by_gap(values: np.ndarray, residuals: np.ndarray, classes: int) -> int:
     """The number of eigenvalues above the largest gap, in the logarithm, among the first `3 classes`.
 
     Args:
-        values: the largest eigenvalues, from the largest; those from the first that is not positive do not count.
+        values: the largest eigenvalues, from the largest.
+        residuals: how far each may be off; from the first that this could make 0, they do not count.
         classes: the number of classes.
     """
-    values = np.asarray(values[: 3 * classes + 1], np.float64)
-    positive = np.cumprod(values > 0).astype(bool)
+    values, residuals = (np.asarray(x[: 3 * classes + 1], np.float64) for x in (values, residuals))
+    positive = np.cumprod(values > residuals).astype(bool)
     ratios = -np.diff(np.log(values[positive]))
     return int(np.argmax(ratios)) + 1 if len(ratios) else int(positive.sum())
 

@@ -44,11 +44,10 @@ from _curvature_points import (
     MOMENTS,
     Along,
     ByClasses,
-    GaussianClusters,
-    Images,
     Projected,
     Spectra,
     by_gap,
+    clusters_by_class,
     digits_by_class,
     subset,
 )
@@ -61,6 +60,7 @@ from landscape.training import Runs
 
 DENSE = 2000  # parameters up to which the whole spectrum is taken too
 MOST = 10  # classes
+DIM = 64  # of the clusters: that of the digits, so that their networks are the same
 TRAININGS = {"sgd": "SGD", "descent": "gradient descent", "edge": "gradient descent, large rate"}
 COLORS = {"sgd": "#d55e00", "descent": "#0072b2", "edge": "#009e73"}
 ARM_COLORS = {"full": "#3d3d3d", "dominant": "#d55e00", "bulk": "#0072b2"}
@@ -82,7 +82,7 @@ class Config:
     """Training steps."""
     rate: float = 0.5
     """Learning rate of SGD, of gradient descent and of the projected training."""
-    large_rate: float = 3.0
+    large_rate: float = 2.0
     """Learning rate of gradient descent at the edge of stability."""
     batch_size: int = 50
     """Examples in a step of SGD."""
@@ -100,8 +100,6 @@ class Config:
     """Examples for each number of classes, spread evenly over them."""
     separations: tuple[float, ...] = (1.0, 3.0)
     """Standard deviations of the clusters' centres; that of a cluster is 1."""
-    dim: int = 20
-    """Dimension of the clusters."""
     switch: int = 3
     """Record of SGD from which the projected training starts."""
     projected_steps: int = 400
@@ -114,7 +112,7 @@ class Config:
 
 SMOKE = Config(
     seeds=2, hidden=4, examples=80, steps=40, records=4, top=4, probes=2, depth=12, classes=(2, 4), per_case=60,
-    separations=(3.0,), dim=6, switch=2, projected_steps=20, refresh=10, batch_size=20,
+    separations=(3.0,), switch=2, projected_steps=20, refresh=10, batch_size=20,
 )  # fmt: skip
 
 
@@ -151,8 +149,8 @@ def _check(config: Config, problem: ls.Problem) -> None:
         )
     if not min(config.rate, config.large_rate, *config.separations) > 0:
         raise UsageError("needs --rate, --large-rate and --separations > 0")
-    if min(config.probes, config.depth) < 2 or min(config.hidden, config.dim) < 1:
-        raise UsageError("needs --probes, --depth >= 2 and --hidden, --dim >= 1")
+    if min(config.probes, config.depth) < 2 or config.hidden < 1:
+        raise UsageError("needs --probes, --depth >= 2 and --hidden >= 1")
     if not config.classes or not all(2 <= c <= MOST for c in config.classes):
         raise UsageError(f"--classes must lie within 2 and {MOST}, got {config.classes}")
     if not MOST <= config.per_case <= 348:
@@ -246,22 +244,21 @@ def _studied(name: str, objective: ls.Objective, snapshots: Any, config: Config,
 
 def _by_classes(config: Config, lab: Lab) -> dict[str, Any]:
     """Largest eigenvalues against the number of classes, for clusters and for digits."""
-    result = {}
-    for name, inputs in _data(config).items():
-        groups = len(config.separations) if name == "clusters" else 1
-        sizes = (config.per_case, config.hidden, MOST, config.steps)
-        point = ByClasses(inputs, _keys(config, 5), sgd(config.rate), *sizes)
-        axes: dict[str, Any] = {"classes": sorted(set(config.classes)), "run": np.arange(config.seeds)}
-        grid = ls.Grid.of(data=np.arange(groups), **axes)
-        titles = [f"clusters, centres {s:g} apart" for s in config.separations] if name == "clusters" else ["digits"]
-        result[f"classes_{name}"] = _one_by_one(lab).sweep(
-            f"classes_{name}", point, grid, lambda _, titles=titles: {"titles": titles}
-        )
-    return result
+    titles = [f"clusters, centres {s:g} apart" for s in config.separations] + ["digits"]
+    inputs = np.stack([_drawn(config, data) for data in range(len(titles))])
+    point = ByClasses(inputs, _keys(config, 5), sgd(config.rate), config.per_case, config.hidden, config.steps)  # ty: ignore[invalid-argument-type]
+    axes: dict[str, Any] = {"classes": sorted(set(config.classes)), "run": np.arange(config.seeds)}
+    grid = ls.Grid.of(data=np.arange(len(titles)), **axes)
+    return {"classes": _one_by_one(lab).sweep("classes", point, grid, lambda _: {"titles": titles})}
 
 
-def _data(config: Config) -> dict[str, GaussianClusters | Images]:
-    return {"clusters": GaussianClusters(jnp.array(config.separations), config.dim, MOST), "digits": digits_by_class()}
+def _drawn(config: Config, data: int) -> np.ndarray:
+    """The examples of every run on one kind of data, `(run, class, example, dim)`."""
+    num, rngs = -(-config.per_case // 2), [np.random.default_rng([config.seed, data, i]) for i in range(config.seeds)]
+    if data == len(config.separations):
+        return np.stack([digits_by_class(rng, num) for rng in rngs])
+    apart = config.separations[data]
+    return np.stack([clusters_by_class(rng, apart, num, DIM, MOST) for rng in rngs])
 
 
 # -------------------------------------------------------------------------------------------------------- findings
@@ -273,7 +270,7 @@ def counts(found: ls.Landscape) -> np.ndarray:
     values = found["values"]
     numbers = np.empty(values.shape[:-1], int)
     for place in np.ndindex(*numbers.shape):
-        numbers[place] = by_gap(values[place], classes[place[1]])
+        numbers[place] = by_gap(values[place], found["residuals"][place], classes[place[1]])
     return numbers
 
 
@@ -287,8 +284,7 @@ def late(found: ls.Landscape, name: str) -> np.ndarray:
 def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
     """Rows of `(what, expected, found)`."""
     rows = _spectrum_rows(result["spectra"])
-    for name in ("classes_clusters", "classes_digits"):
-        rows += _classes_rows(result[name]) if name in result else []
+    rows += _classes_rows(result["classes"]) if "classes" in result else []
     return rows + _share_rows(result["along"]) + _projected_rows(result["projected"])
 
 
@@ -307,7 +303,7 @@ def _spectrum_rows(found: ls.Landscape) -> list[tuple[str, str, str]]:
             ("trace", exact, f"{trace:.3f} ± {sem:.3f}"),
             ("mean squared eigenvalue, of the density", mean_square, f"{squares.mean():.3e} ± {spread:.1e}"),
             (f"{len(values)} largest against the dense, relative to the first", "0 (rounding)", error),
-            ("outliers above the largest gap", f"{top - 1} or {top}", str(by_gap(values, top))),
+            ("outliers above the largest gap", f"{top - 1} or {top}", str(by_gap(values, found["residuals"][i], top))),
         ]
         rows[-4:] = [(f"{moment} of training: {what}", expected, text) for what, expected, text in rows[-4:]]
     return rows
@@ -364,8 +360,7 @@ def _projected_rows(found: ls.Landscape) -> list[tuple[str, str, str]]:
 
 def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
     """The spectrum at three moments, and what is seen against classes and steps."""
-    figures = {"spectrum": _draw_spectra(result["spectra"]), "curvature": _draw_laws(result)}
-    return figures
+    return {"spectrum": _draw_spectra(result["spectra"]), "curvature": _draw_laws(result)}
 
 
 def _draw_spectra(found: ls.Landscape) -> Any:
@@ -375,7 +370,7 @@ def _draw_spectra(found: ls.Landscape) -> Any:
     figure, axes = pyplot.subplots(1, 3, figsize=(10.2, 3.6))
     for i, (ax, letter) in enumerate(zip(axes, "abc")):
         density = type("Density", (), {name: found[name][i] for name in ("nodes", "weights")})
-        outliers = found["values"][i][: by_gap(found["values"][i], study["top"])]
+        outliers = found["values"][i][: by_gap(found["values"][i], found["residuals"][i], study["top"])]
         width = float(np.ptp(found["nodes"][i])) / 200
         if "dense" in found:
             look = {"color": "black", "linewidth": 0.8, "linestyle": "--", "zorder": 4}
@@ -402,12 +397,11 @@ def _name_curves(ax: Any) -> None:
 def _draw_laws(result: Mapping[str, ls.Landscape]) -> Any:
     from matplotlib import pyplot
 
-    studied = [result[name] for name in ("classes_clusters", "classes_digits") if name in result]
-    columns = 3 if studied else 2
+    columns = 3 if "classes" in result else 2
     figure, axes = pyplot.subplots(1, columns, figsize=(3.5 * columns, 3.6))
     panels = list(axes)
-    if studied:
-        _draw_classes(panels.pop(0), studied)
+    if "classes" in result:
+        _draw_classes(panels.pop(0), result["classes"])
     _draw_shares(panels[0], result["along"])
     _draw_projected(panels[1], result["projected"])
     for ax, letter in zip(axes, "abc"):
@@ -416,19 +410,17 @@ def _draw_laws(result: Mapping[str, ls.Landscape]) -> Any:
     return figure
 
 
-def _draw_classes(ax: Any, studied: list[ls.Landscape]) -> None:
-    """Counts of every run at the end, a little apart, between the lines C - 1 and C."""
-    classes = studied[0].grid.axes[1].values
-    ax.fill_between(classes, classes - 1, classes, color="0.85", linewidth=0, label="C − 1 ... C")
-    ax.plot(classes, 3 * classes, ":", color="0.6", linewidth=0.8, label="3 C, the most that can be found")
-    groups = [(found, i) for found in studied for i in range(len(found.meta["titles"]))]
-    for number, ((found, i), color) in enumerate(zip(groups, ("#009e73", "#0072b2", "#d55e00", "#cc79a7"))):
-        seen = counts(found)[i, :, :, -1]
-        aside = 0.16 * (number - (len(groups) - 1) / 2)
-        for j, column in enumerate(seen.T):
-            label = found.meta["titles"][i] if not j else None
-            ax.plot(classes + aside, column, "o", color=color, markersize=3, alpha=0.7, linewidth=0, label=label)
-    ax.set(xlabel="number of classes C", ylabel="outliers above the largest gap", ylim=(0, 3.9 * classes.max()))
+def _draw_classes(ax: Any, found: ls.Landscape) -> None:
+    """Counts of every run at the end, a little apart, and the band from C - 1 to C."""
+    classes, numbers = found.grid.axes[1].values, counts(found)[..., -1]
+    ax.fill_between(classes, classes - 1, classes, color="0.8", linewidth=0, label="C − 1 ... C")
+    ax.plot(classes, 3 * classes, ":", color="0.6", linewidth=0.8, label="3 C, the most that is looked for")
+    for i, (title, color) in enumerate(zip(found.meta["titles"], ("#009e73", "#0072b2", "#d55e00", "#cc79a7"))):
+        at = classes + 0.16 * (i - (len(numbers) - 1) / 2)
+        for column in numbers[i].T:
+            ax.plot(at, column, "o", color=color, markersize=3, alpha=0.7, linewidth=0)
+        ax.plot([], [], "o", color=color, markersize=3, label=title)
+    ax.set(xlabel="number of classes C", ylabel="outliers above the largest gap", ylim=(0, 4.6 * classes.max()))
     ax.legend(loc="upper left")
     ax.set_title("outliers, end of training", loc="left")
 
