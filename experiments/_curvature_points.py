@@ -194,18 +194,8 @@ class ByClasses:
 
     def __call__(self, coords: Float[Array, " 3"]) -> dict[str, Array]:
         """At each moment the `3 most + 1` largest `values` with `residuals`, `loss` and `accuracy`."""
-        number, classes, seed = coords.astype(jnp.int32)
-        keys = jax.random.split(jax.random.fold_in(self.key, seed))
-        init, predict = mlp((self.inputs.shape[-1], self.hidden, self.most))
-        labels, turn = jnp.arange(self.num) % classes, jnp.arange(self.num) // classes
-        x = jnp.asarray(self.inputs)[number, seed, labels, turn]
-        data = {"x": x, "y": labels, "classes": jnp.full(self.num, classes)}
-
-        def loss_fn(params: Any, batch: Any) -> Any:
-            there = jnp.arange(self.most) < batch["classes"][:, None]
-            return cross_entropy(jnp.where(there, predict(params, batch["x"]), -1e9), batch["y"])
-
-        objective = ls.Objective(loss_fn, data, has_aux=True)
+        keys = jax.random.split(jax.random.fold_in(self.key, coords[2].astype(jnp.int32)))
+        init, objective = self.problem(*coords.astype(jnp.int32))
         options: dict[str, Any] = {"num_steps": self.steps, "record_every": self.steps // 2, "snapshots": True}
         run = ls.train(objective, self.optimizer, init(keys[0]), track={"train": objective}, **options)
 
@@ -216,6 +206,19 @@ class ByClasses:
         values, residuals = jax.lax.map(largest, run.snapshots)
         told = {name: run.history[f"train_{name}"] for name in ("loss", "accuracy")}
         return {"values": values, "residuals": residuals, **told}
+
+    def problem(self, number: Any, classes: Any, seed: Any) -> tuple[Any, ls.Objective]:
+        """`init` of the network, and its loss on the first classes of data `number` in run `seed`."""
+        init, predict = mlp((self.inputs.shape[-1], self.hidden, self.most))
+        labels, turn = jnp.arange(self.num) % classes, jnp.arange(self.num) // classes
+        x = jnp.asarray(self.inputs)[number, seed, labels, turn]
+        data = {"x": x, "y": labels, "classes": jnp.full(self.num, classes)}
+
+        def loss_fn(params: Any, batch: Any) -> Any:
+            there = jnp.arange(self.most) < batch["classes"][:, None]
+            return cross_entropy(jnp.where(there, predict(params, batch["x"]), -1e9), batch["y"])
+
+        return init, ls.Objective(loss_fn, data, has_aux=True)
 
 
 def by_gap(values: np.ndarray, residuals: np.ndarray, classes: int) -> int:
