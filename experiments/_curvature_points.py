@@ -19,6 +19,7 @@ from landscape.problems import cross_entropy, digits, mlp
 ARMS = {"full": (1.0, 1.0), "dominant": (1.0, 0.0), "bulk": (0.0, 1.0)}  # of the gradient: its part inside, outside
 MOMENTS = ("start", "middle", "end")
 BATCHES = 8  # minibatches whose gradients are looked at, for each snapshot
+ROUNDING = 1e-6  # relative to the largest eigenvalue, in float32
 _static: Any = {"static": True}
 
 
@@ -156,9 +157,10 @@ def clusters_by_class(rng: np.random.Generator, separation: float, num: int, dim
 
 
 def digits_by_class(rng: np.random.Generator, num: int) -> np.ndarray:
-    """Digits drawn without replacement, `(10, num, 64)`; of the rarest there are 174."""
+    """Digits drawn without replacement, averaged to 4 x 4 pixels, `(10, num, 16)`; of the rarest there are 174."""
     parts = digits()
     x, y = (np.concatenate([part[name] for part in parts]) for name in ("x", "y"))
+    x = x.reshape(-1, 4, 2, 4, 2).mean(axis=(2, 4)).reshape(-1, 16)
     return np.stack([x[rng.choice(np.flatnonzero(y == c), num, replace=False)] for c in range(10)])
 
 
@@ -193,19 +195,19 @@ class ByClasses:
         return self.inputs.shape[2]
 
     def __call__(self, coords: Float[Array, " 3"]) -> dict[str, Array]:
-        """At each moment the `3 most + 1` largest `values` with `residuals`, `loss` and `accuracy`."""
-        keys = jax.random.split(jax.random.fold_in(self.key, coords[2].astype(jnp.int32)))
-        init, objective = self.problem(*coords.astype(jnp.int32))
+        """At each moment the `3 most + 1` largest `values`, from the dense Hessian, `loss` and `accuracy`."""
+        number, classes, seed = coords.astype(jnp.int32)
+        init, objective = self.problem(number, classes, seed)
+        start = init(jax.random.fold_in(self.key, seed))
         options: dict[str, Any] = {"num_steps": self.steps, "record_every": self.steps // 2, "snapshots": True}
-        run = ls.train(objective, self.optimizer, init(keys[0]), track={"train": objective}, **options)
+        run = ls.train(objective, self.optimizer, start, track={"train": objective}, **options)
 
-        def largest(params: Any) -> tuple[Array, Array]:
-            pairs = curvature.eigenpairs(keys[1], objective, params, 3 * self.most + 1, max_products=300)
-            return pairs.values, pairs.residuals
+        def largest(params: Any) -> Array:
+            return jnp.linalg.eigvalsh(curvature.hessian(objective, params))[: -3 * self.most - 2 : -1]
 
-        values, residuals = jax.lax.map(largest, run.snapshots)
+        values = jax.lax.map(largest, run.snapshots)
         told = {name: run.history[f"train_{name}"] for name in ("loss", "accuracy")}
-        return {"values": values, "residuals": residuals, **told}
+        return {"values": values, **told}
 
     def problem(self, number: Any, classes: Any, seed: Any) -> tuple[Any, ls.Objective]:
         """`init` of the network, and its loss on the first classes of data `number` in run `seed`."""
@@ -221,16 +223,15 @@ class ByClasses:
         return init, ls.Objective(loss_fn, data, has_aux=True)
 
 
-def by_gap(values: np.ndarray, residuals: np.ndarray, classes: int) -> int:
+def by_gap(values: np.ndarray, classes: int) -> int:
     """The number of eigenvalues above the largest gap, in the logarithm, among the first `3 classes`.
 
     Args:
-        values: the largest eigenvalues, from the largest.
-        residuals: how far each may be off; from the first that this could make 0, they do not count.
+        values: the largest eigenvalues, from the largest; those that are nothing but rounding do not count.
         classes: the number of classes.
     """
-    values, residuals = (np.asarray(x[: 3 * classes + 1], np.float64) for x in (values, residuals))
-    positive = np.cumprod(values > residuals).astype(bool)
+    values = np.asarray(values[: 3 * classes + 1], np.float64)
+    positive = values > ROUNDING * abs(values[0])
     ratios = -np.diff(np.log(values[positive]))
     return int(np.argmax(ratios)) + 1 if len(ratios) else int(positive.sum())
 

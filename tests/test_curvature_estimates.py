@@ -94,6 +94,7 @@ def test_a_low_rank_and_a_small_matrix_have_their_exact_trace():
     assert float(sem) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_traces_of_layers_are_those_of_the_diagonal_blocks(dense):
     objective, params = net(batch_size=20)

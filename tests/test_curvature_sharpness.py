@@ -112,6 +112,7 @@ def test_along_a_training_run():
     assert value.shape == residual.shape == (len(hessians),)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_as_outputs_on_a_map():
     objective, params = relu_net()

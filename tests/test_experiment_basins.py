@@ -271,6 +271,7 @@ def test_a_network_whose_runs_do_not_converge_is_mapped_all_the_same(model, tmp_
     assert landscape["label"].min() >= 0
 
 
+@pytest.mark.slow
 def test_a_random_plane(model, tmp_path):
     config = dataclasses.replace(SMALL, directions="filter", extent=0.5, resolution=5)
     result = basins.run(config, Lab(tmp_path, QUIET, model))

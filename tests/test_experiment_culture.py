@@ -376,6 +376,7 @@ def smoke(tmp_path_factory):
     return done, out, {path.stem: ls.load(path) for path in out.glob("*.zarr")}
 
 
+@pytest.mark.slow
 def test_the_script_leaves_figures_and_a_table(smoke):
     done, out, _ = smoke
     assert {"culture.png", "culture.pdf", "culture_doses.png", "config.json"} <= {path.name for path in out.iterdir()}
@@ -384,6 +385,7 @@ def test_the_script_leaves_figures_and_a_table(smoke):
     assert "4000\n" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_script_says_what_its_stores_hold(smoke):
     result = smoke[2]
     rows = {what: (expected, found) for what, expected, found in findings(result)}
@@ -396,6 +398,7 @@ def test_the_script_says_what_its_stores_hold(smoke):
     assert f"{int(ends.bad.sum())} of 48" in rows["k = 9: isolated, followed to the end, bad, %"][1]
 
 
+@pytest.mark.slow
 def test_all_arms_start_from_the_same_learners(smoke):
     result = smoke[2]
     starts = [result[f"k9_{name}"]["loss"][:, 0] for name in ("isolated", "exchange", "mutation", "restart", "copy")]

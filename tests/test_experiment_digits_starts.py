@@ -136,6 +136,7 @@ def test_exchanging_units_changes_weights_and_no_prediction():
         assert digits_minima.SYMMETRY.distance(before, after) < 1e-5
 
 
+@pytest.mark.slow
 def test_minima_satisfy_their_identities(result):
     about = result["minima"].meta["told_apart"]
     assert len(about["labels"]) == TINY.polished
@@ -150,11 +151,13 @@ def test_minima_satisfy_their_identities(result):
     assert max(about["lowest_eigenvalues"]) <= TINY.decay * (1 + 1e-9)
 
 
+@pytest.mark.slow
 def test_minima_lie_below_the_ends_they_come_from(result):
     ends = digits_starts.last(result["starts_1"], "train_loss")[: TINY.polished]
     assert np.all(result["minima"]["loss"][: TINY.polished] <= ends + 1e-6)
 
 
+@pytest.mark.slow
 def test_a_start_and_its_negative_end_alike(result):
     test = result["plane"]["test_loss"]
     np.testing.assert_allclose(test, test[::-1, ::-1], rtol=1e-4)
@@ -166,6 +169,7 @@ def test_a_start_and_its_negative_end_alike(result):
     assert entropy <= result["plane"]["train_loss"][1, 1] <= np.log(10) + 1e-6
 
 
+@pytest.mark.slow
 def test_findings_and_figures(result):
     rows = {what: (expected, found) for what, expected, found in digits_starts.findings(result)}
     for words in ("starts 1 x", "starts 4 x", "reach 100 %", "distinct minima", "found again", "plane"):

@@ -84,6 +84,7 @@ def test_the_surface_is_the_same_where_filters_are_normalised(x64):
     np.testing.assert_allclose(moved, 6 * params["W1"] + 0.7 * directions["W1"][0] - 0.4 * directions["W1"][1])
 
 
+@pytest.mark.slow
 def test_the_script_measures_what_the_algebra_says(smoke):
     result = smoke[2]
     landscape = result["rescaled"]
@@ -135,6 +136,7 @@ def test_the_test_loss_under_noise_is_that_of_drawn_labels():
     assert abs(np.mean(means) - expected) < 4 * stats.sem(means)
 
 
+@pytest.mark.slow
 def test_noise_spares_the_test_labels_and_is_the_same_for_all_runs(smoke):
     result, config = smoke[2], generalization.SMOKE
     trainings = generalization._trainings("digits", config, Lab())
@@ -150,6 +152,7 @@ def test_noise_spares_the_test_labels_and_is_the_same_for_all_runs(smoke):
 # ---------------------------------------------------------------------------------------------- the surfaces, the table
 
 
+@pytest.mark.slow
 def test_surfaces_go_through_the_first_run(smoke):
     result = smoke[2]
     for i, percent in enumerate((0, 40)):
@@ -166,6 +169,7 @@ def test_surfaces_go_through_the_first_run(smoke):
         assert np.all(np.abs(off) < 5 * plane["test_loss_sem"] / np.sqrt(generalization.SMOKE.resamples))
 
 
+@pytest.mark.slow
 def test_the_script_draws_what_it_prints(smoke):
     done, out, result = smoke
     drawn = {path.stem for path in out.glob("*.png")}

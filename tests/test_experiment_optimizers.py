@@ -63,6 +63,7 @@ def result(folder):
 # ------------------------------------------------------------------------------------------------------------ laws
 
 
+@pytest.mark.slow
 def test_the_map_of_gradient_descent_against_a_plain_loop(result):
     landscape = result["function_gd"]
     rate = float(landscape.meta["optimizer"].split("rate ")[1])
@@ -75,6 +76,7 @@ def test_the_map_of_gradient_descent_against_a_plain_loop(result):
     np.testing.assert_array_equal(landscape["label"], expected)
 
 
+@pytest.mark.slow
 def test_all_maps_have_the_same_starts_and_minima(result):
     first = result["function_gd"]
     for key in KEYS[1:]:
@@ -172,6 +174,7 @@ def test_changes_and_distances_by_hand():
     assert network.other_start_distance(a) == pytest.approx(5.5)
 
 
+@pytest.mark.slow
 def test_findings_and_figures(result):
     rows = {what: found for what, _, found in optimizers.findings(result)}
     assert len(rows) == len(optimizers.findings(result))

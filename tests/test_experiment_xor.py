@@ -103,6 +103,7 @@ def test_the_plane_goes_through_the_end_and_downhill(smoke):
     assert plane["train_loss"][-1, at[1]] < plane["train_loss"][at[0], at[1]]
 
 
+@pytest.mark.slow
 def test_the_script_draws_and_its_folder_is_resumed(smoke):
     done, out, _ = smoke
     assert {"xor.png", "xor.pdf", "findings.json"} <= {path.name for path in out.iterdir()}
