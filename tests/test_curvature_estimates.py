@@ -73,6 +73,7 @@ def test_trace_of_a_net_in_batches_in_nineteen_of_twenty_seeds(dense):
     assert np.sum(np.abs(np.asarray(mean) - exact) <= 3 * np.asarray(sem)) >= 19
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_the_methods_that_project_are_more_accurate_where_the_spectrum_decays():
     objective, x = quadratic(np.r_[90.0, 70, -40, 30, np.full(196, 0.5)]), jnp.zeros(200)

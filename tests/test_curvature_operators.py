@@ -125,6 +125,7 @@ def test_the_rank_of_gauss_newton_is_at_most_examples_times_classes():
     assert min(v.min() for v in values.values()) > -1e-13
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_eigenpairs_and_trace_take_operators():
     data, params = examples(), net()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -15,13 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from _ridgeless import Ridgeless, excess_risk, smallest_solution
 from _runner import Lab, UsageError, table
 from _wide_nets import Nets, draw_data, init, loss, padded_size, records
 
 import landscape as ls
 from landscape.problems import xor
+
+try:
+    import torch
+except ImportError:  # the extra `bench` has it; too large for the tests' own
+    torch: Any = None
+
+needs_torch = pytest.mark.skipif(torch is None, reason="needs PyTorch")
 
 ROOT = Path(__file__).parent.parent
 start = jax.jit(init, static_argnums=2)
@@ -72,6 +79,7 @@ def test_draws_average_to_the_exact_risk(smoke):
 # networks
 
 
+@needs_torch
 def test_a_padded_network_starts_as_pytorchs():
     for width, size in ((9, 48), (30, 48)):
         params = start(jax.random.key(1), width, size)
@@ -99,7 +107,6 @@ def pytorch_net(params, width):
     return torch.nn.Sequential(*layers[:-1])
 
 
-@torch.no_grad()
 def pytorch_measures(net, data):
     criterion, found = torch.nn.CrossEntropyLoss(), {}
     for part, x, y in (("train", "x", "y"), ("test", "test_x", "test_y")):
@@ -109,6 +116,7 @@ def pytorch_measures(net, data):
     return found
 
 
+@needs_torch
 def test_padded_networks_train_as_pytorchs_unpadded_ones(smoke):
     """One network of the script, which pads them to 48 units, against PyTorch's module, optimizer and loss."""
     config, width, level, seed = double_descent.SMOKE, 12, 1, 1

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -14,11 +15,17 @@ import grokking
 import jax
 import numpy as np
 import pytest
-import torch
 from _runner import Lab, UsageError, table
 
 import landscape as ls
 from landscape.problems import modular_addition, xor
+
+try:
+    import torch
+except ImportError:  # the extra `bench` has it; too large for the tests' own
+    torch: Any = None
+
+needs_torch = pytest.mark.skipif(torch is None, reason="needs PyTorch")
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.xdist_group("grokking")  # the tests share one run of the script
@@ -42,6 +49,7 @@ def pytorch_measures(weights, data):
     return torch.nn.MSELoss()(outputs, hot[data["y"]]), (outputs.argmax(1) == data["y"]).float().mean()
 
 
+@needs_torch
 def test_runs_are_those_of_pytorchs_adamw(smoke):
     config, number, runs = grokking.SMOKE, 1, smoke[2]["runs"]
     problem = modular_addition(config.modulus, config.hidden, config.fraction, seed=config.seed + number)

@@ -184,6 +184,7 @@ def test_a_seed_starts_alike_in_every_arm(smoke):
     assert len(np.unique(first[0])) > 1
 
 
+@pytest.mark.slow
 def test_the_script_draws_and_its_folder_is_resumed(smoke):
     done, out, _ = smoke
     assert {"hints.png", "depth.png", "findings.json"} <= {path.name for path in out.iterdir()}

@@ -190,6 +190,7 @@ def test_findings_and_figures(result):
 # ---------------------------------------------------------------------------------------------------------- script
 
 
+@pytest.mark.slow
 def test_script(folder):
     files = {p.name for p in folder.iterdir()}
     assert {"maps.png", "verdicts.pdf", "network.png", "function_gd.zarr", "network_lbfgs.zarr"} <= files

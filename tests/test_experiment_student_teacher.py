@@ -99,6 +99,7 @@ def _quadrant_loss(w, v):
     return total(w, w) / 2 - total(w, v) + total(v, v) / 2
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_script_is_resumed_to_the_same_table(smoke):
     done, out, _ = smoke
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.zarr/params.w/c/**/*")}

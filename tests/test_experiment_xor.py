@@ -84,6 +84,7 @@ def test_a_plateau_answers_two_unlike_examples_by_one_half(smoke):
         assert np.sum(np.abs(outputs - 0.5) < 0.02) == 2
 
 
+@pytest.mark.slow
 def test_further_descent_goes_on_falling(smoke):
     result = smoke[2]
     for name in ("longer", "adam"):

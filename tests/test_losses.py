@@ -2,15 +2,22 @@
 
 import doctest
 import statistics
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from scipy import integrate, optimize, stats
 
 from landscape import losses
+
+try:
+    import torch
+except ImportError:  # the extra `bench` has it; too large for the tests' own
+    torch: Any = None
+
+needs_torch = pytest.mark.skipif(torch is None, reason="needs PyTorch")
 
 NORMAL = statistics.NormalDist()
 EFFICIENCIES = {"median": 0.6366, 1.345: 0.9500, 1.0: 0.9031, 2.0: 0.9897}  # Huber 1964; 2 / pi for the median
@@ -34,6 +41,7 @@ def test_examples_in_the_docstrings():
 # ------------------------------------------------------------------------------------------------- the losses
 
 
+@needs_torch
 def test_losses_are_those_of_torch():
     rng = np.random.default_rng(1)
     prediction, target = (rng.normal(size=40).astype(np.float32) for _ in range(2))

@@ -411,7 +411,11 @@ SADDLES = {mueller_brown: [-72.248940, -40.664844]}
 
 @pytest.mark.parametrize("fn", PUBLISHED, ids=lambda fn: fn.__name__)
 @pytest.mark.parametrize(
-    ("angle", "shift", "scale"), [(0.0, (0.0, 0.0), 1.0), (0.7, (13.0, -40.0), 300.0)], ids=["plain", "moved"]
+    ("angle", "shift", "scale"),
+    [
+        pytest.param(0.0, (0.0, 0.0), 1.0, id="plain", marks=pytest.mark.slow),  # the census experiment does it too
+        pytest.param(0.7, (13.0, -40.0), 300.0, id="moved"),
+    ],
 )
 def test_the_whole_census_of_textbook_functions(fn, angle, shift, scale):
     counts, half, points, values = PUBLISHED[fn]

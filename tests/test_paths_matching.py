@@ -1,16 +1,23 @@
 """Permutations: outputs do not change, permuted copies are recognised, assignments are optimal."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 
 from landscape import paths
 from landscape.analysis import barrier
 from landscape.paths import PermutationSpec, match_weights, permute
+
+try:
+    import torch
+except ImportError:  # the extra `bench` has it; too large for the tests' own
+    torch: Any = None
+
+needs_torch = pytest.mark.skipif(torch is None, reason="needs PyTorch")
 
 RNG = np.random.default_rng(3)
 
@@ -89,6 +96,7 @@ def test_permuting_channels_of_a_cnn_leaves_its_outputs():
     assert jnp.max(jnp.abs(run_cnn(moved, state, x) - before)) > 0.1
 
 
+@needs_torch
 def test_the_layout_of_torch_permutes_a_torch_network():
     net = torch.nn.Sequential(
         torch.nn.Conv2d(2, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64, 5),
