@@ -7,7 +7,7 @@ half of the sizes, with its standard error. The parameters grow as h^2, and so d
 while that of the first grows as h.
 
 *Devices*: 4,096 trainings of a network of width 16 (`benchmarks/training.py`) in processes that have made 1, 2, ...
-devices of the cores. Figure: `docs/figures/cost.png`, unless `--quick`.
+devices of the cores. Figure: `.benchmarks/cost.png`, unless `--quick`.
 """
 
 import multiprocessing
@@ -31,7 +31,7 @@ SIZES = {
     "examples": (64, 256, 1024, 4000),
 }
 REPEATS = 3
-FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "cost"
+FIGURE = Path(__file__).parents[1] / ".benchmarks" / "cost"
 
 
 def program(points: int = POINTS, hidden: int = HIDDEN, examples: int = EXAMPLES) -> tuple[Callable[[], Any], int]:
@@ -47,7 +47,7 @@ def program(points: int = POINTS, hidden: int = HIDDEN, examples: int = EXAMPLES
 
 def slope(sizes: Any, seconds: Any) -> tuple[float, float]:
     """Of log seconds against log size over the larger half of the sizes, with its standard error."""
-    half = len(sizes) // 2
+    half = min(len(sizes) // 2, max(len(sizes) - 3, 0))  # three sizes at least: two have no standard error
     x, y = np.log(np.asarray(sizes, float)[half:]), np.log(np.asarray(seconds)[half:])
     x = x - x.mean()
     fit = np.sum(x * y) / np.sum(x**2)
@@ -151,6 +151,9 @@ def draw(measured: dict[str, tuple[list[int], list[float]]]) -> None:
             else:
                 fit, error = slope(sizes, seconds)
                 ax.set_title(f"slope {fit:.2f} ± {error:.2f}", fontsize="medium")
+            ax.xaxis.set_minor_formatter("")
+            ax.yaxis.set_minor_formatter("")
         axes[0].set_ylabel("seconds")
+        FIGURE.parent.mkdir(exist_ok=True)
         plotting.save_figure(figure, FIGURE, {"Date": time.strftime("%Y-%m-%d")})
     pyplot.close(figure)
