@@ -16,6 +16,7 @@ Differentiating the loss of `landscape.problems` gives the same and takes three 
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -119,7 +120,7 @@ class Population:
 
         def block(state: dict[str, Array], index: Array) -> Any:
             due = (index > 1) & ((index - 1) % self.rules["period"] == 0) & (index <= self.talks_until)
-            talk = lambda state: self._talk(jax.random.fold_in(key, index), state)  # noqa: E731
+            talk = partial(self._talk, jax.random.fold_in(key, index))
             state, cost = jax.lax.cond(due, talk, lambda state: (state, jnp.int32(0)), state)
             steps = jnp.where(index > 0, self.evaluations - cost, 0)  # block 0 only records
             w = self._practised(state["w"], steps)

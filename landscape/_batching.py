@@ -41,10 +41,8 @@ PLAY_OFF_ROUNDS = 5
 BETTER = 0.9  # a wider step must take at most this share of the time per point, or it is not worth its memory
 MAX_CHOICES = 256
 BUFFER_BYTES = 2**26  # output of one kernel call
-MIN_ROWS, ROW_STEP = (
-    1024,
-    4,
-)  # rows of a short sweep's buffer; sweeps within this factor in size share a compiled program
+MIN_ROWS = 1024  # rows of the shortest buffer
+ROW_STEP = 4  # ratio of neighbouring lengths: sweeps within this factor in size share a compiled program
 
 _CHOICES: dict[Any, "Timing"] = {}
 

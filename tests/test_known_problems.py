@@ -215,8 +215,10 @@ def test_slope_of_the_student_loss_after_student_and_teacher(x64):
     teacher = np.asarray(jax.random.normal(keys[0], (3, 5)))
     w, dw, dv = (jax.random.normal(key, shape) for key, shape in zip(keys, [(4, 5), (4, 5), (3, 5)], strict=True))
     objective = problems.student_teacher(3, 4, teacher).objectives["train"]
-    loss = lambda w, v: _loss({"w": w}, {**objective.data, "teacher": v[None]})[0]  # noqa: E731
     step = 1e-5
+
+    def loss(w, v):
+        return _loss({"w": w}, {**objective.data, "teacher": v[None]})[0]
 
     def difference(along):
         ahead, behind = (loss(*(p + s * d for p, d in zip((w, teacher), along, strict=True))) for s in (step, -step))

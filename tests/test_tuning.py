@@ -56,8 +56,11 @@ def test_a_short_sweep_is_not_held_up(tuned):
 
 def test_the_search_goes_on_where_a_function_is_swept_again(tuned):
     hold(tuned)
-    costs = lambda width: 2e-3 / width**0.3 + 1e-5  # noqa: E731
     total, widths = 0, []
+
+    def costs(width):
+        return 2e-3 / width**0.3 + 1e-5
+
     for _ in range(40):
         total += 1000
         found = tuned(costs, 1000)
