@@ -27,8 +27,11 @@ _HOME = {
     "train_many": "training",
     "sweep": "engine",
     "plan": "engine",
+    "Interrupted": "engine",
     "save": "store",
     "load": "store",
+    "PlanMismatch": "store",
+    "StoreError": "store",
 }
 _MODULES = (
     "adaptive",
@@ -42,6 +45,7 @@ _MODULES = (
     "paths",
     "plotting",
     "problems",
+    "store",
     "subspace",
     "training",
 )
@@ -60,8 +64,10 @@ if TYPE_CHECKING:
     from landscape import paths as paths
     from landscape import plotting as plotting
     from landscape import problems as problems
+    from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
+    from landscape.engine import Interrupted as Interrupted
     from landscape.engine import plan as plan
     from landscape.engine import sweep as sweep
     from landscape.grid import Axis as Axis
@@ -72,6 +78,8 @@ if TYPE_CHECKING:
     from landscape.maps import TrainabilityMap as TrainabilityMap
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
+    from landscape.store import PlanMismatch as PlanMismatch
+    from landscape.store import StoreError as StoreError
     from landscape.store import load as load
     from landscape.store import save as save
     from landscape.subspace import Subspace as Subspace

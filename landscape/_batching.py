@@ -37,10 +37,12 @@ PROBE_SECONDS = 0.04
 CLOSE = 1.7  # widths within this factor of the best are timed again in turns
 LEVEL = 1.25  # a climb goes on over a level stretch ...
 PATIENCE = 2  # ... and over one step that is worse: where XLA begins to use more cores, they cost more than they bring
+HOPELESS = 3  # where two points at a time take so many times as long each, more will not help
 PLAY_OFF_ROUNDS = 5
 BETTER = 0.9  # a wider step must take at most this share of the time per point, or it is not worth its memory
 MAX_CHOICES = 256
 BUFFER_BYTES = 2**26  # output of one kernel call
+ASSUMED_MEMORY = 2**33  # bytes of a machine that does not say how many it has
 MIN_ROWS = 1024  # rows of the shortest buffer
 ROW_STEP = 4  # ratio of neighbouring lengths: sweeps within this factor in size share a compiled program
 
@@ -187,6 +189,11 @@ class Kernel:
         with jax.default_matmul_precision("highest"):
             return _evaluate.lower(self.fn, coords, counts, strategy=self.strategy, mesh=mesh).compile()
 
+    @cached_property
+    def temp_bytes(self) -> int:
+        """Bytes that the temporaries of the program take on one device; 0 where the compiler does not say."""
+        return getattr(self.program.memory_analysis(), "temp_size_in_bytes", 0)
+
     def _sharding(self) -> Any:
         if len(self.devices) == 1:
             return jax.sharding.SingleDeviceSharding(self.devices[0])
@@ -247,11 +254,21 @@ def _mesh(devices: tuple[jax.Device, ...]) -> Mesh:
 
 
 def default_memory(device: jax.Device) -> int:
-    """Bytes that temporaries may take: half of a device's memory, or a quarter of the machine's for a CPU."""
+    """Bytes that temporaries may take: half of a device's own memory, or a share of a quarter of the machine's.
+
+    The devices of a CPU have one memory between them, so each may take its part of that quarter.
+    """
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] // 2
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    return _machine_memory() // 4 // jax.local_device_count(device.platform)
+
+
+def _machine_memory() -> int:
+    """Bytes of memory, `ASSUMED_MEMORY` where the system does not say (Windows has no `sysconf`)."""
+    if not hasattr(os, "sysconf"):
+        return ASSUMED_MEMORY
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def measure(kernel: Kernel, points: np.ndarray, max_memory: float = math.inf) -> Timing | None:
@@ -261,7 +278,7 @@ def measure(kernel: Kernel, points: np.ndarray, max_memory: float = math.inf) ->
     fixed cost of a call does not matter.
     """
     start = time.perf_counter()
-    temporaries = getattr(kernel.program.memory_analysis(), "temp_size_in_bytes", 0)
+    temporaries = kernel.temp_bytes
     compile_seconds = time.perf_counter() - start
     if temporaries > max_memory:
         return None
@@ -354,6 +371,27 @@ class _Climb:
         return min(self.timings.values(), key=lambda timing: timing.seconds)
 
     def best_of_all(self) -> Timing:
+        """The choice among what was tried before and what is tried now."""
+        if self._worth_a_climb():
+            self._climb()
+        chosen = self._play_off([t for t in self.timings.values() if t.seconds < CLOSE * self.best.seconds])
+        so_far = {"num_points": self.num_points, "tuned_for": self.num_points, "tried": tuple(self.timings.values())}
+        return dataclasses.replace(chosen, settled=self.settled, **so_far)
+
+    def _worth_a_climb(self) -> bool:
+        """Whether the first coarse step may be tried.
+
+        It costs many points. Where each takes long, two at a time come first: convolutions on a CPU, for one, take ten
+        times as long under `vmap`, and half a minute would be gone before that is known.
+        """
+        single, pair = self.timings[Strategy()].seconds, Strategy(2)
+        if single <= PROBE_SECONDS:
+            return True
+        known = self.timings.get(pair) or self._measure(pair, gain=0.5)
+        return known is not None and known.seconds < HOPELESS * single
+
+    def _climb(self) -> None:
+        """Coarse steps of width up while they help, then the neighbours of the best, and its plain twin."""
         coarse, fine = (COARSE_HOISTED, FINE_HOISTED) if self.hoist else (COARSE, FINE)
         width, patience = coarse, PATIENCE
         while width <= self.kernel.capacity and patience:
@@ -364,9 +402,6 @@ class _Climb:
                 self._try(neighbour, gain=0.25)
         if self.best.strategy.hoist:
             self._measure(Strategy(self.best.strategy.width), gain=0.25)
-        chosen = self._play_off([t for t in self.timings.values() if t.seconds < CLOSE * self.best.seconds])
-        so_far = {"num_points": self.num_points, "tuned_for": self.num_points, "tried": tuple(self.timings.values())}
-        return dataclasses.replace(chosen, settled=self.settled, **so_far)
 
     def _try(self, width: int, gain: float) -> bool:
         """Time a width unless it cannot pay; whether to climb on, as it was about as fast as the best."""

@@ -23,6 +23,7 @@ from landscape import _evidence, _newton
 from landscape.objective import Objective
 
 CHUNK = 1024  # starts at a time
+MOST_CELLS = 128  # cells of a grid for each start asked for, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +117,8 @@ def census(
 
     Raises:
         TypeError: `fn` is not callable.
-        ValueError: `box` is no list of ascending finite bounds, or a count or `tol` is out of range.
+        ValueError: `box` is no list of ascending finite bounds or has many variables, or a count or `tol` is out of
+            range.
     """
     if not callable(fn):
         raise TypeError(f"fn must be a function of a vector or a landscape.Objective, got {type(fn).__name__}")
@@ -125,9 +127,25 @@ def census(
         raise ValueError(f"box must be (low, high) of each variable, finite and ascending, got {box.tolist()}")
     if num_starts < 1 or max_rounds < 1 or not 0 < tol < 1:
         raise ValueError(f"needs num_starts, max_rounds >= 1 and 0 < tol < 1, got {num_starts}, {max_rounds}, {tol}")
+    _check_cells(num_starts, len(box))
     objective = fn if isinstance(fn, Objective) else Objective(_Plain(fn))
     search = _Census(objective, box, num_starts, tol)
     return search.run(jax.random.key(0) if key is None else key, max_rounds)
+
+
+def _check_cells(num_starts: int, dim: int) -> None:
+    """A grid has at least two cells along each variable, so with their number it soon outgrows what was asked for."""
+    side = _side(num_starts, dim)
+    if side**dim > MOST_CELLS * num_starts:
+        raise ValueError(
+            f"census is for few variables: a grid over {dim} of them has {side}^{dim} cells, each a start, where "
+            f"num_starts={num_starts} were asked for; polish points of your own instead (minima.polish)"
+        )
+
+
+def _side(num: int, dim: int) -> int:
+    """Cells along each variable, so that there are `num` at least."""
+    return math.ceil(num ** (1 / dim))
 
 
 class _Census:
@@ -137,7 +155,7 @@ class _Census:
         self.objective, self.box, self.dim = objective, box, len(box)
         self.diagonal = float(np.linalg.norm(box[:, 1] - box[:, 0]))
         self.num_starts, self.tol = num_starts, max(tol, 1e3 * float(jnp.finfo(jnp.zeros(()).dtype).eps))
-        self.radius = self.diagonal / math.ceil(num_starts ** (1 / self.dim)) / 2
+        self.radius = self.diagonal / _side(num_starts, self.dim) / 2
         self.found: dict[str, np.ndarray] = {}
         self.hits = np.zeros(0, int)
         self.starts, self.new = 0, []
@@ -160,7 +178,7 @@ class _Census:
 
     def _round(self, key: Array, num: int) -> None:
         low, width = self.box[:, 0], self.box[:, 1] - self.box[:, 0]
-        side = math.ceil(num ** (1 / self.dim))
+        side = _side(num, self.dim)
         cells = np.stack(np.meshgrid(*[(np.arange(side) + 0.5) / side] * self.dim, indexing="ij"), axis=-1)
         anywhere = np.asarray(jax.random.uniform(key, (side**self.dim, self.dim)), np.float64)
         starts = low + width * np.concatenate([cells.reshape(-1, self.dim), anywhere])

@@ -21,11 +21,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Bool, PyTree
 
 from landscape import _tree
-from landscape.objective import Objective
+from landscape.objective import Objective, drawn
 
 GOING = -1
 CHUNK = (16, 100)  # fewest and most steps between two looks at whether all runs have ended
@@ -50,6 +51,12 @@ class Spec:
     check_every: int | None = None
     batch_size: int | None = None
     snapshots: bool = False
+
+    def __post_init__(self) -> None:
+        """Make integers of NumPy those of Python: they would widen the step that they are added to."""
+        for name in ("num_steps", "record_every", "check_every", "batch_size"):
+            if isinstance(getattr(self, name), np.integer):
+                object.__setattr__(self, name, int(getattr(self, name)))
 
     @property
     def num_records(self) -> int:
@@ -238,14 +245,6 @@ def batch_of(objective: Objective, size: int | None, key: Any, step: Any) -> Obj
         return objective
     num: Any = objective.num_examples
     return objective.take(drawn(jax.random.fold_in(key, step), num, size))
-
-
-def drawn(key: Array, num: int, size: int) -> Array:
-    """`size` of `num` examples without replacement: those with the largest of `num` uniform numbers.
-
-    `jax.random.choice` sorts all of them, several times, which on a CPU took twelve times as long for 100 of 4,000.
-    """
-    return jax.lax.top_k(jax.random.uniform(key, (num,)), size)[1]
 
 
 def updated(

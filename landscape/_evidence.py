@@ -44,8 +44,8 @@ def sparse(key: Array, objective: Objective, params: PyTree, num: int) -> dict[s
         low = curvature.eigenpairs(keys[0], objective, params, num, "SA")
         top = curvature.eigenpairs(keys[1], objective, params, 1, "LM")
         vectors = jax.vmap(lambda tree: Flat(objective, tree).start)(low.vectors)
-        moved = x + _nudge(keys[2], x)
-        changes = jax.lax.map(lambda v: v @ (flat.product(moved, v) - flat.product(x, v)), vectors)
+        here, there = flat.products(x), flat.products(x + _nudge(keys[2], x))
+        changes = jax.lax.map(lambda v: v @ (there(v) - here(v)), vectors)
         size, norm = jnp.abs(top.values[0]), jnp.linalg.norm(gradient)
         return _tolerances(x, size, jnp.max(jnp.abs(changes))) | {
             "loss": loss, "grad_norm": norm, "newton_step": norm / _at_least(_third(x) * size, 0),

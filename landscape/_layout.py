@@ -77,3 +77,21 @@ def fill_value(dtype: np.dtype) -> Any:
     """What a point that was not computed holds: NaN, or 0 where the type has none."""
     small_float = dtype.kind == "V"  # bfloat16 and its like
     return np.nan if np.issubdtype(dtype, np.inexact) or small_float else np.zeros((), dtype)[()]
+
+
+def check_storable(outputs: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> None:
+    """Raise unless zarr can hold these outputs, each in a folder of its name.
+
+    Raises:
+        TypeError: a type that zarr does not know.
+        ValueError: a name that is no name of a folder.
+    """
+    for name, (_, dtype) in outputs.items():
+        if dtype.kind == "V":
+            raise TypeError(f"a store cannot hold {dtype}: cast the output {name!r} to float32")
+        if not name.strip(".") or set("/\\") & set(name):
+            safe = "_".join(word for word in name.replace("\\", "/").split("/") if word.strip(".")) or "value"
+            raise ValueError(
+                f"a store keeps every output in a folder of its name, and {name!r} cannot name one: rename the output, "
+                f"for example to {safe!r}"
+            )

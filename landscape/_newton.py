@@ -217,7 +217,7 @@ def solve_model(a: Float[Array, " n"], b: Float[Array, " n"], radius: Float[Arra
 
 def _truncated(settings: Settings, flat: Flat, tol: Any, first: Array, state: _State) -> _Step:
     """Conjugate gradients on the model until accurate enough, out of the radius, or along negative curvature."""
-    product: Callable[[Array], Array] = partial(flat.product, state.x)
+    product = flat.products(state.x)  # once: each product would go forward through the model again
     norm = jnp.linalg.norm(state.gradient)
     accuracy = jnp.clip(norm / jnp.where(first > 0, first, 1), 1e-8, 0.1)
     if settings.to == "minimum":

@@ -7,6 +7,7 @@ only on what it was told, so a killed run plays its journal back and goes on whe
 
 import contextlib
 import shutil
+import threading
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass
@@ -93,7 +94,7 @@ class _Refining:
             if stored is not None:
                 self._take(missing.pop(piece.number), stored, progress)
         jobs = ((n, self.task.grid.points_at(piece.flat)) for n, piece in missing.items())
-        computing = self.task.runner.values(self.job.strategy, jobs, progress.say)
+        computing = self.task.runner.values(self.job.strategy, self.task.max_memory, jobs, progress.say)
         with contextlib.closing(computing):
             for number, values in computing:
                 self.journal.write(missing[number], values)
@@ -145,7 +146,7 @@ class _Journal:
         self.piece = piece
 
     def interruptible(self) -> Any:
-        return contextlib.nullcontext(_Never())
+        return contextlib.nullcontext(threading.Event())
 
     def read(self, piece: _Piece) -> Values | None:
         return None
@@ -155,13 +156,6 @@ class _Journal:
 
     def discard(self) -> None:
         pass
-
-
-class _Never:
-    """An event that nobody sets."""
-
-    def is_set(self) -> bool:
-        return False
 
 
 class _StoredJournal(_Journal):

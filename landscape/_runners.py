@@ -3,6 +3,7 @@
 import concurrent.futures
 import hashlib
 import itertools
+import math
 import pickle
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -17,6 +18,7 @@ from landscape._batching import Kernel, Pending, Strategy, Timing, coords_dtype,
 from landscape.grid import Grid
 
 IN_FLIGHT = 32  # jobs given to an executor at a time
+MAX_KNOWN = 8  # point functions that a worker keeps
 
 Batch = int | Strategy | Literal["auto"]
 Job = tuple[int, np.ndarray]  # a number to know it by, and float64 points (n, k)
@@ -25,15 +27,17 @@ Say = Callable[[str], None]
 
 
 class Runner(Protocol):
-    """Who computes points."""
+    """Who computes points. A strategy that was asked for is a wish: it is narrowed to what the memory holds."""
 
     names: list[str]
 
     def timing(self, batch: Batch, max_memory: int | None, num_points: int) -> Timing:
-        """Choose a strategy for so many points, or time the one that was asked for."""
+        """Choose a strategy for so many points, or time the one that was asked for, as narrow as it has to be."""
         ...
 
-    def values(self, strategy: Strategy, jobs: Iterable[Job], say: Say) -> Generator[tuple[int, Values]]:
+    def values(
+        self, strategy: Strategy, max_memory: int | None, jobs: Iterable[Job], say: Say
+    ) -> Generator[tuple[int, Values]]:
         """Values at the points of each job, in any order."""
         ...
 
@@ -43,93 +47,151 @@ class Local:
 
     def __init__(self, fn: Any, grid: Grid, devices: tuple[jax.Device, ...]) -> None:
         self.kernel, self.grid = Kernel.build(fn, grid.ndim, devices, grid.size), grid
-        self._kernels: dict[Strategy, Kernel] = {}
+        self._shrinking: dict[Any, _Shrinking] = {}
         self.names = [f"{d.platform}:{d.id} {d.device_kind}" for d in devices]
 
     def timing(self, batch: Batch, max_memory: int | None, num_points: int) -> Timing:
-        return _timing(self.kernel, _spread(self.grid), num_points, batch, max_memory)
+        points = np.resize(_spread(self.grid), (self.kernel.max_points, self.grid.ndim))
+        if batch == "auto":
+            return tune(self.kernel, points, num_points, max_memory)
+        return self._fitted(batch if isinstance(batch, Strategy) else Strategy(batch), max_memory).timing(points)
 
-    def values(self, strategy: Strategy, jobs: Iterable[Job], say: Say) -> Generator[tuple[int, Values]]:
+    def values(
+        self, strategy: Strategy, max_memory: int | None, jobs: Iterable[Job], say: Say
+    ) -> Generator[tuple[int, Values]]:
         """The jobs in turn; the next one is computed while one is handed over."""
-        kernel = self._kernels.setdefault(strategy, self.kernel.using(strategy))
-        shrinking = _Shrinking(kernel, say)
+        shrinking = self._fitted(strategy, max_memory)
         flying: deque[tuple[int, Any]] = deque()
         for number, points in jobs:
-            flying.append((number, shrinking.start(points)))
+            flying.append((number, shrinking.start(points, say)))
             if len(flying) > 1:
                 yield flying[0][0], flying.popleft()[1]()
         for number, wait in flying:
             yield number, wait()
 
+    def values_at(self, strategy: Strategy, max_memory: int | None, points: np.ndarray) -> Values:
+        """Values at some points, for whoever hands out the jobs."""
+        return self._fitted(strategy, max_memory).start(points, print)()
+
+    def _fitted(self, strategy: Strategy, max_memory: int | None) -> "_Shrinking":
+        """The kernel of a strategy, kept from call to call, so that what did not fit is not tried again."""
+        key = strategy, max_memory
+        if key not in self._shrinking:
+            self._shrinking[key] = _Shrinking(self.kernel.using(strategy), max_memory)
+        return self._shrinking[key]
+
 
 class _Shrinking:
-    """A kernel that halves its width when the device runs out of memory, saying so once."""
+    """A kernel that halves its width until it fits into the memory, saying so once.
 
-    def __init__(self, kernel: Kernel, say: Say) -> None:
-        self.kernel, self.say, self.said = kernel, say, False
+    It has to fit into `max_memory` by what the compiler says of its temporaries, and into what the device really has.
+    """
 
-    def start(self, points: np.ndarray) -> Callable[[], Values]:
-        """Begin to evaluate; the returned function waits for the values."""
-        width = self.kernel.width
+    def __init__(self, kernel: Kernel, max_memory: int | None) -> None:
+        self.kernel, self.asked, self.said = kernel, kernel.width, False
+        self.allowed = math.inf if max_memory is None else max_memory
+
+    def timing(self, points: np.ndarray) -> Timing:
+        """How fast the widest is that fits."""
+        kernel = self._fit()
         try:
-            pending = self.kernel(points)
+            return time_once(kernel, points)
         except jax.errors.JaxRuntimeError as error:
-            return partial(self._again, points, width, error)
-        return partial(self._wait, points, width, pending)
+            self._narrow(kernel.width, error)
+        return self.timing(points)
 
-    def _wait(self, points: np.ndarray, width: int, pending: Pending) -> Values:
+    def start(self, points: np.ndarray, say: Say) -> Callable[[], Values]:
+        """Begin to evaluate; the returned function waits for the values."""
+        kernel = self._fit()
+        if kernel.width < self.asked and not self.said:
+            self.said = True
+            say(f"out of memory: going on with {kernel.width} points at a time or fewer, not {self.asked}")
+        try:
+            pending = kernel(points)
+        except jax.errors.JaxRuntimeError as error:
+            return partial(self._again, points, kernel.width, error, say)
+        return partial(self._wait, points, kernel.width, pending, say)
+
+    def _wait(self, points: np.ndarray, width: int, pending: Pending, say: Say) -> Values:
         try:
             return pending.wait()
         except jax.errors.JaxRuntimeError as error:
-            return self._again(points, width, error)
+            return self._again(points, width, error, say)
 
-    def _again(self, points: np.ndarray, width: int, error: jax.errors.JaxRuntimeError) -> Values:
-        """Evaluate anew after a failure at `width`; another tile may have halved the kernel's width already."""
-        if not is_out_of_memory(error) or width == 1:
+    def _again(self, points: np.ndarray, width: int, error: jax.errors.JaxRuntimeError, say: Say) -> Values:
+        self._narrow(width, error)
+        return self.start(points, say)()
+
+    def _fit(self) -> Kernel:
+        """The kernel, narrowed to what its temporaries may take."""
+        while self.allowed < math.inf and self.kernel.width > 1 and self._takes_too_much(self.kernel):
+            self.kernel = self.kernel.narrower()
+        return self.kernel
+
+    def _takes_too_much(self, kernel: Kernel) -> bool:
+        try:
+            return kernel.temp_bytes > self.allowed
+        except jax.errors.JaxRuntimeError as error:
+            if is_out_of_memory(error):
+                return True
+            raise
+
+    def _narrow(self, width: int, error: jax.errors.JaxRuntimeError) -> None:
+        """Halve after a failure at `width`; another tile may have halved the kernel's width already."""
+        if width == 1 or not is_out_of_memory(error):
             raise error
         if self.kernel.width >= width:
             self.kernel = self.kernel.narrower()
-        if not self.said:
-            self.say(f"the device is out of memory; going on with {self.kernel.width} points at a time or fewer")
-            self.said = True
-        return self.start(points)()
 
 
 class Remote:
-    """Runs jobs on the workers of an executor."""
+    """Runs jobs on the workers of an executor.
+
+    The point function, with its data, is large beside a job: it is sent to a worker that does not know it, and by its
+    digest alone to the others.
+    """
 
     def __init__(self, fn: Any, grid: Grid, executor: concurrent.futures.Executor) -> None:
-        payload = _pickle((fn, grid.ndim))
-        self.task = (hashlib.sha256(payload).hexdigest(), payload, coords_dtype() == jnp.float64)
-        self.executor, self.grid = executor, grid
+        self.payload = _pickle((fn, grid))
+        self.digest, self.x64 = hashlib.sha256(self.payload).hexdigest(), coords_dtype() == jnp.float64
+        self.executor = executor
         self.names = [f"workers of {type(executor).__name__}"]
 
     def timing(self, batch: Batch, max_memory: int | None, num_points: int) -> Timing:
         """Tuned by a worker, on the worker's devices."""
-        points = _spread(self.grid)
-        return self.executor.submit(_timing_at_worker, *self.task, points, num_points, batch, max_memory).result()
+        return self._submit(self.payload, "timing", batch, max_memory, num_points).result()
 
-    def values(self, strategy: Strategy, jobs: Iterable[Job], say: Say) -> Generator[tuple[int, Values]]:
+    def values(
+        self, strategy: Strategy, max_memory: int | None, jobs: Iterable[Job], say: Say
+    ) -> Generator[tuple[int, Values]]:
         """The jobs as they come back, a few handed out ahead."""
         queue, flying = iter(jobs), {}
 
-        def hand_out(count: int) -> None:
-            for number, points in itertools.islice(queue, count):
-                flying[self.executor.submit(_values_at_worker, *self.task, strategy, points)] = number
+        def hand_out(job: Job, payload: bytes | None = None) -> None:
+            flying[self._submit(payload, "values_at", strategy, max_memory, job[1])] = job
 
         try:
-            hand_out(IN_FLIGHT)
+            for job in itertools.islice(queue, IN_FLIGHT):
+                hand_out(job)
             while flying:
                 done, _ = concurrent.futures.wait(flying, return_when=concurrent.futures.FIRST_COMPLETED)
                 for future in done:
-                    yield flying.pop(future), future.result()
-                hand_out(len(done))
+                    job, values = flying.pop(future), future.result()
+                    if values is None:
+                        hand_out(job, self.payload)
+                        continue
+                    yield job[0], values
+                    for following in itertools.islice(queue, 1):
+                        hand_out(following)
         except concurrent.futures.BrokenExecutor as error:
             error.add_note("the workers died; what was finished is in the store, if there is one: call again to resume")
             raise
         finally:
             for future in flying:
                 future.cancel()
+
+    def _submit(self, payload: bytes | None, method: str, *arguments: Any) -> concurrent.futures.Future:
+        return self.executor.submit(_at_worker, self.digest, payload, self.x64, method, *arguments)
 
 
 def _pickle(value: Any) -> bytes:
@@ -146,47 +208,24 @@ def _pickle(value: Any) -> bytes:
         ) from error
 
 
-_KERNELS: dict[Any, Kernel] = {}  # at a worker, kept between jobs so that it compiles once
+_KNOWN: dict[Any, Local] = {}  # at a worker, kept between jobs so that it compiles once
 
 
-def _kernel_at_worker(digest: str, payload: bytes, x64: bool, strategy: Strategy) -> Kernel:
-    if (digest, x64, strategy) not in _KERNELS:
-        if len(_KERNELS) >= 8:
-            _KERNELS.clear()
-        fn, num_coords = pickle.loads(payload)
-        kernel = _KERNELS.get((digest, x64, Strategy())) or Kernel.build(fn, num_coords, jax.local_devices())
-        _KERNELS[digest, x64, Strategy()] = kernel
-        _KERNELS[digest, x64, strategy] = kernel.using(strategy)
-    return _KERNELS[digest, x64, strategy]
+def _at_worker(digest: str, payload: bytes | None, x64: bool, method: str, *arguments: Any) -> Any:
+    """Call a method of `Local` at a worker; None where the point function is not known there and was not sent.
 
-
-def _timing_at_worker(
-    digest: str, payload: bytes, x64: bool, points: np.ndarray, num: int, batch: Batch, memory: Any
-) -> Timing:
+    A value, not an exception: some executors log every exception as a failure.
+    """
     with jax.enable_x64(x64):
-        return _timing(_kernel_at_worker(digest, payload, x64, Strategy()), points, num, batch, memory)
-
-
-def _values_at_worker(digest: str, payload: bytes, x64: bool, strategy: Strategy, points: np.ndarray) -> Values:
-    with jax.enable_x64(x64):
-        return _Shrinking(_kernel_at_worker(digest, payload, x64, strategy), print).start(points)()
-
-
-def _timing(kernel: Kernel, points: np.ndarray, num: int, batch: Batch, max_memory: int | None) -> Timing:
-    points = np.resize(points, (kernel.max_points, points.shape[1]))
-    if batch == "auto":
-        return tune(kernel, points, num, max_memory)
-    return _time_fitting(kernel.using(batch if isinstance(batch, Strategy) else Strategy(batch)), points)
-
-
-def _time_fitting(kernel: Kernel, points: np.ndarray) -> Timing:
-    """Time the strategy that was asked for, or half, a quarter, ... of its width, whatever fits into the memory."""
-    try:
-        return time_once(kernel, points)
-    except jax.errors.JaxRuntimeError as error:
-        if kernel.width == 1 or not is_out_of_memory(error):
-            raise
-    return _time_fitting(kernel.narrower(), points)
+        local = _KNOWN.get((digest, x64))
+        if local is None:
+            if payload is None:
+                return None
+            local = Local(*pickle.loads(payload), tuple(jax.local_devices()))
+            while len(_KNOWN) >= MAX_KNOWN:
+                _KNOWN.pop(next(iter(_KNOWN)), None)  # another thread may have been first
+            _KNOWN[digest, x64] = local
+        return getattr(local, method)(*arguments)
 
 
 def _spread(grid: Grid, num: int = 4096) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from landscape import __version__
 from landscape._batching import Strategy, Timing, capacity, coords_dtype, output_shapes
 from landscape._fingerprint import fingerprint
-from landscape._layout import Layout, row_tile
+from landscape._layout import Layout, check_storable, row_tile
 from landscape._progress import Interrupted, Progress, interruptible
 from landscape._runners import Batch, Runner
 from landscape.grid import Grid, Landscape
@@ -39,11 +39,19 @@ class Task:
     path: Any
     progress: bool | Literal["auto"]
 
-    def timing(self, num_points: int) -> Timing:
-        """The strategy for so many points, and how fast it is; unknown where one step of a given width does it all."""
-        if self.batch != "auto" and self.grid.size <= _asked_for(self.batch).width:
-            return Timing(_asked_for(self.batch), 0.0)
-        return self.runner.timing(self.batch, self.max_memory, num_points)
+    def timing(self, num_points: int) -> tuple[Timing, Strategy]:
+        """How fast points go by, and the strategy to go by: the one chosen, or the one asked for whatever fits now.
+
+        How fast is unknown where one step of a given width does it all. What was asked for is narrowed where points are
+        computed, to what the memory holds there and then; were that the plan, the same call might not resume it.
+        """
+        if self.batch == "auto":
+            timing = self.runner.timing("auto", self.max_memory, num_points)
+            return timing, timing.strategy
+        asked = _asked_for(self.batch)
+        if self.grid.size <= asked.width:
+            return Timing(asked, 0.0), asked
+        return self.runner.timing(asked, self.max_memory, num_points), asked
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,18 +74,18 @@ class Job:
         """
         fn, grid, path = task.fn, task.grid, task.path
         if path is None:
-            timing = task.timing(num_points)
-            return cls(layout_for(fn, grid, timing), timing.strategy, None, _batching(timing.strategy) | extra)
+            timing, strategy = task.timing(num_points)
+            return cls(layout_for(fn, grid, timing), strategy, None, _batching(strategy) | extra)
         check_place(path)  # before anything is compiled or timed
+        check_storable(output_types(fn, grid))
         what = fingerprint(fn, grid) | extra
         if is_run(path):
             strategy = _stored_strategy(path) if task.batch == "auto" else _asked_for(task.batch)
             layout = layout_for(fn, grid, Timing(strategy, 1.0))
             store = open_run(path, what | _batching(strategy), layout, _first_meta())
         else:
-            timing = task.timing(num_points)
-            plan = what | _batching(timing.strategy)
-            store = _create_or_join(path, plan, layout_for(fn, grid, timing), task.batch)
+            timing, strategy = task.timing(num_points)
+            store = _create_or_join(path, what | _batching(strategy), layout_for(fn, grid, timing), task.batch)
         layout = dataclasses.replace(store.layout, grid=grid)
         return cls(layout, Strategy(**store.plan["batching"]), store, store.plan)
 
@@ -98,7 +106,8 @@ def run(task: Task, shard: tuple[int, int] | None) -> Landscape:
     done = sum(map(layout.size, finished.intersection(mine)))
     progress = Progress(sum(map(layout.size, mine)), done, task.progress)
     start = time.perf_counter()
-    tiles = task.runner.values(job.strategy, ((tile, layout.points(tile)) for tile in todo), progress.say)
+    jobs = ((tile, layout.points(tile)) for tile in todo)
+    tiles = task.runner.values(job.strategy, task.max_memory, jobs, progress.say)
     with contextlib.closing(progress), contextlib.closing(tiles), keep.interruptible() as stop:
         for number, (tile, values) in enumerate(tiles, 1):
             keep.write(tile, values)
@@ -168,7 +177,7 @@ class _InStore:
 
 def intact(store: RunStore, layout: Layout, mine: set[int]) -> set[int]:
     """The finished tiles; damaged ones among `mine` are discarded, with a warning."""
-    for tile in mine.intersection(store.damaged(layout)):
+    for tile in store.damaged(layout, mine):
         warnings.warn(f"tile {tile} of {store.path} is damaged and is computed again", stacklevel=6)
         store.discard(layout, tile)
     return store.finished()

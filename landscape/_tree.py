@@ -38,22 +38,44 @@ def check_params(params: PyTree, what: str = "params") -> None:
     """Raise unless every leaf is a real floating-point array.
 
     Raises:
-        TypeError: a leaf is an integer, boolean, complex or no array at all.
+        TypeError: a leaf is an integer, boolean, complex, a function, a tensor of PyTorch or no array at all.
         ValueError: there is no leaf.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"{what} holds no arrays: got {type(params).__name__} without leaves")
     for path, leaf in leaves:
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is None and isinstance(leaf, float):
-            continue
-        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        if not _is_real(leaf):
             raise TypeError(
-                f"{what}.{key_name(path)} must be a real floating-point array, got {describe(leaf)}; "
-                "a landscape is drawn over continuous parameters: keep counters, keys and integer tables "
-                "out of the parameters (put them in Objective.data or Objective.state)"
+                f"{what}.{key_name(path)} must be a real floating-point array, got {describe(leaf)}; {_advice(leaf)}"
             )
+
+
+def _is_real(leaf: Any) -> bool:
+    """Whether it is a floating-point number, or an array of them of NumPy or JAX."""
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None or _is_of_torch(leaf):
+        return isinstance(leaf, float)
+    return bool(jnp.issubdtype(dtype, jnp.floating))
+
+
+def _is_of_torch(leaf: Any) -> bool:
+    return type(leaf).__module__.partition(".")[0] == "torch"
+
+
+def _advice(leaf: Any) -> str:
+    """What to do about a leaf that is no parameter."""
+    if _is_of_torch(leaf):
+        return "this is a torch tensor: pass leaf.detach().cpu().numpy()"
+    if callable(leaf):
+        return (
+            "this is a function: keep arrays only, of an equinox model by "
+            "params, rest = eqx.partition(model, eqx.is_inexact_array)"
+        )
+    return (
+        "a landscape is drawn over continuous parameters: keep counters, keys and integer tables "
+        "out of the parameters (put them in Objective.data or Objective.state)"
+    )
 
 
 def check_key(key: Any, what: str = "key") -> None:
@@ -63,6 +85,19 @@ def check_key(key: Any, what: str = "key") -> None:
     if not raw and (dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key)):
         seed = key if isinstance(key, int) else 0
         raise TypeError(f"{what} must be a random key, got {describe(key)}: pass jax.random.key({seed})")
+
+
+def check_count(name: str, value: Any, least: int | None = None) -> None:
+    """Raise `TypeError` unless it is an integer, `ValueError` unless it is at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def is_traced(value: Any) -> bool:
+    """Whether JAX is tracing it, so that its value cannot be looked at."""
+    return isinstance(value, jax.core.Tracer)  # ty: ignore[possibly-missing-submodule]
 
 
 def check_like(tree: PyTree, reference: PyTree, what: str, reference_name: str, stacked: bool = False) -> None:

@@ -387,14 +387,16 @@ def _provenance(landscape: "Landscape", path: Path) -> dict[str, str]:
 
 def _save_picture(figure: Any, path: Path, made: Mapping[str, str]) -> None:
     """Write one file, by a rename so that an interrupted one is not left behind."""
+    import matplotlib
+
+    from landscape import plotting
+
     suffix = path.suffix.lower()[1:]
-    text = "; ".join(f"{name}={value}" for name, value in made.items())
-    metadata = dict(made) if suffix == "png" else {"Keywords": text}
-    building = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial.{suffix}")
+    building = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Tight, since the layout does not make room for the z label of a surface.
-        figure.savefig(building, dpi=300, metadata=metadata, bbox_inches="tight")
-        building.replace(path)
+        with matplotlib.rc_context({"savefig.bbox": "tight"}):
+            (written,) = plotting.save_figure(figure, building, made, formats=[suffix])
+        written.replace(path)
     finally:
-        building.unlink(missing_ok=True)
+        building.with_name(f"{building.name}.{suffix}").unlink(missing_ok=True)

@@ -24,9 +24,12 @@ import numpy as np
 
 from landscape import _refining, _tiling, _tree
 from landscape._batching import Strategy, coords_dtype, output_shapes
+from landscape._progress import Interrupted
 from landscape._runners import Batch, Local, Remote
 from landscape.adaptive import Labels, Smooth, drivers
 from landscape.grid import Grid, Landscape
+
+__all__ = ["sweep", "plan", "Plan", "Strategy", "Interrupted"]
 
 Devices = int | Sequence[jax.Device] | None
 Tolerance = float | Mapping[str, float | Smooth | Labels] | None
@@ -94,8 +97,9 @@ def sweep(
         executor: any `concurrent.futures.Executor` whose workers run the tiles; this process only stores them.
         shard: `(i, n)`: compute only every `n`-th tile, from the `i`-th, for jobs that share one `store`. Not with
             `tolerance`, where each round depends on the one before: use `executor`.
-        max_memory: bytes that the temporaries of one device may take: a quarter of a CPU's memory, half of a
-            GPU's by default.
+        max_memory: bytes that the temporaries of one device may take. By default half of a GPU's memory, or a quarter
+            of the machine's, which the devices of a CPU share. A `batch` that was given is narrowed to fit into what is
+            given here, or once the device is really out of memory; `store` knows the run by the `batch` asked for.
         progress: a bar on a terminal and a line every 30 s elsewhere (`"auto"`), always a bar, or nothing.
 
     Returns:

@@ -168,7 +168,11 @@ class Grid:
         return np.stack([axis.values[i] for axis, i in zip(self.axes, index)], axis=-1)
 
     def zoom(self, center: Any, factor: float) -> "Grid":
-        """The same number of points over a range `factor` times smaller around `center`."""
+        """The same number of points over a range `factor` times smaller around `center`.
+
+        All distances between coordinates shrink alike, so unequal spacing stays; the middle of the range goes to
+        `center`.
+        """
         center = np.broadcast_to(np.asarray(center, dtype=np.float64), (self.ndim,))
         if not factor > 0:
             raise ValueError(f"zoom factor must be positive, got {factor}")
@@ -191,8 +195,12 @@ def _interval(extent: float | tuple[float, float]) -> tuple[float, float]:
 
 
 def _zoomed(axis: Axis, center: float, factor: float) -> Axis:
-    half = 0.5 * (axis.values[-1] - axis.values[0]) / factor
-    return Axis.linspace(axis.name, center - half, center + half, len(axis), axis.label)
+    low, high, num = axis.values[0], axis.values[-1], len(axis)
+    half = 0.5 * (high - low) / factor
+    step = (high - low) / max(1, num - 1)
+    if np.allclose(axis.values, np.linspace(low, high, num), rtol=0, atol=1e-6 * step):
+        return Axis.linspace(axis.name, center - half, center + half, num, axis.label)
+    return dataclasses.replace(axis, values=center + (axis.values - 0.5 * (low + high)) / factor)
 
 
 def _subdivide(values: np.ndarray, factor: int) -> np.ndarray:

@@ -39,6 +39,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from landscape import _tree
+
 Loss = Callable[[Array, Array], Array]
 
 AGGREGATES: dict[str, Callable[[Array], Array]] = {
@@ -141,10 +143,15 @@ def zero_one(logits: Any, labels: Any) -> Float[Array, "*n"]:
 
     Raises:
         TypeError: labels that are not integers.
+        ValueError: not one label for each row of logits.
     """
     if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
         raise TypeError(f"zero_one wants integer labels, got {jnp.result_type(labels)}")
     logits = jnp.asarray(logits)
+    if logits.ndim == 0 or jnp.shape(labels) != logits.shape[:-1]:  # (n,) against (n, 1) would be (n, n)
+        raise ValueError(
+            f"zero_one wants logits (n, c) and one label for each row, (n,), got {logits.shape} and {jnp.shape(labels)}"
+        )
     wrong = (jnp.argmax(logits, axis=-1) != labels).astype(logits.dtype)
     return jnp.where(jnp.any(jnp.isnan(logits), axis=-1), jnp.nan, wrong)
 
@@ -181,11 +188,13 @@ def best_constant(loss: Loss, targets: Any, how: str = "mean") -> Float[Array, "
 
     Raises:
         TypeError: targets that are not real floating-point numbers.
-        ValueError: `"median"`, or an unknown aggregate.
+        ValueError: `"median"`, or an unknown aggregate; no targets.
     """
     if how == "median" or how not in AGGREGATES:
         raise ValueError(f"best_constant needs a convex aggregate, 'mean', 'sum' or 'max', got {how!r}")
     _check_floating(targets, "targets")
+    if not jnp.size(targets):
+        raise ValueError("best_constant needs at least one target, got none")
     known = loss if isinstance(loss, _Huber | _Pinball) else jax.tree_util.Partial(loss)
     # The sum has the minimum of the mean, and the slopes of an absolute error add up without rounding.
     return _least(known, jnp.asarray(targets), "sum" if how == "mean" else how)
@@ -240,7 +249,7 @@ def _check_floating(values: Any, what: str) -> None:
 
 def _check_constant(name: str, value: Any, high: float) -> None:
     """Raise unless it is a number in (0, high); what JAX traces cannot be looked at."""
-    if isinstance(value, jax.core.Tracer):  # ty: ignore[possibly-missing-submodule]
+    if _tree.is_traced(value):
         return
     if np.asarray(value).dtype.kind not in "iuf" or np.ndim(value):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")

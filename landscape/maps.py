@@ -26,7 +26,7 @@ from landscape._descent import Descent, Outcome, Spec, anyone, batch_of, chunk_l
 from landscape.grid import Grid
 from landscape.objective import Objective
 from landscape.subspace import least_squares
-from landscape.training import CHECK_EVERY, check_count, check_optimizer, check_run, limits
+from landscape.training import CHECK_EVERY, check_optimizer, check_run, limits
 from landscape.training import run as carry_out
 
 _static: Any = {"static": True}
@@ -126,14 +126,21 @@ class LossSurface:
                 yield output.__name__, output
 
     def _measure(self, objective: Objective, params: PyTree, coords: Array) -> dict[str, Array]:
-        values = objective.evaluate(params)
-        if "sem" in self.outputs:
-            values |= _with_standard_errors(objective.examples(params))
+        values = self._means(objective, params)
         if "gradient" in self.outputs:
             values["gradient"] = jax.jacfwd(lambda c: objective(self.at(c)))(coords)
         if "gradient_norm" in self.outputs or "off_plane" in self.outputs:
             values |= self._gradient_shares(objective, params, coords)
         return values
+
+    def _means(self, objective: Objective, params: PyTree) -> dict[str, Array]:
+        """Loss and metrics, with their standard errors where asked for."""
+        if "sem" not in self.outputs:
+            return objective.evaluate(params)
+        values = _with_standard_errors(objective.examples(params))
+        if jax.eval_shape(objective.evaluate, params).keys() <= values.keys():
+            return values
+        return objective.evaluate(params) | values  # metrics that are means of a batch have no examples
 
     def _gradient_shares(self, objective: Objective, params: PyTree, coords: Array) -> dict[str, Array]:
         _, gradient = objective.value_and_grad(params)
@@ -351,9 +358,7 @@ class TrainabilityMap:
         """Raise `TypeError` or `ValueError` where the setup or the training is not usable."""
         if not callable(self.setup):
             raise TypeError(f"setup must be a function of the coordinates, got {type(self.setup).__name__}")
-        check_count("num_steps", self.num_steps)
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
+        _tree.check_count("num_steps", self.num_steps, 1)
         if not np.all(np.asarray(self.max_ratio) > 1):
             raise ValueError(f"max_ratio must be larger than 1, got {self.max_ratio}")
         jax.eval_shape(lambda c: self._checked(c), jax.ShapeDtypeStruct((grid.ndim,), coords_dtype()))
@@ -382,7 +387,7 @@ class TrainabilityMap:
 
     def _descend(self, optimizer: Any, params: PyTree, objective: Any) -> tuple[PyTree, "_Curve"]:
         """Parameters at the end, running sums."""
-        length = chunk_length(self.num_steps)
+        num_steps, length = int(self.num_steps), chunk_length(self.num_steps)
 
         def step(t: Any, carry: Any) -> Any:
             params, memory, curve = carry
@@ -395,11 +400,11 @@ class TrainabilityMap:
 
         def advance(carry: Any) -> Any:
             done, inner = carry
-            stop = done + length if self.num_steps % length == 0 else jnp.minimum(done + length, self.num_steps)
+            stop = done + length if num_steps % length == 0 else jnp.minimum(done + length, num_steps)
             return stop, jax.lax.fori_loop(0, stop - done, lambda i, c: step(done + i, c), inner)
 
         def more(carry: Any) -> Array:
-            return (carry[0] < self.num_steps) & anyone(~carry[1][2].over)
+            return (carry[0] < num_steps) & anyone(~carry[1][2].over)
 
         start = (params, optimizer.init(params), _Curve.blank(jax.eval_shape(objective, params).dtype))
         _, (params, _, curve) = jax.lax.while_loop(more, advance, (0, start))

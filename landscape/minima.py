@@ -30,7 +30,7 @@ from landscape._census import Census, census
 from landscape._newton import Minimum, Target
 from landscape._symmetry import Distinct, HiddenUnits, Identity, Neurons, Points, Symmetry, distinct, student_family
 from landscape.curvature import Flat
-from landscape.objective import Objective
+from landscape.objective import Objective, check_objective
 
 __all__ = [
     "Census", "Classification", "Distinct", "HiddenUnits", "Identity", "Kind", "Minimum", "Neurons", "Points",
@@ -84,8 +84,7 @@ def polish(
 
 
 def _check(objective: Any, params: PyTree) -> None:
-    if not isinstance(objective, Objective):
-        raise TypeError(f"objective must be a landscape.Objective, got {type(objective).__name__}")
+    check_objective(objective)
     _tree.check_params(params)
 
 
@@ -97,7 +96,8 @@ class Classification:
         kind: `"global"` (as low as the known global loss), `"local"` minimum, `"saddle"`, `"maximum"`, `"degenerate"`
             (a critical point with an eigenvalue that is zero to its tolerance, none negative), `"plateau"` (not
             critical, yet descending further moves the weights away without lowering the loss), `"unconverged"` (not
-            critical for another reason: polish it or train on), `"diverged"` (not finite).
+            critical for another reason: polish it or train on; or, of a large problem, the first of `residuals` is
+            above `eigenvalue_tol`, so that a negative eigenvalue may have been missed), `"diverged"` (not finite).
         index: number of eigenvalues below `-eigenvalue_tol`, the Morse index at a critical point; -1 if diverged.
         eigenvalues: of the Hessian, ascending; all of them, or the smallest few of a large problem.
         residuals: `|Hv - value v|` of each: an eigenvalue lies this near.
@@ -213,6 +213,10 @@ def _kind(found: Classification, objective: Objective, params: PyTree, reach: fl
         return "plateau" if _is_plateau(found, objective, params, stall) else "unconverged"
     if found.index:
         return "maximum" if found.complete and found.index == len(found.eigenvalues) else "saddle"
+    # Lanczos comes down to the smallest eigenvalue from above. A pair that met its tolerance has a residual of at most
+    # sqrt(eps) times the largest product met, and eigenvalue_tol is that of the largest eigenvalue found.
+    if found.residuals[0] > 2 * found.eigenvalue_tol:
+        return "unconverged"
     return "degenerate" if np.min(np.abs(found.eigenvalues)) <= found.eigenvalue_tol else "local"
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape._layout import Layout, fill_value, row_tile
+from landscape._layout import Layout, check_storable, fill_value, row_tile
 from landscape.grid import Axis, Grid, Landscape, dims
 
 FORMAT = 1
@@ -121,11 +121,12 @@ class RunStore:
             parts = {name: self._array(name)[layout.region(tile)] for name in self.names}
         return {name: value.reshape(size, *value.shape[lead:]) for name, value in parts.items()}
 
-    def damaged(self, layout: Layout) -> dict[int, str]:
-        """Finished tiles of which a chunk is missing or cannot be read back, and which chunk."""
-        finished = sorted(self.finished())  # before the other listings: a process beside this one may add tiles
+    def damaged(self, layout: Layout, among: set[int] | None = None) -> dict[int, str]:
+        """Finished tiles (`among` these) of which a chunk is missing or cannot be read back, and which chunk."""
+        finished = self.finished()  # before the other listings: a process beside this one may add tiles
         stored = {name: self._stored_tiles(name) for name in self.names}
-        damage = {tile: self._damage(layout, tile, stored) for tile in finished}
+        looked_at = sorted(finished if among is None else finished & among)
+        damage = {tile: self._damage(layout, tile, stored) for tile in looked_at}
         return {tile: chunk for tile, chunk in damage.items() if chunk}
 
     def discard(self, layout: Layout, tile: int) -> None:
@@ -370,12 +371,8 @@ def _rename_unless_made(building: Path, path: Path) -> None:
 
 
 def _fill(path: Path, plan: Mapping[str, Any], layout: Layout, meta: Mapping[str, Any]) -> None:
+    check_storable(layout.outputs)
     grid = layout.grid
-    unknown = [name for name, (_, dtype) in layout.outputs.items() if dtype.kind == "V"]
-    if unknown:
-        raise TypeError(
-            f"a store cannot hold {layout.outputs[unknown[0]][1]}: cast the output {unknown[0]!r} to float32"
-        )
     axes = [{"name": a.name, "label": a.label} for a in grid.axes]
     record = {
         "format": FORMAT,

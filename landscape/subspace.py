@@ -15,7 +15,9 @@ leading axis of length `k`.
 [0.5, -0.25]
 """
 
+import math
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -196,12 +198,12 @@ def flax_filter_axis(name: str, leaf: Any) -> FilterAxis:
     Kernels of dense and convolution layers hold their filters on the last axis; an embedding is one filter per
     row; the query, key and value kernels of attention `(features, heads, head_dim)` on the last two.
     """
-    words = name.split(".")
-    if _is_vector(words, leaf):
+    *modules, last = _words(name)
+    if _is_vector(name, leaf):
         return None
-    if _last_word(words) in ("embedding", "embeddings"):
+    if last in ("embedding", "embeddings"):
         return 0
-    if jnp.ndim(leaf) == 3 and any(word in ("query", "key", "value") for word in words):
+    if jnp.ndim(leaf) == 3 and any(module in ("query", "key", "value") for module in modules):
         return (1, 2)
     return -1
 
@@ -211,21 +213,27 @@ def torch_filter_axis(name: str, leaf: Any) -> FilterAxis:
 
     So does the paper's code. In a transposed convolution of PyTorch, `(in, out, *kernel)`, that is the input channel.
     """
-    return None if _is_vector(name.split("."), leaf) else 0
+    return None if _is_vector(name, leaf) else 0
 
 
-_VECTORS = {"bias", "b", "scale", "offset", "gamma", "beta"}
+_VECTORS = {"b", "scale", "offset", "gamma", "beta"}
 
 
-def _is_vector(words: list[str], leaf: Any) -> bool:
-    """Biases and norm scales have no filters. By name too, since some carry more than one axis: the bias of an
-    equinox convolution is `(out, 1, 1)`, that of flax attention `(heads, head_dim)`."""
-    return jnp.ndim(leaf) <= 1 or _last_word(words) in _VECTORS
+def _is_vector(name: str, leaf: Any) -> bool:
+    """Biases and norm scales have no filters. By name too, since some carry more than one axis.
+
+    A `bias` always is one: that of flax attention is `(heads, head_dim)`. The other names also stand for matrices (the
+    `b` of a low-rank product), so they count only where all entries lie along one axis: the scale of a haiku batch norm
+    is `(1, 1, 1, out)`.
+    """
+    last, shape = _words(name)[-1], jnp.shape(leaf)
+    return len(shape) <= 1 or last == "bias" or (last in _VECTORS and math.prod(shape) == max(shape))
 
 
-def _last_word(words: list[str]) -> str:
-    """The name of the parameter itself; flax nnx keeps the array under one more name, `value`."""
-    return words[-2] if words[-1] == "value" and len(words) > 1 else words[-1]
+def _words(name: str) -> list[str]:
+    """The path of a parameter; flax nnx keeps the array under one more name, `value`, which is left out."""
+    words = name.split(".")
+    return words[:-1] if words[-1] == "value" and len(words) > 1 else words
 
 
 LAYOUTS: dict[str, Callable[[str, Any], FilterAxis]] = {
@@ -240,7 +248,7 @@ def filter_normalize(
     dirs: PyTree,
     params: PyTree,
     *,
-    filter_axis: int | str | Callable[[str, Any], FilterAxis] = -1,
+    filter_axis: int | str | Callable[[str, Any], FilterAxis] | None = None,
     include_vectors: bool = False,
 ) -> PyTree:
     r"""Rescale each filter of each direction to the norm of that filter in `params`.
@@ -251,9 +259,10 @@ def filter_normalize(
     Args:
         dirs: stacked directions.
         params: the parameters they start from.
-        filter_axis: the axis that counts the filters. An integer for all leaves: -1 fits flax and haiku, 0 fits
-            PyTorch and equinox. A layout by name, `"flax"`, `"haiku"`, `"torch"` or `"equinox"`, also knows
-            embeddings and attention. Or a function `(name, leaf) -> axis, axes or None`.
+        filter_axis: the axis that counts the filters. An integer for all leaves: -1, the default, fits flax and haiku,
+            0 fits PyTorch and equinox. A layout by name, `"flax"`, `"haiku"`, `"torch"` or `"equinox"`, also knows
+            embeddings and attention. Or a function `(name, leaf) -> axis, axes or None`. The default warns where a
+            matrix is called `weight`, as PyTorch and equinox do.
         include_vectors: whether biases and norm scales take part, each as one filter. They are fixed by default,
             as in the paper's code (`xignore='biasbn'`).
 
@@ -264,7 +273,22 @@ def filter_normalize(
         ValueError: `dirs` does not look like `params`, the layout is unknown, or a leaf lacks the axis.
     """
     _tree.check_like(dirs, params, "dirs", "params", stacked=True)
+    if filter_axis is None:
+        _warn_of_rows(params)
+        filter_axis = -1
     return _normalize_filters(dirs, params, _filter_rule(filter_axis), include_vectors)
+
+
+def _warn_of_rows(params: PyTree) -> None:
+    """Say so where the last axis, taken for want of another, looks like the inputs of a layer and not its filters."""
+    named = [(_tree.key_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
+    rows = [name for name, leaf in named if _words(name)[-1] == "weight" and jnp.ndim(leaf) >= 2]
+    if rows:
+        warnings.warn(
+            f"{rows[0]} looks like a PyTorch or equinox weight, whose filters are on its first axis, and filter_axis "
+            'was left at -1: pass filter_axis="torch", or -1 if the last axis it is',
+            stacklevel=3,
+        )
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -296,7 +320,7 @@ def _filter_rule(filter_axis: Any) -> Callable[[str, Any], FilterAxis]:
 @lru_cache
 def _axis_rule(axis: int) -> Callable[[str, Any], FilterAxis]:
     """The same axis for every leaf that has filters; cached, so that equal axes share a compiled program."""
-    return lambda name, leaf: None if _is_vector(name.split("."), leaf) else axis
+    return lambda name, leaf: None if _is_vector(name, leaf) else axis
 
 
 def _match_norms(d: Array, w: Array, filter_axes: tuple[int, ...]) -> Array:
@@ -314,7 +338,7 @@ def layer_normalize(dirs: PyTree, params: PyTree, *, include_vectors: bool = Fal
     _tree.check_like(dirs, params, "dirs", "params", stacked=True)
 
     def normalize(name: str, w: Array, d: Array) -> Array:
-        if _is_vector(name.split("."), w) and not include_vectors:
+        if _is_vector(name, w) and not include_vectors:
             return jnp.zeros_like(d)
         return _match_norms(d, w, ())
 
@@ -329,7 +353,7 @@ def orthonormalize(dirs: PyTree) -> PyTree:
     """
     basis, triangle, _ = _gram_schmidt(_flatten(dirs))
     dependent = jnp.any(jnp.diagonal(triangle) == 0)
-    if _is_known(dependent) and bool(dependent):
+    if not _tree.is_traced(dependent) and bool(dependent):
         raise ValueError("the directions are linearly dependent: they do not span a space of their number")
     return _unravel_stack(basis, dirs)
 
@@ -365,7 +389,7 @@ def pca_directions(snapshots: PyTree, num: int = 2) -> tuple[PyTree, Float[Array
         raise ValueError(f"{num} principal directions need at least {num + 1} snapshots, got {length}")
     dirs, explained = _principal(snapshots, num)
     rounding = 10 * float(jnp.finfo(explained.dtype).eps) * length**0.5
-    if _is_known(explained) and not bool(jnp.all(explained > rounding)):
+    if not _tree.is_traced(explained) and not bool(jnp.all(explained > rounding)):
         raise ValueError(f"the snapshots vary in fewer than {num} directions: explained variance {explained}")
     dirs = jax.tree.map(lambda d, x: d.astype(jnp.result_type(x)), orthonormalize(dirs), snapshots)
     return dirs, explained
@@ -380,11 +404,6 @@ def _principal(snapshots: PyTree, num: int) -> tuple[PyTree, Array]:
     weights = weights * jnp.where(weights[-1] < weights[0], -1, 1)
     dirs = jax.vmap(_tree.combine, in_axes=(1, None))(weights, centred)
     return dirs, variances[:num] / jnp.sum(variances)
-
-
-def _is_known(value: Array) -> bool:
-    """Whether a value can be looked at: it cannot while JAX traces."""
-    return not isinstance(value, jax.core.Tracer)  # ty: ignore[possibly-missing-submodule]
 
 
 def _centred(snapshots: Any) -> Array:

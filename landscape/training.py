@@ -34,7 +34,7 @@ from landscape._batching import coords_dtype
 from landscape._descent import Descent, Outcome, Spec
 from landscape.engine import Devices, sweep
 from landscape.grid import Grid, Landscape
-from landscape.objective import Objective
+from landscape.objective import Objective, check_objective
 
 _static: Any = {"static": True}
 CHECK_EVERY = 100
@@ -70,10 +70,12 @@ class Run:
         """How this run ended.
 
         Raises:
-            ValueError: these are many runs.
+            ValueError: these are many runs, or the run was left to another shard.
         """
         if np.ndim(self.outcome_code):
             raise ValueError(f"these are {np.size(self.outcome_code)} runs: ask for run.counts or for run[i].outcome")
+        if self.outcome_code == NOT_RUN:
+            raise ValueError("this run was left to another shard: it has no outcome here")
         return Outcome(int(self.outcome_code))
 
     @property
@@ -108,7 +110,8 @@ def train(
     are looked at every few steps and, where something was found, retraced to that step; what becomes finite again
     in between goes unnoticed.
 
-    Forward-mode differentiation goes through; reverse mode does not, since the loop ends when the run has.
+    Forward-mode differentiation goes through; reverse mode does not, since the loop ends when the run has. Matrix
+    products are taken at the highest precision, as in `sweep`, unless the loss asks for another.
 
     Args:
         objective: what is minimised. Its state, if any, stays as it is.
@@ -131,7 +134,8 @@ def train(
         The run. The history has `ceil(num_steps / record_every) + 1` entries; after the end it repeats the last.
 
     Raises:
-        TypeError: parameters that are not real floating-point arrays, or something that is no objective or optimizer.
+        TypeError: parameters that are not real floating-point arrays, or something that is no objective, optimizer or
+            integer.
         ValueError: `batch_size` without `key`, or beyond the examples; a non-positive count.
     """
     spec = Spec(optimizer, num_steps, record_every, check_every, batch_size, snapshots)
@@ -148,7 +152,8 @@ def _train(descent: Descent, params: PyTree) -> Run:
 
 def run(descent: Descent, params: PyTree) -> Run:
     """Carry a training out."""
-    state, history, snapshots = descent.run(params)
+    with jax.default_matmul_precision("highest"):
+        state, history, snapshots = descent.run(params)
     return Run(state.params, history, snapshots, state.outcome_code, state.step)
 
 
@@ -162,27 +167,19 @@ def check_run(objective: Any, spec: Spec, key: Any, track: Any) -> None:
     if not isinstance(track or {}, Mapping):
         raise TypeError(f"track must be a dict of objectives by name, got {type(track).__name__}")
     for name, one in {"objective": objective, **{f"track[{n!r}]": o for n, o in (track or {}).items()}}.items():
-        if not isinstance(one, Objective):
-            raise TypeError(f"{name} must be a landscape.Objective, got {type(one).__name__}")
+        check_objective(one, name)
     if key is not None:
         _tree.check_key(key)
-    check_count("num_steps", spec.num_steps)
-    check_count("record_every", spec.record_every)
-    if spec.num_steps < 0 or spec.record_every < 1:
-        raise ValueError(f"needs num_steps >= 0 and record_every >= 1, got {spec.num_steps} and {spec.record_every}")
-    if spec.check_every is not None and spec.check_every < 1:
-        raise ValueError(f"check_every must be at least 1 step, got {spec.check_every}")
+    _tree.check_count("num_steps", spec.num_steps, 0)
+    _tree.check_count("record_every", spec.record_every, 1)
+    if spec.check_every is not None:
+        _tree.check_count("check_every", spec.check_every, 1)
     if spec.batch_size is not None:
+        _tree.check_count("batch_size", spec.batch_size)
         if key is None:
             raise ValueError("batch_size= draws minibatches at random: pass key=jax.random.key(seed) too")
         if not 1 <= spec.batch_size <= (objective.num_examples or 0):
             raise ValueError(f"batch_size={spec.batch_size}, but the objective has {objective.num_examples} examples")
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raise `TypeError` unless it is a whole number."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be a whole number, got {value!r} ({type(value).__name__})")
 
 
 def check_optimizer(optimizer: Any, what: str = "optimizer") -> None:
@@ -421,9 +418,8 @@ def _count(inits: Any, num_runs: int | None) -> int:
     if num_runs is not None:
         if not callable(inits):
             raise TypeError(f"num_runs= goes with a function inits(key) -> params, got {type(inits).__name__}")
-        if num_runs < 1:
-            raise ValueError(f"num_runs must be at least 1, got {num_runs}")
-        return num_runs
+        _tree.check_count("num_runs", num_runs, 1)
+        return int(num_runs)
     if callable(inits) and all(map(callable, jax.tree.leaves(inits))):
         raise ValueError("inits is a function: say how many runs by num_runs=")
     _tree.check_params(inits, "inits")

@@ -31,3 +31,9 @@ def x64() -> Iterator[None]:
     """Double precision for one test; `jax.config` stays as it is."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def torch() -> Any:
+    """PyTorch, which the extra `bench` has: it is too large for the tests' own."""
+    return pytest.importorskip("torch", reason="extra: bench")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import ndimage
+from scipy import ndimage, stats
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.stats import binomtest
 
@@ -142,6 +142,22 @@ def test_shares_have_the_intervals_of_wilson(confidence):
         np.testing.assert_allclose((low, high), (expected.low, expected.high), atol=1e-14)
     assert (found.num, found.optimizer, found.initialisation) == (60, "adam(0.02)", "N(0, 1/12)")
     assert "diverged   20.0 %" in str(found)
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_means_have_the_intervals_of_student(confidence):
+    values = np.random.default_rng(3).normal(2.0, 3.0, size=(4, 7)).astype(np.float32)
+    mean, low, high = analysis.mean_interval(values, confidence)
+    wide = values.astype(np.float64)
+    expected = stats.t.interval(confidence, 6, wide.mean(axis=1), stats.sem(wide, axis=1))
+    np.testing.assert_allclose((low, high), expected, rtol=1e-12)
+    np.testing.assert_allclose(mean, wide.mean(axis=1), rtol=1e-14)
+
+
+def test_one_number_has_no_interval():
+    mean, low, high = analysis.mean_interval([3.0])
+    assert mean == 3.0
+    assert np.isnan([low, high]).all()
 
 
 def test_all_runs_in_one_basin_end_at_one():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from landscape import __version__, cli, store
@@ -230,6 +231,20 @@ def test_a_picture_can_wear_the_doodle_style(plane, monkeypatch):
     sketched = [figure.axes[0].spines["left"].get_sketch_params() for figure in (plain, drawn)]
     assert sketched[0] is None
     assert sketched[1] is not None
+
+
+@pytest.mark.parametrize(("suffix", "dpi"), [("png", 300), ("pdf", 72)])
+def test_a_doodle_is_as_wavy_as_one_of_the_library(line, tmp_path, monkeypatch, suffix, dpi):
+    """matplotlib takes its waves in dots: 1.1 of those of a picture of 150 an inch."""
+    saved, seen = Figure.savefig, []
+
+    def spy(figure, *arguments, **options):
+        seen.append(figure.axes[0].spines["left"].get_sketch_params()[0])
+        return saved(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", spy)
+    assert main(["plot", str(line), "--style", "doodle", "--out", str(tmp_path / f"waves.{suffix}")]) == 0
+    assert seen == [pytest.approx(1.1 * dpi / 150)]
 
 
 def test_each_output_has_a_panel_with_the_paths(plane, monkeypatch):

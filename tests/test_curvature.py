@@ -117,6 +117,14 @@ def test_dense_hessian_in_columns_is_jax_hessian_and_symmetric_to_the_bit():
     np.testing.assert_allclose(matrix, jax.jit(jax.hessian(lambda x: objective(unravel(x))))(x), atol=1e-13)
 
 
+def test_products_are_taken_at_the_highest_precision():
+    objective, params = softmax_regression(dtype=np.float32)
+    lowered = jax.jit(curvature.hvp).lower(objective, params, params).as_text()
+    products = [line for line in lowered.splitlines() if "dot_general" in line]
+    assert products
+    assert all("[HIGHEST, HIGHEST]" in line for line in products)
+
+
 def test_a_product_takes_the_memory_of_one_batch():
     def temporaries(batch_size):
         objective = Objective(net_loss, (jnp.ones((4096, 20)), jnp.zeros(4096, int)), batch_size=batch_size)
@@ -293,6 +301,8 @@ def test_errors():
         curvature.hessian(objective, {"w": jnp.zeros(5000)})
     with pytest.raises(ValueError, match="k must be from 1 to the number of parameters, 12, got 13"):
         curvature.eigenpairs(KEY, objective, params, 13)
+    with pytest.raises(TypeError, match=r"k must be an integer, got float 3\.0"):
+        curvature.eigenpairs(KEY, objective, params, 3.0)
     with pytest.raises(ValueError, match=r"which must be one of \['LA', 'SA', 'LM'\], got 'SM'"):
         curvature.eigenpairs(KEY, objective, params, 2, "SM")
     with pytest.raises(ValueError, match="tol must be positive"):

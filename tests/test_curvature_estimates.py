@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from scipy.stats import wasserstein_distance
+from scipy.stats import norm, wasserstein_distance
 
 from landscape import Objective, curvature
 
@@ -149,6 +149,26 @@ def test_shares_lie_between_their_bounds_for_each_probe_by_itself():
     assert np.min(upper.mean) < 0.1
 
 
+def test_densities_of_several_runs_at_points_of_any_shape():
+    rng = np.random.default_rng(7)
+    nodes, weights = np.sort(rng.normal(size=(2, 5, 6)), axis=-1), rng.dirichlet(np.ones(6), size=(2, 5))
+    runs = curvature.SpectralDensity(jnp.asarray(nodes), jnp.asarray(weights))
+    points = np.array([[-1.5, -0.2, 0.3], [0.7, 1.1, 3.0]])
+    for at in (0.3, points[0], points):
+        spread = np.reshape(at, (*np.shape(at), 1, 1))
+        for r in range(2):
+            one = curvature.SpectralDensity(runs.nodes[r], runs.weights[r])
+            bell = np.sum(weights[r] * norm.pdf(spread, nodes[r], 0.4), axis=-1)
+            below = np.sum(np.where(nodes[r] <= spread, weights[r], 0), axis=-1)
+            for density in (runs.density(at, 0.4).mean[r], one.density(at, 0.4).mean):
+                assert density.shape == np.shape(at)
+                np.testing.assert_allclose(density, bell.mean(axis=-1), rtol=1e-4, atol=1e-6)
+            for lower, upper in (jax.tree.map(lambda x, r=r: x[r], runs.cdf(at)), one.cdf(at)):
+                assert lower.mean.shape == upper.sem.shape == np.shape(at)
+                assert np.all(lower.mean <= below.mean(axis=-1) + 1e-6)
+                assert np.all(below.mean(axis=-1) <= upper.mean + 1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_error_bars_of_a_density_cover_over_seeds():
@@ -185,15 +205,15 @@ def test_errors():
     objective, x = quadratic(DECAYING, np.float32), jnp.zeros(200)
     with pytest.raises(TypeError, match=r"key must be a random key, got int 3: pass jax.random.key\(3\)"):
         curvature.trace(3, objective, x)
-    with pytest.raises(ValueError, match="num_products must be an integer of at least 6, got 4"):
+    with pytest.raises(ValueError, match="num_products must be at least 6, got 4"):
         curvature.trace(KEY, objective, x, num_products=4)
     with pytest.raises(ValueError, match=r"method must be one of \['hutch\+\+', 'xtrace', 'hutchinson'\], got 'hutch'"):
         curvature.trace(KEY, objective, x, method="hutch")
-    with pytest.raises(ValueError, match="num_samples must be an integer of at least 2, got 1"):
+    with pytest.raises(ValueError, match="num_samples must be at least 2, got 1"):
         curvature.layer_traces(KEY, objective, x, num_samples=1)
-    with pytest.raises(ValueError, match="num_probes must be an integer of at least 2, got 1"):
+    with pytest.raises(ValueError, match="num_probes must be at least 2, got 1"):
         curvature.spectral_density(KEY, objective, x, num_probes=1)
-    with pytest.raises(ValueError, match=r"num_steps must be an integer of at least 1, got 2\.5"):
+    with pytest.raises(TypeError, match=r"num_steps must be an integer, got float 2\.5"):
         curvature.spectral_density(KEY, objective, x, num_steps=2.5)
     with pytest.raises(TypeError, match="objective must be a landscape.Objective, got int"):
         curvature.spectral_density(KEY, 7, x)

@@ -137,6 +137,23 @@ def test_eigenpairs_and_trace_take_operators():
     assert float(sem) == 0
 
 
+def test_other_data_share_the_program_of_the_objective():
+    operators = [curvature.GaussNewton(predict, half_square, examples(num)) for num in (5, 9)]
+    first, second = (operator.objective.loss_fn for operator in operators)
+    assert first == second
+    assert hash(first) == hash(second)
+    assert first != curvature.GaussNewton(predict, cross_entropy, examples()).objective.loss_fn
+
+
+def test_products_are_taken_at_the_highest_precision():
+    data, params = examples(), net()
+    for operator in (curvature.GaussNewton(predict, half_square, data), curvature.Fisher(predict, data, "gaussian")):
+        lowered = jax.jit(curvature.product).lower(operator, params, params).as_text()
+        products = [line for line in lowered.splitlines() if "dot_general" in line]
+        assert products
+        assert all("[HIGHEST, HIGHEST]" in line for line in products)
+
+
 def test_a_product_takes_the_memory_of_one_batch():
     def temporaries(batch_size):
         data = {"x": jnp.ones((4096, INPUTS)), "y": jnp.zeros(4096, int)}
@@ -156,8 +173,31 @@ def test_errors():
         curvature.product(curvature.Fisher(predict, data), params, {"in": params["in"]})
     with pytest.raises(ValueError, match="family must be 'categorical' or 'gaussian', got 'poisson'"):
         curvature.product(curvature.Fisher(predict, data, "poisson"), params, params)
-    with pytest.raises(TypeError, match="EmpiricalFisher.objective must be an Objective, got function"):
+    with pytest.raises(TypeError, match="EmpiricalFisher.objective must be a landscape.Objective, got function"):
         curvature.product(curvature.EmpiricalFisher(predict), params, params)
     mean_only = Objective(lambda p, b: jnp.mean(cross_entropy(predict(p, b), b)), data)
     with pytest.raises(ValueError, match="this needs the loss of each example"):
         curvature.product(curvature.EmpiricalFisher(mean_only), params, params)
+
+
+def test_losses_of_each_class_are_refused_and_their_mean_is_taken_as_it_is():
+    data, params = examples(), net()
+
+    def by_class(outputs, batch):
+        return 0.5 * (outputs - batch["target"]) ** 2
+
+    with pytest.raises(
+        ValueError, match=rf"shape \({NUM},\), one number per example, .* got shape \({NUM}, {CLASSES}\)"
+    ):
+        curvature.product(curvature.GaussNewton(predict, by_class, data), params, params)
+    mean = curvature.GaussNewton(predict, lambda z, b: jnp.mean(by_class(z, b)), data)
+    summed = curvature.GaussNewton(predict, half_square, data)
+    found, whole = (curvature.product(operator, params, params)["out"] for operator in (mean, summed))
+    np.testing.assert_allclose(CLASSES * found, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [lambda p, b: predict(p, b)[:, 0], lambda p, b: predict(p, b)[:, :1]])
+def test_a_categorical_fisher_refuses_what_are_no_logits(outputs):
+    data, params = examples(), net()
+    with pytest.raises(ValueError, match=rf"needs logits \(n, c\), two classes two logits, got float32\[{NUM}"):
+        curvature.product(curvature.Fisher(outputs, data), params, params)

@@ -140,10 +140,11 @@ def test_nan_and_infinity_are_kept_where_they_were_found():
 
 
 _DEVICES = """
-import sys, numpy as np, jax
+import os, sys, numpy as np, jax
 sys.path.insert(0, {tests!r})
 from test_engine import _network
 import landscape as ls
+from landscape import _batching
 assert len(jax.local_devices()) == 3
 for width in (1, 4):
     one = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=width, devices=1)
@@ -152,6 +153,8 @@ for width in (1, 4):
     np.testing.assert_array_equal(one["loss"], three["loss"])
 auto = ls.sweep(_network(), ls.Grid.square(0.7, 9))
 np.testing.assert_allclose(one["loss"], auto["loss"], rtol=2e-6)
+memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+assert _batching.default_memory(jax.local_devices()[0]) == memory // 4 // 3
 """
 
 
@@ -198,6 +201,24 @@ def test_max_memory_bounds_the_width_that_is_chosen():
     limit = 4 * 2**20
     timing = _batching.tune(kernel, np.resize(grid.points(), (kernel.max_points, 2)), grid.size, limit)
     assert timing.strategy.width == 1 or timing.temp_bytes <= limit
+
+
+@pytest.mark.parametrize("num", [12, 40])  # one step of the width asked for does it all, or several do
+def test_max_memory_narrows_a_batch_that_was_given(monkeypatch, capsys, num):
+    def heavy(c):
+        return jnp.sort(jnp.sin(c[0] * jnp.arange(10_000.0)))[::2500]
+
+    grid, point = ls.Grid.of(x=np.linspace(0.3, 2.0, num)), jax.tree_util.Partial(heavy)
+    asked = _batching.Kernel.build(point, 1, jax.local_devices(), num).using(_batching.Strategy(16))
+    limit, used, call = asked.temp_bytes // 3, [], _batching.Kernel.__call__
+    monkeypatch.setattr(_batching.Kernel, "__call__", lambda kernel, at: used.append(kernel) or call(kernel, at))
+    result = ls.sweep(point, grid, batch=16, max_memory=limit)
+    assert used
+    assert all(kernel.temp_bytes <= limit for kernel in used)
+    assert max(kernel.width for kernel in used) in (2, 4)
+    assert capsys.readouterr().err.count("out of memory: going on with") == 1
+    expected = np.sort(np.sin(grid.axes[0].values[:, None].astype(np.float32) * np.arange(10_000, dtype=np.float32)))
+    np.testing.assert_allclose(result["value"], expected[:, ::2500], atol=1e-5)
 
 
 def test_plan_estimates_without_computing_the_grid():

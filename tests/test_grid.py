@@ -165,6 +165,16 @@ def test_zoom_keeps_the_number_of_points():
         grid.zoom(0.5, -2.0)
 
 
+def test_zoom_keeps_unequal_spacing_and_the_bits_of_equal_one():
+    values, equal = np.array([0.5, 2.0, 3.0, 8.5]), Axis.linspace("y", -0.7, 0.3, 7)
+    zoomed = Grid((Axis("x", values, label="rate"), equal)).zoom((3.0, 0.1), 4.0)
+    np.testing.assert_allclose(np.diff(zoomed.axes[0].values), np.diff(values) / 4)
+    np.testing.assert_allclose(zoomed.axes[0].values[[0, -1]], [2.0, 4.0])  # 8 / 4 wide around 3
+    assert (zoomed.axes[0].name, zoomed.axes[0].label) == ("x", "rate")
+    np.testing.assert_array_equal(zoomed.axes[1].values, Axis.linspace("y", 0.1 - 0.125, 0.1 + 0.125, 7).values)
+    np.testing.assert_array_equal(Grid.of(x=[2.0]).zoom(7.0, 3.0).axes[0].values, [7.0])
+
+
 def test_index_is_the_nearest_point():
     assert seven_by_eleven.index((0.2, 1.9)) == (2, 10)
     assert seven_by_eleven.index((-99.0, -1.1)) == (0, 4)

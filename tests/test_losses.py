@@ -2,7 +2,6 @@
 
 import doctest
 import statistics
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +10,6 @@ import pytest
 from scipy import integrate, optimize, stats
 
 from landscape import losses
-
-try:
-    import torch
-except ImportError:  # the extra `bench` has it; too large for the tests' own
-    torch: Any = None
-
-needs_torch = pytest.mark.skipif(torch is None, reason="needs PyTorch")
 
 NORMAL = statistics.NormalDist()
 EFFICIENCIES = {"median": 0.6366, 1.345: 0.9500, 1.0: 0.9031, 2.0: 0.9897}  # Huber 1964; 2 / pi for the median
@@ -41,8 +33,7 @@ def test_examples_in_the_docstrings():
 # ------------------------------------------------------------------------------------------------- the losses
 
 
-@needs_torch
-def test_losses_are_those_of_torch():
+def test_losses_are_those_of_torch(torch):
     rng = np.random.default_rng(1)
     prediction, target = (rng.normal(size=40).astype(np.float32) for _ in range(2))
     logits, labels = rng.normal(size=(40, 7)).astype(np.float32), rng.integers(7, size=40)
@@ -238,6 +229,10 @@ def test_errors_of_the_arguments():
             loss(jnp.arange(3), three)
     with pytest.raises(TypeError, match="integer labels, got float32"):
         losses.zero_one(jnp.ones((3, 2)), three)
+    with pytest.raises(ValueError, match=r"one label for each row, \(n,\), got \(3, 2\) and \(3, 1\)"):
+        losses.zero_one(jnp.ones((3, 2)), jnp.zeros((3, 1), int))
+    with pytest.raises(ValueError, match="best_constant needs at least one target, got none"):
+        losses.best_constant(losses.squared_error, jnp.zeros(0))
     with pytest.raises(ValueError, match="unknown aggregate 'mode'; there are mean, sum, median, max"):
         losses.aggregate(three, "mode")
     with pytest.raises(ValueError, match="convex aggregate, 'mean', 'sum' or 'max', got 'median'"):

@@ -106,6 +106,22 @@ def test_names_carry_the_prefix_of_their_objective(x64):
     np.testing.assert_allclose(values["test_loss"], expected(slopes=test_slopes)[0].mean(), rtol=1e-12)
 
 
+def test_standard_errors_cost_no_second_pass():
+    def products(outputs):
+        program = jax.make_jaxpr(LossSurface(plane(), objective(), outputs))(COORDS)
+        return str(program).count("dot_general")
+
+    assert products(("sem",)) == products(()) > 0
+
+
+def test_metrics_that_are_means_have_no_standard_errors():
+    level = Objective(lambda p, batch: (batch @ join(p), {"level": 3.5, "tilted": batch @ join(p) > 0.5}),
+                      jnp.asarray(SLOPES, jnp.float32), has_aux=True)  # fmt: skip
+    values = evaluate(LossSurface(plane(), level, ("sem",)), COORDS)
+    assert set(values) == {"loss", "level", "tilted", "loss_sem", "tilted_sem"}
+    assert float(values["level"]) == 3.5
+
+
 def weight_norm(params):
     return jnp.linalg.norm(join(params))
 

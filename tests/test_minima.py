@@ -10,7 +10,7 @@ import pytest
 import scipy.optimize
 from scipy.stats import ortho_group
 
-from landscape import Objective, minima
+from landscape import Objective, curvature, minima
 
 pytestmark = pytest.mark.usefixtures("x64")
 RNG = np.random.default_rng(11)
@@ -90,6 +90,17 @@ def test_a_large_saddle_and_its_smallest_eigenvalues():
     expected = np.sort(WIDE["c"] * signs)[:6]
     np.testing.assert_allclose(verdict.eigenvalues, expected, atol=1e-8)
     assert verdict.residuals.max() < 1e-6
+
+
+def test_a_large_point_whose_smallest_eigenvalue_was_not_found_is_no_local_minimum(monkeypatch):
+    curvatures = jnp.asarray(np.r_[-0.05, np.linspace(0.5, 3, 1199)])
+    few = partial(curvature.eigenpairs, max_products=8)  # which do not meet the one direction that goes down
+    monkeypatch.setattr(curvature, "eigenpairs", few)
+    verdict = minima.classify(plain(lambda p: 0.5 * jnp.sum(curvatures * p**2)), jnp.zeros(1200))
+    assert verdict.index == 0
+    assert verdict.eigenvalues[0] > 0.1
+    assert verdict.is_critical
+    assert verdict.kind == "unconverged"
 
 
 @pytest.mark.parametrize(
@@ -477,6 +488,8 @@ def test_errors():
         minima.census(bowl, [(2, 0)])
     with pytest.raises(ValueError, match="needs num_starts, max_rounds >= 1"):
         minima.census(bowl, [(0, 2)], num_starts=0)
+    with pytest.raises(ValueError, match=r"census is for few variables: a grid over 30 of them has 2\^30 cells"):
+        minima.census(bowl, [(-1, 1)] * 30)
 
 
 def test_errors_of_distinct():

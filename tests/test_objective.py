@@ -218,11 +218,25 @@ def test_data_leaves_that_disagree_are_listed(leaf):
 # -------------------------------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("batch_size", [0, -1, 2.0])
-def test_batch_size_must_be_a_positive_integer(batch_size):
+@pytest.mark.parametrize(
+    ("batch_size", "error", "said"),
+    [(0, ValueError, "at least 1, got 0"), (-1, ValueError, "at least 1, got -1"), (2.0, TypeError, "an integer, got")],
+)
+def test_batch_size_must_be_a_positive_integer(batch_size, error, said):
     for call in (Objective.__call__, Objective.per_example):
-        with pytest.raises(ValueError, match="batch_size must be a positive integer or None, got"):
+        with pytest.raises(error, match=rf"Objective\.batch_size must be {said}"):
             call(linear(batch_size=batch_size), {"w": W})
+
+
+def test_a_batch_size_of_numpy_widens_nothing(x64):
+    objective = Objective(lambda p, b: p * b, jnp.arange(2.0, 9.0, dtype=jnp.float32), batch_size=np.int64(3))
+    assert objective(jnp.float32(2.0)).dtype == jnp.float32
+    assert float(objective(jnp.float32(2.0))) == pytest.approx(10.0, rel=1e-6)
+
+
+def test_data_without_examples_are_refused():
+    with pytest.raises(ValueError, match=r"Objective\.data holds no examples, .* \{'x': 0, 'y': 0\}"):
+        Objective(squared_error, {"x": jnp.zeros((0, 3)), "y": jnp.zeros(0)}, has_aux=True)({"w": W})
 
 
 @pytest.mark.parametrize(

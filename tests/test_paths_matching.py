@@ -1,7 +1,7 @@
 """Permutations: outputs do not change, permuted copies are recognised, assignments are optimal."""
 
+import collections
 import itertools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,7 @@ import pytest
 
 from landscape import paths
 from landscape.analysis import barrier
-from landscape.paths import PermutationSpec, match_weights, permute
-
-try:
-    import torch
-except ImportError:  # the extra `bench` has it; too large for the tests' own
-    torch: Any = None
-
-needs_torch = pytest.mark.skipif(torch is None, reason="needs PyTorch")
+from landscape.paths import PermutationSpec, _matching, match_weights, permute
 
 RNG = np.random.default_rng(3)
 
@@ -96,8 +89,7 @@ def test_permuting_channels_of_a_cnn_leaves_its_outputs():
     assert jnp.max(jnp.abs(run_cnn(moved, state, x) - before)) > 0.1
 
 
-@needs_torch
-def test_the_layout_of_torch_permutes_a_torch_network():
+def test_the_layout_of_torch_permutes_a_torch_network(torch):
     net = torch.nn.Sequential(
         torch.nn.Conv2d(2, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(64, 5),
         torch.nn.Tanh(), torch.nn.Linear(5, 3),
@@ -189,6 +181,41 @@ def test_skip_connections_by_a_spec_of_ones_own():
     assert np.all(np.diff(match_weights(params, jax.tree.map(lambda w: -0.7 * w, copy), spec).distances) <= 0)
 
 
+@pytest.mark.parametrize("name", ["Dense_{}", "layer{}", "{}"])
+def test_numbered_layers_come_in_the_order_of_their_numbers(name):
+    """With all widths equal nothing but the order tells the layers apart: as text, 10 comes before 2."""
+    layers, x = mlp(*[4] * 13), normal(6, 4)
+    params = {name.format(i): layer for i, layer in enumerate(layers)}
+    spec = PermutationSpec.sequential(params)
+    for i in range(1, 12):
+        last = None if i == 11 else name.format(i)
+        assert spec.axes[f"{name.format(i)}.kernel"] == (name.format(i - 1), last)
+    moved = permute(params, shuffled(spec, params), spec)
+    unnamed = [moved[name.format(i)] for i in range(12)]
+    assert not equal(unnamed, layers)
+    np.testing.assert_allclose(run_mlp(unnamed, x), run_mlp(layers, x), rtol=1e-3, atol=1e-4)
+
+
+def test_an_order_of_ones_own_stays():
+    layers = mlp(4, 4, 4, 4)
+    params = collections.OrderedDict(zip(("b10", "b9", "a"), layers))
+    assert PermutationSpec.sequential(params).axes["b9.kernel"] == ("b10", "b9")
+
+
+def test_a_group_looks_at_its_own_leaves_only(monkeypatch):
+    calls = []
+    laid = _matching._Pair._laid
+    monkeypatch.setattr(_matching._Pair, "_laid", lambda self, *a, **k: calls.append(1) or laid(self, *a, **k))
+
+    def visits(depth):
+        a, b = mlp(*[3] * (depth + 1)), mlp(*[3] * (depth + 1))
+        calls.clear()
+        match_weights(a, b, PermutationSpec.sequential(a), max_sweeps=1)
+        return len(calls) - 2 * 2 * depth  # the distances before and after look at all of them
+
+    assert visits(9) == 8 * visits(2) > 0
+
+
 def test_permute_is_pure_and_takes_some_of_the_groups():
     params = mlp(5, 4, 4, 3)
     spec = PermutationSpec.sequential(params)
@@ -211,6 +238,12 @@ SPEC = PermutationSpec.sequential(PARAMS)
         (PARAMS, {"layout": "keras"}, "layout must be one of"),
         (PARAMS, {"order": ("0",)}, r"order must name each of the layers \['0', '1'\] once"),
         ([PARAMS[1], PARAMS[0]], {}, "takes 5 inputs, but the layer before it has 3 units"),
+        ([PARAMS[0], mlp(8, 3)[0]], {}, "takes 8 inputs, but the layer before it has 4 units"),
+        (
+            [{"kernel": normal(3, 3, 2, 4)}, {"kernel": normal(3, 3, 8, 4)}],
+            {},
+            "takes 8 inputs, but the layer before it has 4 units",
+        ),
         ({"a": {"q": normal(2, 2), "k": normal(2, 2)}}, {}, "one kernel of a dense layer or a convolution"),
         ({"a": {"kernel": normal(2, 4), "bias": normal(3)}, "b": {"kernel": normal(4, 2)}}, {}, "each of the 4 units"),
         (PARAMS, {"state": {"norm": {"mean": normal(4)}}}, r"layers that the parameters lack, \['norm'\]"),
@@ -227,7 +260,9 @@ def test_networks_that_are_not_sequential_are_refused(params, options, message):
         (SPEC, {"2": [0, 1]}, ValueError, "has no group '2'; its groups are 0"),
         (SPEC, {"0": [0.0, 1.0]}, TypeError, "must hold integers"),
         (SPEC, {"0": [0, 2, 2, 1]}, ValueError, r"each of 0 \.\. n-1 once"),
-        (SPEC, {"0": [1, 0, 2]}, ValueError, "4 entries, which is no multiple of a permutation of 3 units"),
+        (SPEC, {"0": [1, 0, 2]}, ValueError, "one entry for each of its 4 units, got 3"),
+        (SPEC, {"0": [1, 0]}, ValueError, "one entry for each of its 4 units, got 2"),
+        (SPEC, {"0": [1, 0, 2, 3, 4]}, ValueError, "one entry for each of its 4 units, got 5"),
         (PermutationSpec({"0.kernel": (None, "u")}), {"u": [1, 0, 2, 3]}, ValueError, "does not name the leaf 0.bias"),
         (PermutationSpec({**SPEC.axes, "0.bias": ("0", None)}), {}, ValueError, "gives 0.bias the axes"),
     ],

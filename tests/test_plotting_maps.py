@@ -303,9 +303,10 @@ def test_trainability_reserves_colours_for_what_has_no_value(trained):
     np.testing.assert_array_equal(np.ma.getmaskarray(mesh_of(ax).get_array()), ~np.isfinite(value).T)
     assert legend(ax)[-2:] == ["not finite (2)", "not computed (2)"]
     ax.figure.canvas.draw()
-    faces = [c.get_facecolors().reshape(5, 7, 4) for c in ax.collections[1:3]]
-    np.testing.assert_allclose(faces[0][1, 0, :3], to_rgb(_style.NOT_FINITE))
-    np.testing.assert_allclose(faces[1][3, 6, :3], to_rgb(_style.NOT_COMPUTED))
+    faces = ax.collections[1].get_facecolors().reshape(5, 7, 4)
+    np.testing.assert_allclose(faces[1, 0, :3], to_rgb(_style.NOT_FINITE))
+    np.testing.assert_allclose(faces[3, 6, :3], to_rgb(_style.NOT_COMPUTED))
+    assert faces[2, 3, 3] == 0  # a measured cell stays uncovered
 
 
 def test_trainability_of_one_side_and_with_a_reference(trained):

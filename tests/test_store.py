@@ -2,12 +2,15 @@
 
 import errno
 import json
+import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import jax
@@ -17,7 +20,7 @@ import pytest
 import zarr
 
 import landscape as ls
-from landscape import _layout, _tiling, store
+from landscape import _batching, _layout, _runners, _tiling, store
 from landscape.store import PlanMismatch, StoreError
 
 TESTS = Path(__file__).parent
@@ -222,6 +225,77 @@ def test_any_executor_will_do():
     np.testing.assert_array_equal(result["loss"], ls.sweep(saddle, GRID, batch=4)["loss"])
 
 
+class Counting(ProcessPoolExecutor):
+    """One worker, and the sizes of what it is sent."""
+
+    def __init__(self):
+        super().__init__(1, mp_context=multiprocessing.get_context("spawn"))
+        self.sent = []
+
+    def submit(self, fn, /, *arguments):
+        self.sent.append(len(pickle.dumps(arguments)))
+        return super().submit(fn, *arguments)
+
+
+def waves(seed):
+    """A function with data of 80 kB, and the size of those."""
+    phases = np.random.default_rng(seed).normal(size=20_000).astype(np.float32)
+    return (lambda c: {"loss": jnp.mean(jnp.sin(phases * c[0]) * jnp.cos(phases + c[1]))}), phases.nbytes
+
+
+def test_a_worker_is_sent_the_data_once(monkeypatch):
+    monkeypatch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
+    monkeypatch.setattr(_runners, "IN_FLIGHT", 1)
+    (timed, size), (new, _) = waves(3), waves(5)
+    rows = [(i, GRID.points(11 * i, 11 * i + 11)) for i in range(7)]
+    with Counting() as pool:
+        far = ls.sweep(timed, GRID, batch=4, executor=pool)
+        assert [n > size for n in pool.sent] == [True] + [False] * 7  # with the timing, not with the tiles
+        pool.sent.clear()
+        runner = _runners.Remote(jax.tree_util.Partial(new), GRID, pool)
+        untimed = dict(runner.values(_batching.Strategy(4), None, rows, print))
+        assert [n > size for n in pool.sent] == [False, True] + [False] * 6  # once it has said that it is new
+    np.testing.assert_array_equal(far["loss"], ls.sweep(timed, GRID, batch=4)["loss"])
+    np.testing.assert_array_equal([untimed[i]["loss"] for i in range(7)], ls.sweep(new, GRID, batch=4)["loss"])
+
+
+def out_of_memory_beyond(width, failed):
+    """`Kernel.__call__` on a device that holds so many points at a time."""
+    call = _batching.Kernel.__call__
+
+    def tiny(kernel, points):
+        if kernel.width > width:
+            failed.append(kernel.width)
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory while allocating")
+        return call(kernel, points)
+
+    return tiny
+
+
+def test_a_worker_remembers_how_many_points_it_holds(monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    failed = []
+    monkeypatch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
+    monkeypatch.setattr(_batching.Kernel, "__call__", out_of_memory_beyond(2, failed))
+    with ThreadPoolExecutor(1) as pool:
+        ls.sweep(lambda c: saddle(0.7 * c), GRID, executor=pool, batch=8)
+    assert failed == [8, 4]
+
+
+def test_a_batch_that_had_to_be_halved_is_resumed_by_the_same_call(tmp_path, monkeypatch):
+    failed = []
+    monkeypatch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
+    monkeypatch.setattr(_batching.Kernel, "__call__", out_of_memory_beyond(2, failed))
+    point = jax.tree_util.Partial(lambda c: saddle(0.3 * c))
+    ls.sweep(point, GRID, batch=8, store=tmp_path / "run.zarr", shard=(0, 2))
+    assert failed == [8, 4]
+    whole = ls.sweep(point, GRID, batch=8, store=tmp_path / "run.zarr")
+    assert whole.computed.all()
+    assert whole.meta["plan"]["batching"] == {"width": 8}
+    np.testing.assert_array_equal(whole["loss"], ls.sweep(point, GRID, batch=2)["loss"])
+
+
 def test_xarray_reads_a_run_without_this_package(tmp_path):
     xarray = pytest.importorskip("xarray", reason="extra: io")
     result = ls.sweep(saddle, GRID, store=tmp_path / "run.zarr")
@@ -313,6 +387,19 @@ def test_a_tile_finished_during_the_check_is_not_taken_for_damaged(run, monkeypa
 
     monkeypatch.setattr(store.RunStore, "_stored_tiles", another_process_finishes_a_tile)
     assert opened.damaged(layout) == {}
+
+
+def test_a_shard_checks_its_own_tiles_only(run, monkeypatch):
+    path, _ = run
+    looked_at, damage = [], store.RunStore._damage
+
+    def spy(self, layout, tile, stored):
+        looked_at.append(tile)
+        return damage(self, layout, tile, stored)
+
+    monkeypatch.setattr(store.RunStore, "_damage", spy)
+    ls.sweep(saddle, GRID, store=path, batch=4, shard=(1, 3))
+    assert looked_at == [1, 4]
 
 
 def test_plan_mismatch_lists_the_fields(run):
@@ -477,6 +564,31 @@ def test_a_full_disk_keeps_the_finished_tiles(tmp_path, monkeypatch):
 def test_an_output_named_like_an_axis_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'x' has the name of an axis"):
         ls.sweep(lambda c: {"x": c[0]}, GRID, store=tmp_path / "run.zarr")
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "error", "message"),
+    [
+        ("loss", jnp.bfloat16, TypeError, "cannot hold bfloat16: cast the output 'loss' to float32"),
+        ("cifar/train_loss", jnp.float32, ValueError, "'cifar/train_loss' cannot name one.*'cifar_train_loss'"),
+        ("..", jnp.float32, ValueError, r"'\.\.' cannot name one.*'value'"),
+    ],
+)
+def test_outputs_that_a_store_cannot_hold_are_refused_before_anything_is_tuned(
+    tmp_path, monkeypatch, name, dtype, error, message
+):
+    monkeypatch.setattr(_runners.Local, "timing", lambda *_: pytest.fail("it was tuned first"))
+    with pytest.raises(error, match=message):
+        ls.sweep(lambda c: {name: c[0].astype(dtype)}, GRID, store=tmp_path / "run.zarr")
+    values = {name: np.zeros(GRID.shape, dtype)}
+    with pytest.raises(error, match=message):
+        ls.save(ls.Landscape(GRID, values, np.ones(GRID.shape, bool)), tmp_path / "saved.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_sweep_raises_has_a_public_name():
+    assert (ls.PlanMismatch, ls.StoreError) == (ls.store.PlanMismatch, ls.store.StoreError)
+    assert issubclass(ls.Interrupted, KeyboardInterrupt)
 
 
 def test_old_leftovers_are_swept_up_and_young_ones_are_not(run):

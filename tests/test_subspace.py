@@ -245,6 +245,44 @@ def test_layouts_that_agree_share_their_rule():
     assert subspace.LAYOUTS["torch"] is subspace.LAYOUTS["equinox"]
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "axis"),
+    [
+        ("conv.kernel.value", (3, 4, 5), -1),  # nnx ends every path in `value`, which is no value of attention
+        ("conv.kernel", (3, 4, 5), -1),
+        ("attention.value.kernel.value", (6, 2, 3), (1, 2)),
+        ("attention.value.kernel", (6, 2, 3), (1, 2)),
+        ("embed.embedding.value", (7, 3), 0),
+        ("value", (5, 4), -1),
+        ("low_rank.b", (4, 6), -1),
+        ("norm.scale", (3, 4), -1),
+        ("norm.scale", (1, 1, 1, 4), None),
+        ("conv.b", (4, 1, 1), None),
+        ("attention.query.bias.value", (2, 3), None),
+        ("step", (), None),
+    ],
+)
+def test_flax_filters_by_name_and_shape(name, shape, axis):
+    assert subspace.flax_filter_axis(name, jax.ShapeDtypeStruct(shape, jnp.float32)) == axis
+
+
+@pytest.mark.parametrize("normalize", [subspace.filter_normalize, subspace.layer_normalize])
+def test_a_matrix_called_b_moves(normalize):
+    params = {"a": jnp.full((3, 4), 2.0), "b": jnp.full((4, 5), 3.0)}
+    new = normalize(subspace.random_directions(KEY, params, 1), params)
+    np.testing.assert_allclose([np.linalg.norm(new[name]) for name in "ab"], [2 * 12**0.5, 3 * 20**0.5], rtol=1e-6)
+
+
+def test_weights_stored_by_row_are_not_taken_for_columns_in_silence():
+    params = {"fc": {"weight": jnp.full((4, 5), 2.0), "bias": jnp.ones(4)}, "norm": {"weight": jnp.ones(5)}}
+    dirs = subspace.random_directions(KEY, params, 1)
+    with pytest.warns(UserWarning, match=r"fc\.weight looks like a PyTorch or equinox weight.*filter_axis=\"torch\""):
+        new = subspace.filter_normalize(dirs, params)
+    said = subspace.filter_normalize(dirs, params, filter_axis=-1)
+    np.testing.assert_array_equal(new["fc"]["weight"], said["fc"]["weight"])
+    subspace.filter_normalize(dirs["norm"], params["norm"])  # a vector has no filters, so nothing is to be said
+
+
 class Net(nn.Module):
     @nn.compact
     def __call__(self, x):

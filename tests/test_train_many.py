@@ -257,6 +257,7 @@ def test_the_program_lowers_for_a_gpu():
         ({"inits": lambda key: jnp.ones(3)}, ValueError, "inits is a function: say how many runs by num_runs="),
         ({"inits": lambda key: jnp.ones(3), "num_runs": 4}, ValueError, "is a function of a random key: pass key="),
         ({"inits": lambda key: jnp.ones(3), "num_runs": 0}, ValueError, "num_runs must be at least 1, got 0"),
+        ({"inits": lambda key: jnp.ones(3), "num_runs": 2.0}, TypeError, "num_runs must be an integer, got float"),
         ({"inits": lambda key: jnp.arange(3), "num_runs": 4, "key": jax.random.key(0)}, TypeError,
          r"the result of inits\(key\).* must be a real floating-point array, got int32\[3\]"),
         ({"num_runs": 6}, TypeError, r"num_runs= goes with a function inits\(key\) -> params, got dict"),
@@ -267,8 +268,8 @@ def test_the_program_lowers_for_a_gpu():
         ({"objective": residual}, TypeError, "objective must be a landscape.Objective, got function"),
         ({"track": {"test": residual}}, TypeError, r"track\['test'\] must be a landscape.Objective, got function"),
         ({"batch_size": 3}, ValueError, "batch_size= draws minibatches at random: pass key="),
-        ({"num_steps": -1}, ValueError, "needs num_steps >= 0"),
-        ({"check_every": 0}, ValueError, "check_every must be at least 1 step, got 0"),
+        ({"num_steps": -1}, ValueError, "num_steps must be at least 0, got -1"),
+        ({"check_every": 0}, ValueError, "check_every must be at least 1, got 0"),
         ({"batch": 0}, ValueError, "batch must be 'auto'"),
     ],
 )  # fmt: skip

@@ -78,6 +78,35 @@ def test_check_params_names_the_leaf(leaf, said):
         _tree.check_params({"w": np.ones((2, 2)), "layers": [leaf]}, "p")
 
 
+def test_check_params_says_what_to_do_about_a_function():
+    with pytest.raises(TypeError, match=r"p\.act must .* got .*; this is a function: .* eqx\.partition\(model, eqx\."):
+        _tree.check_params({"w": np.ones(2), "act": jax.nn.relu}, "p")
+
+
+def test_check_params_says_what_to_do_about_a_tensor(torch):
+    for tensor in (torch.ones(3), torch.nn.Linear(3, 2).weight):
+        with pytest.raises(TypeError, match=r"p\.w must .* torch\.float32.*; .* pass leaf\.detach\(\)\.cpu\(\)\.numpy"):
+            _tree.check_params({"w": tensor}, "p")
+
+
+def test_check_count():
+    for count in (3, np.int64(3), np.uint8(7)):
+        _tree.check_count("num", count, 3)
+    _tree.check_count("num", -5)
+    for other in (3.0, True, "3", np.float32(4), np.bool_(True), None):
+        with pytest.raises(TypeError, match=f"num must be an integer, got {type(other).__name__} "):
+            _tree.check_count("num", other, 3)
+    with pytest.raises(ValueError, match="num must be at least 3, got 2"):
+        _tree.check_count("num", np.int32(2), 3)
+
+
+def test_what_is_traced_cannot_be_looked_at():
+    seen = []
+    jax.jit(lambda x: seen.append(_tree.is_traced(x)))(2.5)
+    assert seen == [True]
+    assert not any(map(_tree.is_traced, (2.5, np.ones(2), jnp.ones(2))))
+
+
 def test_check_params_accepts_floats_of_any_precision_and_refuses_nothing_at_all():
     _tree.check_params({"a": 2.5, "b": jnp.ones(2, jnp.bfloat16), "c": None, "d": np.float64(3.0)})
     with pytest.raises(ValueError, match="params holds no arrays: got dict without leaves"):

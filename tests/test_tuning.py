@@ -1,5 +1,8 @@
 """The search for a batching strategy, with scripted timings in place of a clock."""
 
+import os
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
@@ -73,6 +76,19 @@ def test_the_search_goes_on_where_a_function_is_swept_again(tuned):
     assert trials <= 2 * total * costs(1), "more was spent on the search than on the sweeps"
 
 
+def test_where_points_take_long_two_at_a_time_show_that_more_will_not_help(tuned):
+    hold(tuned)
+    for _ in range(5):
+        found = tuned(lambda width: 0.3 if width == 1 else 3.0, 500)
+    assert found.strategy == Strategy(1)
+    assert tuned.tried == [1, 2]
+
+
+def test_where_points_take_long_and_two_do_no_harm_more_are_tried(tuned):
+    assert tuned(lambda width: 0.3 / width**0.5, 10**6).strategy.width > 16
+    assert tuned.tried[:3] == [1, 2, 16]
+
+
 def test_a_settled_search_is_not_repeated(tuned):
     hold(tuned)
     assert tuned(lambda width: 1e-3 / min(width, 64), 10**7).settled
@@ -87,3 +103,10 @@ def test_short_sweeps_have_short_buffers():
     sizes = {num: _runners.Local(fn, ls.Grid.of(t=np.arange(num)), devices).kernel.capacity for num in (5, 1024, 1025)}
     assert sizes == {5: 1024, 1024: 1024, 1025: 4096}
     assert _batching.Kernel.build(fn, 1, devices).capacity == _batching.MAX_WIDTH
+
+
+def test_a_machine_that_does_not_say_how_much_memory_it_has(monkeypatch):
+    monkeypatch.delattr(os, "sysconf", raising=False)
+    device = SimpleNamespace(platform="cpu", memory_stats=lambda: None)
+    assert _batching.default_memory(device) == 2**31 // jax.local_device_count("cpu")
+    assert _batching.default_memory(SimpleNamespace(memory_stats=lambda: {"bytes_limit": 70})) == 35

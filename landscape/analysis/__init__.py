@@ -27,7 +27,6 @@ from landscape.analysis._basins import (
     basin_fractions,
     label_basins,
     shown_labels,
-    wilson_interval,
 )
 from landscape.analysis._boundaries import (
     BasinEntropy,
@@ -39,6 +38,7 @@ from landscape.analysis._boundaries import (
     fit_dimension,
     uncertainty_exponent,
 )
+from landscape.analysis._intervals import mean_interval, wilson_interval
 from landscape.analysis._losses import (
     Barrier,
     MinimumOffset,
@@ -64,6 +64,7 @@ __all__ = [
     "BasinFractions",
     "shown_labels",
     "wilson_interval",
+    "mean_interval",
     "UNREACHED",
     "DIVERGED",
     "basin_entropy",

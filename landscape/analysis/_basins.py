@@ -7,11 +7,11 @@ linkage). Labels count from 0; `UNREACHED` and `DIVERGED` stand for the rest.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from landscape.analysis._intervals import wilson_interval
 from landscape.grid import Landscape
 
 UNREACHED = -1
@@ -354,26 +354,6 @@ def basin_fractions(
     low, high = wilson_interval(counts, flat.size, confidence)
     said = (str(texts["optimizer"]), str(texts["initialisation"]))
     return BasinFractions(kinds, counts, counts / flat.size, low, high, flat.size, confidence, *said)
-
-
-def wilson_interval(counts: Any, num: int, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the score intervals of shares (Wilson 1927).
-
-    Args:
-        counts: how many of `num`, any shape.
-        num: how many in all.
-        confidence: chance that the interval covers, in (0, 1).
-
-    Returns:
-        The lower and the upper ends, shaped like `counts`.
-    """
-    counts = np.asarray(counts)
-    z = NormalDist().inv_cdf(0.5 + 0.5 * confidence)
-    share, z2 = counts / num, z * z / num
-    centre = (share + 0.5 * z2) / (1 + z2)
-    half = np.sqrt(z2 * (share * (1 - share) + 0.25 * z2)) / (1 + z2)
-    # The ends of 0 and of all are exact; rounding would leave 1e-18.
-    return np.where(counts == 0, 0.0, centre - half), np.where(counts == num, 1.0, centre + half)
 
 
 def shown_labels(landscape: Landscape, name: str = "label") -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape._interpolation import disagreeing, neighbours
 from landscape.analysis._basins import check_labels
 
 # The pixels on both sides of a boundary are marked, so boxes of 1 and 2 pixels measure that thickness rather than the
@@ -67,26 +68,13 @@ def boundary(labels: Any, *, kind: str = "pixels") -> np.ndarray:
     if kind not in ("pixels", "corners"):
         raise ValueError(f"kind must be 'pixels' or 'corners', got {kind!r}")
     if kind == "corners":
-        return _corners(labels)
+        return disagreeing(labels)
     mask = np.zeros(labels.shape, dtype=bool)
-    for axis in range(labels.ndim):
-        near, far = _cut(labels.ndim, axis, 0, -1), _cut(labels.ndim, axis, 1, None)
-        differs = labels[near] != labels[far]
-        mask[near] |= differs
-        mask[far] |= differs
+    for (near, far), (lower, upper) in zip(neighbours(labels), neighbours(mask)):
+        differs = near != far
+        lower |= differs  # views of the mask
+        upper |= differs
     return mask
-
-
-def _cut(ndim: int, axis: int, start: int | None, stop: int | None) -> tuple[slice, ...]:
-    return tuple(slice(start, stop) if i == axis else slice(None) for i in range(ndim))
-
-
-def _corners(labels: np.ndarray) -> np.ndarray:
-    low = high = labels
-    for axis in range(labels.ndim):
-        near, far = _cut(labels.ndim, axis, 0, -1), _cut(labels.ndim, axis, 1, None)
-        low, high = np.minimum(low[near], low[far]), np.maximum(high[near], high[far])
-    return low != high
 
 
 def box_counting_dimension(mask: Any, *, sizes: Any = "dyadic") -> DimensionEstimate:

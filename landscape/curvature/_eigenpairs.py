@@ -100,6 +100,7 @@ def check_request(size: int, k: int, which: str, tol: float | None, max_products
     """Raise `ValueError` for a request that makes no sense."""
     if which not in _SCORES:
         raise ValueError(f"which must be one of {list(_SCORES)}, got {which!r}")
+    _tree.check_count("k", k)
     if not 1 <= k <= size:
         raise ValueError(f"k must be from 1 to the number of parameters, {size}, got {k}")
     if tol is not None and not tol > 0:
@@ -221,7 +222,7 @@ class _Search:
 
     def _grown(self, space: _Space) -> tuple[_Space, Array]:
         """The space with the block in it, and what the images of the block have outside it."""
-        images = jax.vmap(self.product)(space.block)
+        images = self._images(space.block)
         broken = ~jnp.all(jnp.isfinite(images))
         put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=space.count)
         basis, stored = put(space.basis, space.block, axis=0), put(space.images, images, axis=0)
@@ -240,6 +241,17 @@ class _Search:
             broken=broken,
         )
         return new, images - cross @ basis
+
+    def _images(self, block: Array) -> Array:
+        """Products with the rows: one after the other on a CPU, where `vmap` makes slower ones of their matmuls."""
+
+        def together(rows: Array) -> Array:
+            return jax.vmap(self.product)(rows)
+
+        def in_turn(rows: Array) -> Array:
+            return jax.lax.map(self.product, rows)
+
+        return jax.lax.platform_dependent(block, cpu=in_turn, default=together)
 
     def _ritz(self, space: _Space) -> tuple[Array, Array, Array]:
         """All Ritz values, the most wanted first, their coefficients as columns, and which of them are real.

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape.objective import Objective
+from landscape.objective import Objective, check_objective
 
 MAX_DENSE = 4096  # parameters; the matrix then takes 128 MiB in float64
 COLUMNS = 128  # products at a time in a dense matrix
@@ -53,15 +53,31 @@ class GaussNewton:
     @property
     def objective(self) -> Objective:
         """The loss whose Gauss-Newton matrix it is."""
-        return Objective(lambda p, b: self.output_loss(self.predict(p, b), b), self.data, batch_size=self.batch_size)
+        return Objective(_Composed(self.predict, self.output_loss), self.data, batch_size=self.batch_size)
 
     def products(self, params: PyTree) -> Linear:
-        """Products at `params`."""
+        """Products at `params`.
+
+        Raises:
+            ValueError: `output_loss` returns neither one number for each example nor a scalar.
+        """
 
         def curve(outputs: PyTree, batch: PyTree) -> Linear:
-            return jax.linearize(jax.grad(lambda z: jnp.mean(self.output_loss(z, batch))), outputs)[1]
+            loss = Objective(self.output_loss, batch)  # refuses losses (n, c), whose mean would be c times too small
+            return jax.linearize(jax.grad(lambda z: loss(z)), outputs)[1]
 
         return _sandwich(self.predict, curve, self.objective, params)
+
+
+@dataclass(frozen=True)
+class _Composed:
+    """The loss of a model; equal for equal parts, so that it shares its compiled program."""
+
+    predict: Callable[[PyTree, PyTree], PyTree]
+    output_loss: Callable[[PyTree, PyTree], Any]
+
+    def __call__(self, params: PyTree, batch: PyTree) -> Any:
+        return self.output_loss(self.predict(params, batch), batch)
 
 
 @jax.tree_util.register_dataclass
@@ -86,9 +102,17 @@ class Fisher:
     batch_size: int | None = field(default=None, metadata=_static)
 
     def products(self, params: PyTree) -> Linear:
-        """Products at `params`."""
+        """Products at `params`.
+
+        Raises:
+            ValueError: the outputs of a `"categorical"` one are not `(n, c)` with at least two classes.
+        """
 
         def curve(outputs: PyTree, batch: PyTree) -> Linear:
+            if self.family == "categorical" and (jnp.ndim(outputs) < 2 or jnp.shape(outputs)[-1] < 2):
+                raise ValueError(
+                    f"a categorical Fisher needs logits (n, c), two classes two logits, got {_tree.describe(outputs)}"
+                )
             return lambda u: _output_fisher(self.family, outputs, u) / len(outputs)
 
         return _sandwich(self.predict, curve, _data_only(self.data, self.batch_size), params)
@@ -206,11 +230,13 @@ def product(operator: Objective | Operator, params: PyTree, vector: PyTree) -> P
 
     Raises:
         TypeError: `operator` is neither, or parameters are not real floating-point arrays.
-        ValueError: `vector` does not look like `params`, or a `Fisher` has an unknown family.
+        ValueError: `vector` does not look like `params`; a `Fisher` has an unknown family or no logits of classes; a
+            loss is neither one number for each example nor a scalar.
     """
     check(operator, params)
     _tree.check_like(vector, params, "vector", "params")
-    return products(operator, jax.tree.map(jnp.asarray, params))(vector)
+    with jax.default_matmul_precision("highest"):
+        return products(operator, jax.tree.map(jnp.asarray, params))(vector)
 
 
 def hvp(objective: Objective, params: PyTree, vector: PyTree) -> PyTree:
@@ -233,14 +259,10 @@ def hvp(objective: Objective, params: PyTree, vector: PyTree) -> PyTree:
 
 def check(operator: Any, params: PyTree) -> None:
     """Raise unless it is an objective or an operator, and parameters are real floating-point arrays."""
-    if isinstance(operator, type) or not isinstance(operator, Objective | Operator):
-        raise TypeError(
-            f"objective must be a landscape.Objective, got {type(operator).__name__}; "
-            "wrap a plain function as Objective(lambda params, _: fn(params)), "
-            "or pass a GaussNewton, Fisher or EmpiricalFisher"
-        )
-    if isinstance(operator, EmpiricalFisher) and not isinstance(operator.objective, Objective):
-        raise TypeError(f"EmpiricalFisher.objective must be an Objective, got {type(operator.objective).__name__}")
+    if isinstance(operator, type) or not isinstance(operator, Operator):  # an operator itself, not its class
+        check_objective(operator, otherwise=", or pass a GaussNewton, Fisher or EmpiricalFisher")
+    if isinstance(operator, EmpiricalFisher):
+        check_objective(operator.objective, "EmpiricalFisher.objective")
     if isinstance(operator, Fisher) and operator.family not in ("categorical", "gaussian"):
         raise ValueError(f"Fisher.family must be 'categorical' or 'gaussian', got {operator.family!r}")
     _tree.check_params(params)
@@ -278,10 +300,6 @@ class Flat:
         """The linear map `v -> H v` at `x`, for many products."""
         linear = products(self.objective, self.tree(x))
         return lambda v: ravel_pytree(jax.tree.map(_tree.at_least_single, linear(self.tree(v))))[0]
-
-    def product(self, x: Float[Array, " n"], v: Float[Array, " n"]) -> Float[Array, " n"]:
-        """Hessian at `x` times `v`."""
-        return self.products(x)(v)
 
     def hessian(self, x: Float[Array, " n"]) -> Float[Array, "n n"]:
         """The dense Hessian at `x`, symmetric to the bit."""

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from landscape import _tree
 from landscape.curvature._eigenpairs import eigenpairs
 from landscape.curvature._products import Adaptive, Operator, check
-from landscape.objective import Objective
+from landscape.objective import Objective, check_objective
 
 
 class Sharpness(NamedTuple):
@@ -67,8 +67,7 @@ def ascent_sharpness(
     Raises:
         TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
     """
-    if not isinstance(objective, Objective):
-        raise TypeError(f"objective must be a landscape.Objective, got {type(objective).__name__}")
+    check_objective(objective)
     check(objective, params)
     return _ascent(objective, jax.tree.map(jnp.asarray, params), rho, adaptive=adaptive)
 

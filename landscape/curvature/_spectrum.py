@@ -7,13 +7,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 from matfree import decomp
 
 from landscape import _tree
 from landscape.curvature._products import Flat, Operator, check
-from landscape.curvature._trace import Estimate, check_count, mean_and_sem
+from landscape.curvature._trace import Estimate, mean_and_sem
 from landscape.objective import Objective
+
+Points = Float[Array, "*q"] | Float[np.ndarray, "*q"] | float
 
 
 class Bounds(NamedTuple):
@@ -41,29 +44,45 @@ class SpectralDensity:
         r"""$\frac1n \sum_i f(\lambda_i)$, the mean of a function over the spectrum, with its standard error.
 
         Args:
-            fn: maps eigenvalues, `(p, m)`, to numbers of shape `(..., p, m)`.
+            fn: maps eigenvalues, `(*runs, p, m)`, to numbers of shape `(..., *runs, p, m)`.
         """
         return mean_and_sem(jnp.sum(self.weights * fn(self.nodes), axis=-1), axis=-1)
 
-    def cdf(self, at: Float[Array, " q"]) -> "Bounds":
-        """The share of the eigenvalues that is at most `at`: between two estimates, `(q,)` each.
+    def cdf(self, at: Points) -> "Bounds":
+        """The share of the eigenvalues that is at most `at`: between two estimates, `(*runs, *q)` each.
 
         A quadrature says of a probe's own distribution, for certain, how much lies beyond the nodes on either side of
         a point (the inequalities of Chebyshev, Markov and Stieltjes; Golub & Meurant 2010, section 6), and no more.
+
+        Args:
+            at: one point, or an array of them of any shape.
         """
-        below = self.nodes <= at[:, None, None]
+        spread, at = self._spread(at)
+        below = spread.nodes <= at
         lower = below & jnp.roll(below, -1, axis=-1).at[..., -1].set(False)  # without the last node below
         upper = jnp.roll(below, 1, axis=-1).at[..., 0].set(True)  # with the first node above
-        return Bounds(self.average(lambda _: lower), self.average(lambda _: upper))
+        return Bounds(spread.average(lambda _: lower), spread.average(lambda _: upper))
 
-    def density(self, at: Float[Array, " q"], width: float) -> Estimate:
-        """The density broadened by a Gaussian of standard deviation `width`, with its standard error, `(q,)` each."""
+    def density(self, at: Points, width: float) -> Estimate:
+        """The density broadened by a Gaussian, with its standard error, `(*runs, *q)` each.
+
+        Args:
+            at: one point, or an array of them of any shape.
+            width: standard deviation of the Gaussian.
+        """
+        spread, at = self._spread(at)
 
         def bell(nodes: Array) -> Array:
-            distance = (nodes - at[:, None, None]) / width
-            return jnp.exp(-(distance**2) / 2) / (width * jnp.sqrt(2 * jnp.pi))
+            return jnp.exp(-(((nodes - at) / width) ** 2) / 2) / (width * jnp.sqrt(2 * jnp.pi))
 
-        return self.average(bell)
+        return spread.average(bell)
+
+    def _spread(self, at: Any) -> tuple["SpectralDensity", Array]:
+        """The quadrature and points such that they go together as `(*runs, *q, p, m)`."""
+        at = jnp.asarray(at)
+        new = tuple(range(self.nodes.ndim - 2, self.nodes.ndim - 2 + at.ndim))
+        nodes, weights = (jnp.expand_dims(x, new) for x in (self.nodes, self.weights))
+        return SpectralDensity(nodes, weights), at[..., None, None]
 
 
 def spectral_density(
@@ -90,13 +109,13 @@ def spectral_density(
         num_steps: Lanczos steps from each; at most the number of parameters are taken.
 
     Raises:
-        TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
+        TypeError: `objective` is no Objective, parameters are not real floating-point arrays, or a count is no integer.
         ValueError: fewer than 2 probes, or fewer than 1 step.
     """
     _tree.check_key(key)
     check(objective, params)
-    check_count(num_probes, 2, "num_probes")
-    check_count(num_steps, 1, "num_steps")
+    _tree.check_count("num_probes", num_probes, 2)
+    _tree.check_count("num_steps", num_steps, 1)
     params, steps = jax.tree.map(jnp.asarray, params), min(num_steps, _tree.size(params))
     return _spectral_density(key, objective, params, num=num_probes, steps=steps)
 

@@ -31,12 +31,6 @@ def mean_and_sem(samples: Array, axis: int = 0) -> Estimate:
     return Estimate(jnp.mean(samples, axis), jnp.std(samples, axis, ddof=1) / num**0.5)
 
 
-def check_count(value: Any, least: int, name: str) -> None:
-    """Raise `ValueError` unless it is an integer that is large enough."""
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-
-
 def trace(
     key: Array,
     objective: Objective | Operator,
@@ -66,7 +60,8 @@ def trace(
         Mean and standard error.
 
     Raises:
-        TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
+        TypeError: `objective` is no Objective, parameters are not real floating-point arrays, or the number of
+            products is no integer.
         ValueError: fewer than 6 products, or an unknown method.
     """
     _check_samples(key, objective, params, num_products, 6, "num_products")
@@ -94,7 +89,8 @@ def layer_traces(key: Array, objective: Objective | Operator, params: PyTree, *,
         `mean` and `sem`, each a tree like `params` with one number in place of each array.
 
     Raises:
-        TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
+        TypeError: `objective` is no Objective, parameters are not real floating-point arrays, or the number of samples
+            is no integer.
         ValueError: fewer than 2 samples.
     """
     _check_samples(key, objective, params, num_samples, 2, "num_samples")
@@ -104,7 +100,7 @@ def layer_traces(key: Array, objective: Objective | Operator, params: PyTree, *,
 def _check_samples(key: Any, objective: Any, params: PyTree, num: Any, least: int, name: str) -> None:
     _tree.check_key(key)
     check(objective, params)
-    check_count(num, least, name)
+    _tree.check_count(name, num, least)
 
 
 @jax.jit

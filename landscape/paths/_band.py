@@ -27,10 +27,9 @@ from landscape import _tree
 from landscape._descent import select
 from landscape.curvature import Flat
 from landscape.minima import Minimum, polish
-from landscape.objective import Objective
+from landscape.objective import Objective, check_objective
 from landscape.paths._curves import Chain
 from landscape.subspace import line
-from landscape.training import check_count
 
 # FIRE, the fast inertial relaxation engine (Bitzek et al. 2006, Phys. Rev. Lett. 97, 170201), with its constants.
 PATIENCE, FASTER, SLOWER, MIXING, LESS_MIXING = 5, 1.1, 0.5, 0.1, 0.99
@@ -99,7 +98,7 @@ def elastic_band(
         meets a loss that is not finite: it is returned as it last was, with `converged` false.
 
     Raises:
-        TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
+        TypeError: `objective` is no Objective, parameters are not real floating-point arrays, or a count is no integer.
         ValueError: `b` or a point of `start` does not look like `a`; fewer than 3 images; `tol`, `spring` or
             `num_steps` is not positive.
     """
@@ -135,14 +134,11 @@ def saddles(objective: Objective, band: Band, **options: Any) -> list[Minimum]:
 
 
 def _check(objective: Any, a: PyTree, b: PyTree, start: Any, num_images: Any, num_steps: Any) -> None:
-    if not isinstance(objective, Objective):
-        raise TypeError(f"objective must be a landscape.Objective, got {type(objective).__name__}")
+    check_objective(objective)
     _tree.check_params(a, "a")
     _tree.check_like(b, a, "b", "a")
-    for name, count, least in (("num_images", num_images, 3), ("num_steps", num_steps, 1)):
-        check_count(name, count)
-        if count < least:
-            raise ValueError(f"{name} must be at least {least}, got {count}")
+    _tree.check_count("num_images", num_images, 3)
+    _tree.check_count("num_steps", num_steps, 1)
     if start is not None:
         if not callable(start):
             raise TypeError(f"start must be a path, a function of [t], got {type(start).__name__}")

@@ -23,7 +23,7 @@ from landscape._descent import Spec, batch_of, updated
 from landscape.grid import Grid
 from landscape.objective import Objective
 from landscape.subspace import line
-from landscape.training import check_count, check_optimizer, check_run
+from landscape.training import check_optimizer, check_run
 
 _static: Any = {"static": True}
 
@@ -151,8 +151,8 @@ def fit_bezier(
         The curve and the losses met on the way. Nothing is raised for a training that diverges: its losses say so.
 
     Raises:
-        TypeError: parameters that are not real floating-point arrays, or something that is no key, objective or
-            optimizer.
+        TypeError: parameters that are not real floating-point arrays, or something that is no key, objective,
+            optimizer or integer.
         ValueError: `b` does not look like `a`; no bend or no position; `batch_size` beyond the examples.
     """
     spec = _Spec(Bezier, _or_adam(optimizer), num_steps, num_bends, num_positions, batch_size)
@@ -208,13 +208,12 @@ def _checked_fit(spec: _Spec, key: Any, objective: Any, a: PyTree, b: PyTree) ->
     _tree.check_key(key)
     _tree.check_params(a, "a")
     _tree.check_like(b, a, "b", "a")
-    for name in ("num_bends", "num_positions"):
-        check_count(name, getattr(spec, name))
-        if getattr(spec, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(spec, name)}")
+    _tree.check_count("num_bends", spec.num_bends, 1)
+    _tree.check_count("num_positions", spec.num_positions, 1)
     check_optimizer(spec.optimizer)
     check_run(objective, Spec(spec.optimizer, spec.num_steps, 1, batch_size=spec.batch_size), key, None)
-    return _fit(spec, key, objective, a, b)
+    with jax.default_matmul_precision("highest"):
+        return _fit(spec, key, objective, a, b)
 
 
 @jax.tree_util.register_dataclass

@@ -104,8 +104,7 @@ class Instability:
         check_optimizer(self.optimizer)
         if "train" in self.track:
             raise ValueError("track cannot hold 'train': that is the name of the objective itself")
-        if self.num_points < 3:
-            raise ValueError(f"num_points must be at least 3, the ends and what is between, got {self.num_points}")
+        _tree.check_count("num_points", self.num_points, 3)  # the ends and what is between
         if grid.ndim not in (1, 2):
             raise ValueError(f"Instability needs a grid of split steps, or of splits and runs, got {grid.ndim} axes")
         for axis in grid.axes:

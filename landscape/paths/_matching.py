@@ -8,6 +8,7 @@ others, that is a linear assignment problem with an exact solution; sweeps over 
 gained. For one hidden layer the first sweep finds the optimum; for more, the last one ends in a local optimum.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -62,13 +63,15 @@ class PermutationSpec:
         Args:
             params: the parameters of a network.
             order: parents of the leaves, such as `("conv1", "norm1", "dense")`, in the order in which data go through;
-                by default that of the tree, where dictionaries are sorted by name.
+                by default that of the tree. Dictionaries are sorted by name, numbers as numbers: `Dense_2` comes before
+                `Dense_10`.
             state: statistics that are not trained; a leaf belongs to the layer of the same name.
             layout: `"flax"` or `"haiku"`, `"torch"` or `"equinox"`.
 
         Raises:
-            ValueError: an unknown layout; an order that does not name the layers; a kernel that does not fit the layer
-                before it. Build the spec of another architecture, such as one with skips, from `axes`.
+            ValueError: an unknown layout; an order that does not name the layers; a kernel whose inputs are not the
+                units of the layer before it, each of them once or, in a dense layer after a convolution, several
+                times. Build the spec of another architecture, such as one with skips, from `axes`.
         """
         if layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {sorted(LAYOUTS)}, got {layout!r}")
@@ -139,32 +142,49 @@ def _ordered(layers: Layers, statistics: Layers, order: Sequence[str] | None) ->
                 f"the state has layers that the parameters lack, {sorted(set(statistics) - set(layers))}: "
                 "say by order= where they come"
             )
-        return list(layers)
+        return _naturally_sorted(list(layers))
     if set(order) != known or len(order) != len(known):
         raise ValueError(f"order must name each of the layers {sorted(known)} once, got {list(order)}")
     return order
+
+
+def _naturally_sorted(names: list[str]) -> list[str]:
+    """Names that come sorted as text, as from a dictionary, with their numbers in order; others as they are."""
+    if names != sorted(names):
+        return names
+    return sorted(names, key=lambda name: [int(x) if x.isdecimal() else x for x in re.split(r"(\d+)", name)])
 
 
 def _chained(layers: Sequence[tuple[str, dict[str, Any]]], layout: str) -> dict[str, Groups]:
     """The groups of every leaf of layers that follow one another."""
     kernels = [kernel for _, leaves in layers if (kernel := _kernel(leaves, layout)) is not None]
     into, out = IN_OUT[layout]
-    group, size, axes = None, None, {}
+    group, before, axes = None, (), {}
     for layer, leaves in layers:
         kernel = _kernel(leaves, layout)
         if kernel is not None:
             shape = jnp.shape(leaves[kernel])
-            if size is not None and shape[into] % size:
-                raise ValueError(
-                    f"{kernel} takes {shape[into]} inputs, but the layer before it has {size} units: say by order= in "
-                    "which order data go through the layers, or build the PermutationSpec from axes"
-                )
+            _check_inputs(kernel, shape, before, layout)
             along = {into % len(shape): group, out % len(shape): None if kernel == kernels[-1] else layer}
             axes[kernel] = tuple(along.get(axis) for axis in range(len(shape)))
-            group, size = along[out % len(shape)], shape[out]
+            group, before = along[out % len(shape)], shape
         vectors = {name: leaf for name, leaf in leaves.items() if name != kernel}
+        size = before[out] if before else None
         axes |= {name: _vector(name, leaf, group, size) for name, leaf in vectors.items()}
     return axes
+
+
+def _check_inputs(kernel: str, shape: tuple[int, ...], before: tuple[int, ...], layout: str) -> None:
+    """Raise `ValueError` unless a kernel of this shape takes the units of the one before it."""
+    into, out = IN_OUT[layout]
+    if not before or shape[into] == before[out]:
+        return
+    flattened = len(shape) == 2 < len(before) and shape[into] % before[out] == 0
+    if not flattened:
+        raise ValueError(
+            f"{kernel} takes {shape[into]} inputs, but the layer before it has {before[out]} units: say by order= in "
+            "which order data go through the layers, or build the PermutationSpec from axes"
+        )
 
 
 def _kernel(leaves: dict[str, Any], layout: str) -> str | None:
@@ -203,7 +223,8 @@ def permute(params: PyTree, permutations: Permutations, spec: PermutationSpec) -
     Pure: jit it with the permutations as arguments, or vmap it.
 
     Args:
-        params: any tree whose leaves the spec names.
+        params: any tree whose leaves the spec names. The shortest axis of a group says how many units it has, so a
+            tree must not hold only axes into which its channels were flattened.
         permutations: `{group: (n,) integers}`, each of 0 .. n-1 once.
         spec: which axes they apply to.
 
@@ -212,37 +233,40 @@ def permute(params: PyTree, permutations: Permutations, spec: PermutationSpec) -
         ValueError: a group that the spec does not have; a permutation of the wrong length, or that is none; a leaf
             that the spec does not name or that has another number of axes.
     """
-    orders = {group: _checked(group, order, spec) for group, order in permutations.items()}
+    sizes = spec.sizes(params)
+    orders = {group: _checked(group, order, spec, sizes) for group, order in permutations.items()}
     named = {name: groups for name, _, groups in spec._named(params)}
 
     def moved(name: str, leaf: Any) -> Array:
         leaf = jnp.asarray(leaf)
         for axis, group in enumerate(named[name]):
             if group in orders:
-                order = _spread(orders[group], leaf.shape[axis], spec.flatten, f"axis {axis} of {name}")
-                leaf = jnp.take(leaf, order, axis=axis)
+                leaf = jnp.take(leaf, _spread(orders[group], leaf.shape[axis], spec.flatten), axis=axis)
         return leaf
 
     return _tree.map_with_name(moved, params)
 
 
-def _checked(group: str, order: Any, spec: PermutationSpec) -> Array:
+def _checked(group: str, order: Any, spec: PermutationSpec, sizes: Mapping[str, int]) -> Array:
     if group not in spec.groups:
         raise ValueError(f"the spec has no group {group!r}; its groups are {', '.join(spec.groups) or 'none'}")
     order = jnp.asarray(order)
     if not jnp.issubdtype(order.dtype, jnp.integer):
         raise TypeError(f"the permutation of group {group!r} must hold integers, got {_tree.describe(order)}")
-    known = not isinstance(order, jax.core.Tracer)  # ty: ignore[possibly-missing-submodule]
+    known = not _tree.is_traced(order)
     if order.ndim != 1 or (known and not np.array_equal(np.sort(order), np.arange(len(order)))):
         raise ValueError(f"the permutation of group {group!r} must hold each of 0 .. n-1 once, got {order}")
+    size = sizes.get(group, len(order))  # a tree may hold nothing of a group, as statistics do
+    if len(order) != size:
+        raise ValueError(
+            f"the permutation of group {group!r} must have one entry for each of its {size} units, got {len(order)}"
+        )
     return order
 
 
-def _spread(order: Any, length: int, flatten: str, what: str) -> Any:
+def _spread(order: Any, length: int, flatten: str) -> Any:
     """A permutation of units as one of an axis, where each unit may have several entries."""
-    repeats, rest = divmod(length, max(len(order), 1))
-    if rest or not repeats:
-        raise ValueError(f"{what} has {length} entries, which is no multiple of a permutation of {len(order)} units")
+    repeats = length // max(len(order), 1)
     several = np.arange(repeats)
     blocks = several[:, None] * len(order) + order if flatten == "last" else order[:, None] * repeats + several
     return blocks.reshape(-1)
@@ -294,8 +318,7 @@ def match_weights(
     _tree.check_like(b, a, "b", "a")
     if key is not None:
         _tree.check_key(key)
-    if max_sweeps < 1:
-        raise ValueError(f"max_sweeps must be at least 1, got {max_sweeps}")
+    _tree.check_count("max_sweeps", max_sweeps, 1)
     sizes = spec.sizes(a)
     rng = None if key is None else np.random.default_rng(np.asarray(jax.random.bits(key, (4,), jnp.uint32)))
     pair = _Pair(spec, _doubles(a), _doubles(b), {group: np.arange(size) for group, size in sizes.items()})
@@ -327,20 +350,21 @@ class _Pair:
         """Match one group given the others; whether that brought the networks nearer."""
         from scipy.optimize import linear_sum_assignment
 
-        before, old = self.inner(), self.orders[group]
-        self.orders[group] = linear_sum_assignment(self._gains(group), maximize=True)[1]
-        rounding = 64 * np.finfo(np.float64).eps * sum(float(np.sum(np.abs(x * self.b[n]))) for n, x in self.a.items())
-        better = self.inner() > before + rounding
+        touched = [name for name, groups in self.spec.axes.items() if group in groups and name in self.a]
+        before, old = self.inner(touched), self.orders[group]
+        self.orders[group] = linear_sum_assignment(self._gains(group, touched), maximize=True)[1]
+        size = sum(float(np.sum(np.abs(self.a[name] * self.b[name]))) for name in touched)
+        better = self.inner(touched) > before + 64 * np.finfo(np.float64).eps * size
         if not better:
             self.orders[group] = old
         return better
 
-    def _gains(self, group: str) -> np.ndarray:
+    def _gains(self, group: str, touched: Sequence[str]) -> np.ndarray:
         """`<unit i of a, unit j of b>` over everything that a unit touches, the other groups as they are."""
         size = len(self.orders[group])
         gains = np.zeros((size, size))
-        for name, groups in self.spec.axes.items():
-            for axis in (k for k, g in enumerate(groups) if g == group and name in self.a):
+        for name in touched:
+            for axis in (k for k, g in enumerate(self.spec.axes[name]) if g == group):
                 u = _units(self.a[name], axis, size, self.spec.flatten)
                 v = _units(self._laid(name, skip=axis), axis, size, self.spec.flatten)
                 gains += u @ v.T
@@ -351,12 +375,12 @@ class _Pair:
         leaf = self.b[name]
         for axis, group in enumerate(self.spec.axes[name]):
             if group is not None and axis != skip:
-                leaf = np.take(leaf, _spread(self.orders[group], leaf.shape[axis], self.spec.flatten, name), axis=axis)
+                leaf = np.take(leaf, _spread(self.orders[group], leaf.shape[axis], self.spec.flatten), axis=axis)
         return leaf
 
-    def inner(self) -> float:
-        """What is maximised: the inner product of the networks."""
-        return sum(float(np.sum(x * self._laid(name))) for name, x in self.a.items())
+    def inner(self, names: Sequence[str]) -> float:
+        """What is maximised: the inner product of the networks, here over the leaves of these names."""
+        return sum(float(np.sum(self.a[name] * self._laid(name))) for name in names)
 
     def distance(self) -> float:
         """Euclidean."""

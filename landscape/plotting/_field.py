@@ -1,11 +1,12 @@
 """What every view of an output does: check it, find the points without a value, mark the best one, set the frame."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.ticker import MaxNLocator
 
 from landscape.grid import Grid, Landscape
@@ -33,6 +34,15 @@ class Field:
     def broken(self) -> np.ndarray:
         """Computed points whose value is NaN or infinite."""
         return ~self.shown & ~self.missing
+
+    def reserved(self) -> Iterator[tuple[np.ndarray, str, str]]:
+        """The points without a value: a mask of them, the colour reserved for it, and what the legend says, by kind."""
+        for where, color, text in (
+            (self.broken, _style.inks().not_finite, "not finite"),
+            (self.missing, _style.inks().not_computed, "not computed"),
+        ):
+            if where.any():
+                yield where, color, text
 
     @property
     def measured(self) -> np.ndarray:
@@ -123,14 +133,20 @@ def cell_edges(values: np.ndarray) -> np.ndarray:
     return np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
 
 
+def draw_reserved(ax: Axes, grid: Grid, field: Field) -> None:
+    """The cells without a value, in their reserved colours."""
+    if field.shown.all():
+        return
+    kinds = np.ma.masked_where(field.shown, field.missing.astype(np.float64))
+    colors = ListedColormap([_style.inks().not_finite, _style.inks().not_computed])
+    edges = [cell_edges(axis.values) for axis in grid.axes]
+    _style.plain(ax.pcolormesh(*edges, kinds.T, cmap=colors, norm=Normalize(0, 1), rasterized=True))
+
+
 def explain_reserved(ax: Axes, field: Field, prefix: str = "") -> None:
     """Count the points without a value in the legend, in their reserved colours."""
-    for where, color, text in (
-        (field.broken, _style.inks().not_finite, "not finite"),
-        (field.missing, _style.inks().not_computed, "not computed"),
-    ):
-        if where.any():
-            _style.swatch(ax, color, f"{prefix}{text} ({where.sum()})")
+    for where, color, text in field.reserved():
+        _style.swatch(ax, color, f"{prefix}{text} ({where.sum()})")
 
 
 def best_index(landscape: Landscape, field: Field) -> tuple[tuple[int, ...], str] | None:

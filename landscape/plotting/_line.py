@@ -122,12 +122,7 @@ def _scale_side(ax: Axes, fields: Sequence[Field], scale: str, label: str | None
 def _mark_gaps(ax: Axes, x: np.ndarray, fields: Sequence[Field]) -> None:
     """Squares on the lower edge where an output has no value."""
     for field in fields:
-        for where, color in (
-            (field.missing, _style.inks().not_computed),
-            (field.broken, _style.inks().not_finite),
-        ):
-            if where.any():
-                height = np.zeros(where.sum())
-                edge = ax.get_xaxis_transform()
-                ax.plot(x[where], height, "s", color=color, markersize=4, transform=edge, clip_on=False, zorder=4)
+        for where, color, _ in field.reserved():
+            height, edge = np.zeros(where.sum()), ax.get_xaxis_transform()
+            ax.plot(x[where], height, "s", color=color, markersize=4, transform=edge, clip_on=False, zorder=4)
         explain_reserved(ax, field, f"{field.label} ")

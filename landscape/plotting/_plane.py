@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.contour import ContourSet
 from matplotlib.transforms import Bbox
 
@@ -17,6 +16,7 @@ from landscape.plotting._field import (
     Field,
     cell_edges,
     check_extended,
+    draw_reserved,
     explain_reserved,
     field_of,
     flat_axes,
@@ -95,19 +95,9 @@ def _draw_cells(ax: Axes, grid: Grid, field: Field, colors: Scale, cmap: Any, op
     look: dict[str, Any] = {"rasterized": True, "cmap": cmap or colors.cmap, "norm": colors.norm, **options}
     mesh = ax.pcolormesh(*edges, field.masked.T, **look)
     _style.plain(mesh)
-    _draw_reserved(ax, grid, field)
-    return mesh
-
-
-def _draw_reserved(ax: Axes, grid: Grid, field: Field) -> None:
-    """The cells without a value, and what their colours mean."""
-    if field.shown.all():
-        return
-    kinds = np.ma.masked_where(field.shown, field.missing.astype(np.float64))
-    reserved = ListedColormap([_style.inks().not_finite, _style.inks().not_computed])
-    edges = [cell_edges(axis.values) for axis in grid.axes]
-    _style.plain(ax.pcolormesh(*edges, kinds.T, cmap=reserved, norm=Normalize(0, 1), rasterized=True))
+    draw_reserved(ax, grid, field)
     explain_reserved(ax, field)
+    return mesh
 
 
 def draw_colorbar(ax: Axes, mesh: Any, colors: Scale, label: str) -> None:
@@ -174,7 +164,8 @@ def contours(
     colors = scale_of([field], scale, vmin=vmin, vmax=vmax, robust=robust, center=center)
     ax = flat_axes(ax, "contours")
     ax.set_title(ax.get_title() or _title(colors, label or field.label))
-    _draw_reserved(ax, landscape.grid, field)
+    draw_reserved(ax, landscape.grid, field)
+    explain_reserved(ax, field)
     chosen = _levels(colors, levels)
     # Colours rather than a norm: under a LogNorm, contour masks zero and negative values and warns.
     options = {"colors": _line_colors(chosen, colors, cmap), **options}

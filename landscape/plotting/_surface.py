@@ -172,16 +172,12 @@ def _draw_floor(ax: Any, grid: Grid, z: np.ma.MaskedArray, levels: np.ndarray, b
 def _draw_holes(ax: Any, grid: Grid, field: Field, bottom: float) -> None:
     """The cells without a value, on the floor in their reserved colours."""
     x, y = (np.clip(cell_edges(axis.values), *axis.values[[0, -1]]) for axis in grid.axes)
-    for where, color in (
-        (field.broken, _style.inks().not_finite),
-        (field.missing, _style.inks().not_computed),
-    ):
+    for where, color, _ in field.reserved():
         corners = [
             [(x[i], y[j], bottom), (x[i + 1], y[j], bottom), (x[i + 1], y[j + 1], bottom), (x[i], y[j + 1], bottom)]
             for i, j in np.argwhere(where)
         ]
-        if corners:
-            ax.add_collection3d(Poly3DCollection(corners, facecolor=color, edgecolor=color, linewidth=0.2, zorder=1))
+        ax.add_collection3d(Poly3DCollection(corners, facecolor=color, edgecolor=color, linewidth=0.2, zorder=1))
 
 
 def _explain(ax: Any, field: Field, colors: Scale) -> None:

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Normalize
 
 from landscape.grid import Landscape
 from landscape.plotting import _style
-from landscape.plotting._field import Field, cell_edges, explain_reserved, field_of, flat_axes, frame
+from landscape.plotting._field import Field, cell_edges, draw_reserved, explain_reserved, field_of, flat_axes, frame
 from landscape.plotting._labels import percent
 
 BUFFER = 0.25  # half-width of the gap in the middle of the colours, as in the published notebook
@@ -81,7 +81,7 @@ def trainability(
     }
     mesh = ax.pcolormesh(*edges, shades.T, **look)
     _style.plain(mesh)
-    _draw_reserved(ax, edges, field)
+    draw_reserved(ax, landscape.grid, field)
     _explain(ax, field, mesh)
     if colorbar:
         _draw_bar(ax, mesh)
@@ -98,16 +98,6 @@ def _shades(field: Field, reference: Any) -> np.ma.MaskedArray:
     ranks = np.zeros(field.values.shape)
     ranks[field.shown] = equalised(field.measured, reference)
     return np.ma.masked_where(~field.shown, ranks)
-
-
-def _draw_reserved(ax: Axes, edges: list[np.ndarray], field: Field) -> None:
-    for where, color in (
-        (field.broken, _style.inks().not_finite),
-        (field.missing, _style.inks().not_computed),
-    ):
-        if where.any():
-            cells = np.ma.masked_where(~where, np.ones(where.shape))
-            _style.plain(ax.pcolormesh(*edges, cells.T, cmap=ListedColormap([color]), rasterized=True))
 
 
 def _explain(ax: Axes, field: Field, mesh: Any) -> None:

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from landscape import _tree
 from landscape.objective import Objective, Problem
-from landscape.problems.functions import check_count
 
 _INPUTS = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 _TARGETS = np.array([0.0, 1.0, 1.0, 0.0])
@@ -43,7 +43,7 @@ def xor(hidden: int = 2) -> Problem:
         TypeError: `hidden` is not an integer.
         ValueError: it is not positive.
     """
-    check_count("hidden", hidden)
+    _tree.check_count("hidden", hidden, 1)
 
     def init(key: Array) -> list[dict[str, Array]]:
         shapes = [{"kernel": (2, hidden), "bias": (hidden,)}, {"kernel": (hidden, 1), "bias": (1,)}]

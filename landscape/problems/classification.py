@@ -4,6 +4,8 @@ The data are the test set of Alpaydin & Kaynak (1998), "Optical recognition of h
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -49,8 +51,14 @@ def mlp(widths: Sequence[int], activation: Callable[[Array], Array] = jnp.tanh) 
     """Pure functions `init(key) -> params` and `predict(params, x)` of a multilayer perceptron.
 
     Parameters are a list of `{"kernel": (in, out), "bias": (out,)}`. Kernels start from N(0, 2 / fan_in) for ReLU
-    (He et al. 2015) and N(0, 1 / fan_in) otherwise, biases from 0.
+    (He et al. 2015) and N(0, 1 / fan_in) otherwise, biases from 0. Equal arguments give the same functions, so that
+    they share their compiled programs.
     """
+    return _mlp(tuple(widths), activation)
+
+
+@lru_cache
+def _mlp(widths: tuple[int, ...], activation: Callable[[Array], Array]) -> tuple[Any, Any]:
     gain = 2.0 if activation is jax.nn.relu else 1.0
 
     def init(key: Array) -> PyTree:
@@ -83,13 +91,26 @@ def classifier(
     name: str = "classifier",
 ) -> Problem:
     """A `Problem` from a model's two functions and `{"train": {"x": .., "y": ..}, "test": ..}`."""
-
-    def loss_fn(params: PyTree, batch: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
-        return cross_entropy(predict(params, batch["x"]), batch["y"])
-
     data = {part: jax.tree.map(jnp.asarray, values) for part, values in splits.items()}
+    loss_fn = _CrossEntropy(predict)
     objectives = {part: Objective(loss_fn, d, has_aux=True, batch_size=batch_size) for part, d in data.items()}
     return Problem(init=init, objectives=objectives, predict=predict, name=name)
+
+
+@dataclass(frozen=True)
+class _CrossEntropy:
+    """The losses of a model; equal for equal models, so that other data run through the same compiled program."""
+
+    predict: Callable[[PyTree, Array], Array]
+
+    def __call__(self, params: PyTree, batch: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+        return cross_entropy(self.predict(params, batch["x"]), batch["y"])
+
+    def __hash__(self) -> int:
+        try:
+            return hash(self.predict)
+        except TypeError:  # a callable that holds arrays
+            return id(self.predict)
 
 
 def digits_mlp(

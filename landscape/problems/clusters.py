@@ -14,14 +14,15 @@ equal energies, and its Hessian has as many zero eigenvalues as there are free m
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from landscape import _tree
 from landscape.objective import Objective, Problem
-from landscape.problems.functions import check_count
 
 LENNARD_JONES_MINIMA: Mapping[int, tuple[float, ...]] = {7: (-16.505384, -15.935043, -15.593211, -15.533060)}
 """Energies of all minima by number of atoms, to six decimals (Hoare & McInnes 1976; Tsai & Jordan 1993)."""
@@ -50,7 +51,7 @@ def lennard_jones(num_atoms: int = 7, *, radius: float | None = None, min_distan
         TypeError: `num_atoms` is not an integer.
         ValueError: fewer than 2 atoms; a radius that is not positive or a distance that is negative.
     """
-    check_count("num_atoms", num_atoms, least=2)
+    _tree.check_count("num_atoms", num_atoms, 2)
     radius = 0.8 * num_atoms ** (1 / 3) if radius is None else radius
     if not (0 < radius < np.inf and 0 <= min_distance < np.inf):
         raise ValueError(f"needs radius > 0 and min_distance >= 0, got {radius} and {min_distance}")
@@ -58,11 +59,13 @@ def lennard_jones(num_atoms: int = 7, *, radius: float | None = None, min_distan
     def init(key: Array) -> dict[str, Array]:
         return {"x": _apart_in_ball(key, num_atoms, radius, min_distance)}
 
-    def energy(square: Array) -> Array:
-        attraction = square**-3
-        return 4 * attraction * (attraction - 1)
+    loss_fn = _over_pairs(_lennard_jones_energy, None, num_atoms)
+    return Problem(init, {"train": Objective(loss_fn)}, name=f"Lennard-Jones {num_atoms}")
 
-    return _of_pairs(energy, lambda x: x, init, num_atoms, f"Lennard-Jones {num_atoms}")
+
+def _lennard_jones_energy(square: Array) -> Array:
+    attraction = square**-3
+    return 4 * attraction * (attraction - 1)
 
 
 def thomson(num_points: int = 16) -> Problem:
@@ -82,32 +85,38 @@ def thomson(num_points: int = 16) -> Problem:
         TypeError: `num_points` is not an integer.
         ValueError: fewer than 2 points.
     """
-    check_count("num_points", num_points, least=2)
-
-    def on_sphere(x: Array) -> Array:
-        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+    _tree.check_count("num_points", num_points, 2)
 
     def init(key: Array) -> dict[str, Array]:
-        return {"x": on_sphere(jax.random.normal(key, (num_points, 3)))}
+        return {"x": _on_sphere(jax.random.normal(key, (num_points, 3)))}
 
-    return _of_pairs(lambda square: square**-0.5, on_sphere, init, num_points, f"Thomson {num_points}")
+    loss_fn = _over_pairs(_inverse_distance, _on_sphere, num_points)
+    return Problem(init, {"train": Objective(loss_fn)}, name=f"Thomson {num_points}")
 
 
-def _of_pairs(
-    energy: Callable[[Array], Array],
-    place: Callable[[Array], Array],
-    init: Callable[[Array], Mapping[str, Array]],
-    count: int,
-    name: str,
-) -> Problem:
-    """The sum of an energy, a function of the squared distance, over all pairs of points."""
+def _on_sphere(x: Array) -> Array:
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _inverse_distance(square: Array) -> Array:
+    return square**-0.5
+
+
+@lru_cache
+def _over_pairs(
+    energy: Callable[[Array], Array], place: Callable[[Array], Array] | None, count: int
+) -> Callable[..., Array]:
+    """The sum of an energy, a function of the squared distance, over all pairs of points.
+
+    The same object in every call, so that problems of one size share their compiled programs.
+    """
     first, second = np.triu_indices(count, 1)
 
     def loss_fn(params: Mapping[str, Array], _: None) -> Float[Array, ""]:
-        x = place(params["x"])
+        x = params["x"] if place is None else place(params["x"])
         return jnp.sum(energy(jnp.sum((x[first] - x[second]) ** 2, axis=-1)))
 
-    return Problem(init, {"train": Objective(loss_fn)}, name=name)
+    return loss_fn
 
 
 def _apart_in_ball(

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from landscape import _tree
 from landscape.objective import Objective, Problem
 
 _static: Any = {"static": True}
@@ -233,7 +234,7 @@ class KnownFunction:
             TypeError: `dim` is not an integer.
             ValueError: `dim` is not positive; the function is not such a sum, or has been moved.
         """
-        check_count("dim", dim)
+        _tree.check_count("dim", dim, 1)
         if not isinstance(self._census, _Separable) or self._frame is not None:
             raise ValueError(f"only separable functions that were not moved exist in any dimension, not {self.name!r}")
         low, high = self._low[:1] * dim, self._high[:1] * dim
@@ -245,14 +246,6 @@ class KnownFunction:
 
 def _value(params: Array, _: None, function: KnownFunction) -> Array:
     return function(params)
-
-
-def check_count(name: str, count: Any, least: int = 1) -> None:
-    """Raise `TypeError` unless `count` is an integer, `ValueError` unless it is at least `least`."""
-    if not isinstance(count, int) or isinstance(count, bool):
-        raise TypeError(f"{name} must be an integer, got {type(count).__name__} {count!r}")
-    if count < least:
-        raise ValueError(f"{name} must be at least {least}, got {count}")
 
 
 def _orthogonal(matrix: Any, dim: int) -> np.ndarray:
@@ -474,7 +467,7 @@ def rastrigin(dim: int = 2) -> KnownFunction:
         TypeError: `dim` is not an integer.
         ValueError: `dim` is not positive.
     """
-    check_count("dim", dim)
+    _tree.check_count("dim", dim, 1)
     source = "Rastrigin 1974. Critical points: combinations of the roots of x + 10 pi sin(2 pi x), by bisection."
     census = _Separable(_rastrigin_line(), dim)
     return KnownFunction(_rastrigin, f"Rastrigin {dim}-D", source, True, (-5.12,) * dim, (5.12,) * dim, census)

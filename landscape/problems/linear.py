@@ -18,6 +18,7 @@ and only the $p$ largest eigenvalues make a minimum. For the autoencoder $y = x$
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -111,19 +112,29 @@ class Autoencoder(LinearProblem):
 def linear_net(widths: Sequence[int]) -> tuple[Any, Any]:
     """Pure functions `init(key) -> params` and `predict(params, x)` of a linear network without biases.
 
-    Parameters are a list of kernels `(in, out)`, which start from N(0, 1 / fan_in).
+    Parameters are a list of kernels `(in, out)`, which start from N(0, 1 / fan_in). Equal widths give the same
+    functions, so that they share their compiled programs.
     """
+    return _start(tuple(widths)), _predict
 
+
+@lru_cache
+def _start(widths: tuple[int, ...]) -> Any:
     def init(key: Array) -> PyTree:
         keys = jax.random.split(key, len(widths) - 1)
         return [jax.random.normal(k, (m, n)) / jnp.sqrt(m) for k, m, n in zip(keys, widths[:-1], widths[1:])]
 
-    def predict(params: PyTree, x: Float[Array, "n d"]) -> Float[Array, "n c"]:
-        for kernel in params:
-            x = x @ kernel
-        return x
+    return init
 
-    return init, predict
+
+def _predict(params: PyTree, x: Float[Array, "n d"]) -> Float[Array, "n c"]:
+    for kernel in params:
+        x = x @ kernel
+    return x
+
+
+def _squared_errors(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, " n"]:
+    return jnp.sum((_predict(params, batch["x"]) - batch["y"]) ** 2, axis=-1)
 
 
 def deep_linear(
@@ -196,11 +207,7 @@ def autoencoder(
 
 def _problem(kind: type, widths: Sequence[int], x: np.ndarray, y: np.ndarray, **facts: Any) -> Any:
     init, predict = linear_net(widths)
-
-    def loss_fn(params: PyTree, batch: Mapping[str, Array]) -> Float[Array, " n"]:
-        return jnp.sum((predict(params, batch["x"]) - batch["y"]) ** 2, axis=-1)
-
-    objective = Objective(loss_fn, {"x": jnp.asarray(x), "y": jnp.asarray(y)})
+    objective = Objective(_squared_errors, {"x": jnp.asarray(x), "y": jnp.asarray(y)})
     total = float(np.sum(y**2) / len(y))
     return kind(init, {"train": objective}, predict, total=total, rank=min(widths), **facts)
 

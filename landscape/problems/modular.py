@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from landscape import _tree
 from landscape.objective import Objective, Problem
-from landscape.problems.functions import check_count
 
 
 def modular_addition(modulus: int = 97, hidden: int = 500, train_fraction: float = 0.5, seed: int = 0) -> Problem:
@@ -47,8 +47,8 @@ def modular_addition(modulus: int = 97, hidden: int = 500, train_fraction: float
         TypeError: `modulus` or `hidden` is not an integer.
         ValueError: they are too small; `train_fraction` is outside (0, 1) or leaves one of the parts empty.
     """
-    check_count("modulus", modulus, least=2)
-    check_count("hidden", hidden)
+    _tree.check_count("modulus", modulus, 2)
+    _tree.check_count("hidden", hidden, 1)
     if not 0 < train_fraction < 1:
         raise ValueError(f"train_fraction must lie in (0, 1), got {train_fraction}")
     num_train = int(train_fraction * modulus**2)

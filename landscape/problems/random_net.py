@@ -29,6 +29,7 @@ are drawn without replacement by `train`, with replacement in the notebook.
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -36,8 +37,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from landscape import _tree
 from landscape.objective import Objective, Problem
-from landscape.problems.functions import check_count
 
 _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "tanh": lambda z: jnp.tanh(np.sqrt(2.0).item() * z),
@@ -75,10 +76,20 @@ def mean_field_net(
     """
     if activation not in _ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(_ACTIVATIONS)}, got {activation!r}")
-    check_count("width", width)
+    _tree.check_count("width", width, 1)
     if num_examples is None:
         num_examples = width if activation == "identity" else width**2 + width
-    check_count("num_examples", num_examples)
+    _tree.check_count("num_examples", num_examples, 1)
+    init, predict, squared_errors = _net(width, activation)
+    rng = np.random.default_rng(seed)
+    data = {"x": rng.normal(size=(num_examples, width)), "y": rng.normal(size=num_examples)}
+    objective = Objective(squared_errors, data, batch_size=batch_size)
+    return Problem(init, {"train": objective}, predict, name=f"mean-field {activation}, width {width}")
+
+
+@lru_cache
+def _net(width: int, activation: str) -> tuple[Any, Any, Any]:
+    """Start, outputs and losses, the same objects in every call: other data run through the same compiled program."""
     phi = _ACTIVATIONS[activation]
 
     def init(key: Array) -> dict[str, Array]:
@@ -93,7 +104,4 @@ def mean_field_net(
         outputs = predict(params, batch["x"])
         return (outputs - jnp.asarray(batch["y"], outputs.dtype)) ** 2
 
-    rng = np.random.default_rng(seed)
-    data = {"x": rng.normal(size=(num_examples, width)), "y": rng.normal(size=num_examples)}
-    objective = Objective(squared_errors, data, batch_size=batch_size)
-    return Problem(init, {"train": objective}, predict, name=f"mean-field {activation}, width {width}")
+    return init, predict, squared_errors

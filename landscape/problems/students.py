@@ -28,8 +28,8 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from landscape import _tree
 from landscape.objective import Objective, Problem
-from landscape.problems.functions import check_count
 
 
 def student_teacher(k: int, n: int | None = None, teacher: Any = None, scale: float = 1.0) -> Problem:
@@ -53,8 +53,8 @@ def student_teacher(k: int, n: int | None = None, teacher: Any = None, scale: fl
             finite.
     """
     num_neurons = k if n is None else n
-    check_count("k", k)
-    check_count("n", num_neurons)
+    _tree.check_count("k", k, 1)
+    _tree.check_count("n", num_neurons, 1)
     weights = np.eye(k) if teacher is None else _checked_teacher(teacher, k)
     dim = weights.shape[1]
     if not (np.ndim(scale) == 0 and 0 < scale < np.inf):

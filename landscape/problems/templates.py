@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from landscape import _tree
 from landscape.problems.classification import Split
-from landscape.problems.functions import check_count
 
 # the ten digits as drawn on a line, `get_templates` of their package; each starts and ends at 5
 _DRAWN = np.array(
@@ -69,8 +69,8 @@ def mnist1d(
         TypeError: a number of examples is not an integer.
         ValueError: they are not positive or not a multiple of ten together; `label_noise` is outside [0, 1].
     """
-    check_count("num_train", num_train)
-    check_count("num_test", num_test)
+    _tree.check_count("num_train", num_train, 1)
+    _tree.check_count("num_test", num_test, 1)
     total = num_train + num_test
     if total % CLASSES:
         raise ValueError(f"num_train + num_test must be a multiple of the {CLASSES} classes, got {total}")
