@@ -65,8 +65,7 @@ class Arrangements:
         x = end.params["x"]
         x = x / jnp.linalg.norm(x, axis=-1, keepdims=True) if self.on_sphere else x
         reached = end.converged & (run.outcome_code == ls.Outcome.CONVERGED)
-        moved = run.history["loss"][-1] - end.loss
-        return {"energy": end.loss, "x": x, "reached": reached, "steps": run.steps, "polished_away": moved}
+        return {"energy": end.loss, "x": x, "reached": reached, "steps": run.steps}
 
 
 @lru_cache

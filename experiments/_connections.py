@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from scipy import stats
 
 import landscape as ls
 from landscape import paths
@@ -150,24 +149,6 @@ class Between:
             "curve": paths.Bezier(jax.tree.map(lambda *nodes: jnp.stack(nodes), a, bend, b)),
         }
         return {name: way(t[None]) for name, way in ways.items()}
-
-
-class Estimate(NamedTuple):
-    """A mean with its 95 % interval of Student's t, over independent pairs."""
-
-    value: float
-    low: float
-    high: float
-
-    def __format__(self, form: str) -> str:
-        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
-
-
-def mean_of(x: Any) -> Estimate:
-    """The mean of independent numbers."""
-    x = np.asarray(x, np.float64)
-    half = stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5 if len(x) > 1 else np.nan
-    return Estimate(float(x.mean()), float(x.mean() - half), float(x.mean() + half))
 
 
 def barriers(landscape: ls.Landscape, name: str) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from _culture_report import Cell, cell, cells, early_record, sizes
-from student_teacher import PUBLISHED
+from _published_shares import PUBLISHED
 
 import landscape as ls
 
@@ -109,10 +109,13 @@ def _draw_children(ax: Any, result: Mapping[str, ls.Landscape]) -> None:
         _draw_line(ax, [k + shift for k in ks], found, color, marker, label=label)
     listed = [k for k in ks if (k, k) in PUBLISHED]
     published = [100 * (1 - PUBLISHED[k, k]) for k in listed]
-    ax.plot([k + 0.34 for k in listed], published, "_", color="0.25", ms=8, label="the same, published")
+    ax.plot([k + 0.34 for k in listed], published, "_", color="0.25", ms=8, label="new learner, published")
     ax.set(xlabel="units k of teacher and student", ylabel="solved, % of children", ylim=(-2, 102))
     ax.set_xticks(ks)
-    ax.legend(loc="upper right")
+    # matplotlib lists lines before error bars: what is published would stand before what it is compared with
+    handles, texts = ax.get_legend_handles_labels()
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    ax.legend([handles[i] for i in order], [texts[i] for i in order], loc="upper right")
 
 
 # ----------------------------------------------------------------------------------------------------------- doses

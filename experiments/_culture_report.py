@@ -19,6 +19,7 @@ class Cell:
     alive: np.ndarray  # (populations, records): different networks
     per_record: int  # evaluations between two records
     independent: bool  # whether learners of a population do not influence each other
+    apart: int = 0  # the last record before learners first talk
 
     @property
     def evaluations(self) -> np.ndarray:
@@ -42,12 +43,9 @@ class Cell:
 
     @property
     def intervals(self) -> np.ndarray:
-        """Their 95 % intervals, `(records, 2)`."""
-        return np.array([share_interval(self.solved[:, i], self.independent) for i in range(self.solved.shape[1])])
-
-    def at(self, evaluations: int) -> int:
-        """The last record within so many evaluations."""
-        return min(evaluations // self.per_record, self.solved.shape[1] - 1)
+        """Their 95 % intervals, `(records, 2)`. Learners who have not yet talked are independent."""
+        records = range(self.solved.shape[1])
+        return np.array([share_interval(self.solved[:, i], self.independent or i <= self.apart) for i in records])
 
     def text(self, record: int = -1) -> str:
         """The share at a record in print."""
@@ -69,7 +67,7 @@ def cell(landscape: ls.Landscape) -> Cell:
     case = landscape.meta["case"]
     rules = case["rules"]
     independent = rules["topology"] == "isolated" or rules["passed"] == "fresh" or rules["bandwidth"] == 0
-    return Cell(landscape["loss"] < BAD, landscape["alive"], case["per_record"], independent)
+    return Cell(landscape["loss"] < BAD, landscape["alive"], case["per_record"], independent, rules["period"])
 
 
 def share_interval(solved: np.ndarray, independent: bool) -> tuple[float, float]:
@@ -88,19 +86,17 @@ def share_interval(solved: np.ndarray, independent: bool) -> tuple[float, float]
     return float(low) if share > 0 else 0.0, float(high) if share < 1 else 1.0
 
 
-def z_of_shares(first: tuple[int, int], second: tuple[int, int]) -> float:
-    """z of the difference of two independent shares `(hits, count)`, with pooled variance; 0 where there is none."""
-    (a, n), (b, m) = first, second
-    pooled = (a + b) / (n + m)
-    spread = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
-    return (a / n - b / m) / spread if spread > 0 else 0.0
-
-
 def paired_z(first: np.ndarray, second: np.ndarray) -> float:
-    """z of the mean difference of two arms over the same populations, `(populations, size)` each."""
+    """z of the mean difference of two arms over the same populations, `(populations, size)` each.
+
+    Infinite where all populations differ alike, 0 where none differs; NaN for a single population.
+    """
     difference = first.mean(axis=1) - second.mean(axis=1)
-    spread = np.std(difference, ddof=1) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
-    return float(difference.mean() / spread) if spread > 0 else 0.0
+    if len(difference) < 2:
+        return math.nan
+    if np.ptp(difference) == 0:
+        return math.copysign(math.inf, difference[0]) if difference[0] else 0.0
+    return float(difference.mean() / (np.std(difference, ddof=1) / math.sqrt(len(difference))))
 
 
 def best_restarts(shares: np.ndarray, budget: int) -> tuple[float, int]:

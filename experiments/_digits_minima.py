@@ -11,26 +11,29 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _estimates import NORMAL, correlation
 from _runner import say
 from jax.flatten_util import ravel_pytree
 
 import landscape as ls
 from landscape import curvature, minima
 
-NORMAL = 1.959964  # 95 % of a normal distribution lie within this many standard deviations
 POLISH_TOL, POLISH_STEPS = 1e-8, 300
 NEAR = 1e-4  # share by which weights are moved before a minimum is looked for again
 SPECTRA, PAIRS = 5, 100  # Hessians diagonalised, minima compared in pairs
 SYMMETRY = minima.HiddenUnits("odd")
 
 
-def digits_with_decay(hidden: tuple[int, ...], decay: float, test_fraction: float) -> ls.Problem:
+def digits_with_decay(
+    hidden: tuple[int, ...], decay: float, test_fraction: float, examples: int | None = None
+) -> ls.Problem:
     """A tanh network on digits whose training loss has minima: `train` is penalised, `test` is plain cross-entropy.
 
     Args:
         hidden: widths of the hidden layers.
         decay: the penalty is `decay / 2` times the sum of all squared parameters.
         test_fraction: share of the digits that test.
+        examples: how many of the others to learn from; all by default.
 
     Returns:
         A problem; its `train` objective measures `accuracy` and, without the penalty, `cross_entropy`.
@@ -43,7 +46,8 @@ def digits_with_decay(hidden: tuple[int, ...], decay: float, test_fraction: floa
         penalty = decay / 2 * sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
         return losses + penalty, {**metrics, "cross_entropy": losses}
 
-    objectives = {**plain.objectives, "train": ls.Objective(loss_fn, train.data, has_aux=True)}
+    data = jax.tree.map(lambda x: x[:examples], train.data)
+    objectives = {**plain.objectives, "train": ls.Objective(loss_fn, data, has_aux=True)}
     name = f"digits MLP {'-'.join(map(str, (64, *hidden, 10)))}, weight decay {decay:g}"
     return ls.Problem(plain.init, objectives, plain.predict, name=name)
 
@@ -70,7 +74,7 @@ class Polished:
         values = {"end": ravel_pytree(end.params)[0], "loss": end.loss, "grad_norm": end.grad_norm}
         for name, other in self.track.items():
             values |= {f"{name}_{metric}": value for metric, value in other.evaluate(end.params).items()}
-        return values | {"converged": end.converged, "newton_steps": end.steps}
+        return values | {"converged": end.converged}
 
 
 def in_double(tree: Any) -> Any:
@@ -179,35 +183,6 @@ def identities(stacked: Any, inputs: np.ndarray, which: np.ndarray) -> dict[str,
 
 
 # ------------------------------------------------------------------------------------------------------ statistics
-
-
-class Estimate(NamedTuple):
-    """A number with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def mean_of(x: np.ndarray) -> Estimate:
-    """Mean with its normal interval."""
-    half = NORMAL * float(np.std(x, ddof=1)) / np.sqrt(len(x))
-    return Estimate(float(np.mean(x)), float(np.mean(x)) - half, float(np.mean(x)) + half)
-
-
-def wilson(count: int, num: int) -> Estimate:
-    """A share of `num` with its Wilson interval."""
-    low, high = ls.analysis.wilson_interval(count, num)
-    return Estimate(count / num, float(low), float(high))
-
-
-def correlation(x: np.ndarray, y: np.ndarray) -> Estimate:
-    """Pearson's correlation with the interval of Fisher's z transform (Fisher 1921)."""
-    if len(x) < 4 or not (np.ptp(x) > 0 and np.ptp(y) > 0):
-        return Estimate(np.nan, np.nan, np.nan)
-    r = float(np.corrcoef(x, y)[0, 1])
-    z, half = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15)), NORMAL / np.sqrt(len(x) - 3)
-    return Estimate(r, float(np.tanh(z - half)), float(np.tanh(z + half)))
 
 
 class Richness(NamedTuple):

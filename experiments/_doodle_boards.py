@@ -3,10 +3,9 @@
 The regression of doodle 1, once from all 1,438 training digits and once from `FEW` of them, fewer than it takes.
 
 Laws: for ridgeless least squares on n Gaussian examples of p inputs, |b|^2 = r2 and noise s2, the expected excess loss
-on new data is s2 p / (n - p - 1) for p < n - 1 and r2 (1 - n / p) + s2 n / (p - n - 1) for p > n + 1 (Hastie et al.
-2019, arXiv 1903.08560; exact for finite n): n = 100, r2 = 5, s2 = 1 gives .253, 1.020, 5.167, 3.510, 4.084 for p = 20,
-50, 125, 200, 400; the loss on the training data is s2 (1 - p / n), and 0 from p = n on. Measured with standard errors,
-three of which are the stated accuracy.
+on new data is known exactly (`_ridgeless`; Hastie et al. 2019, arXiv 1903.08560): n = 100, r2 = 5, s2 = 1 gives .253,
+1.020, 5.167, 3.510, 4.084 for p = 20, 50, 125, 200, 400; the loss on the training data is s2 (1 - p / n), and 0 from
+p = n on. Measured with standard errors, three of which are the stated accuracy.
 """
 
 from collections.abc import Mapping
@@ -18,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from _doodle_darts import RINGS
 from _doodle_digits import guesses, halves, least_squares
-from _doodle_lab import at_once
 from _doodle_pen import board, bullseye, caption, darts, finished, note, open_frame, sheet, star
+from _ridgeless import excess_risk
 
 import landscape as ls
 from landscape.plotting._style import ACCENT, plain
@@ -69,10 +68,8 @@ def _solve(matrix: Any, right: Any) -> Any:
 
 def law(p: Any) -> tuple[Any, Any]:
     """Expected loss on the training data and expected excess loss, for `p` inputs."""
-    n, p = EXAMPLES, np.asarray(p, float)
-    with np.errstate(divide="ignore"):
-        under, over = NOISE * p / (n - p - 1), SIGNAL * (1 - n / p) + NOISE * n / (p - n - 1)
-    return NOISE * np.maximum(0, 1 - p / n), np.where(p < n, under, over)
+    train = NOISE * np.maximum(0, 1 - np.asarray(p) / EXAMPLES)
+    return train, excess_risk(p, EXAMPLES, SIGNAL, NOISE)
 
 
 @jax.tree_util.register_dataclass
@@ -111,12 +108,12 @@ def run(config: Any, lab: Any) -> dict[str, Any]:
             ls.Axis.linspace("y", -0.55, 0.75, config.resolution),
         ]
         good = np.asarray(plane.project(jnp.asarray(models["good"])))
-        result["plane"] = at_once(lab, 64).sweep(
+        result["plane"] = lab.at_once(64).sweep(
             "board_plane", Miss(plane, known), ls.Grid(tuple(axes)), lambda _: {"good": good}
         )
         sets = ls.Grid.of(data_set=np.arange(max(20, config.replicates // 10)))
         key = jax.random.fold_in(jax.random.key(config.seed), 7)
-        result["ridgeless"] = at_once(lab, 20).sweep("ridgeless", Ridgeless(key), sets)
+        result["ridgeless"] = lab.at_once(20).sweep("ridgeless", Ridgeless(key), sets)
     return result
 
 
@@ -155,14 +152,13 @@ def draw(result: Mapping[str, Any]) -> dict[str, Any]:
     """Four boards, the plane between the models, and the law."""
     mosaic = [["overfitted_train", "overfitted_test", "plane"], ["good_train", "good_test", "law"]]
     figure, axes = sheet(mosaic, (12.0, 8.2), f"7   {TITLE}")
-    words = {"overfitted": f"learned from {FEW} digits", "good": "learned from 1,438 digits"}
-    for name, text in words.items():
+    for name, learned in (("overfitted", f"{FEW}"), ("good", "1,438")):
         for part in ("train", "test"):
             ax = axes[f"{name}_{part}"]
             miss = rms(result[f"board_{name}_{part}"])
             _draw_board(ax, result, name, part)
-            where = "Practice" if part == "train" else "New digits"
-            caption(ax, f"{where}, {text}: {miss:.2f} px off", 48)
+            where = f"Practice, {learned} digits" if part == "train" else f"New digits, after {learned}"
+            caption(ax, f"{where}: {miss:.2f} px off")
     _draw_plane(axes["plane"], result["plane"])
     _draw_law(axes["law"], result["ridgeless"])
     return {"doodle_7_boards": finished(figure)}

@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _doodle_digits import guesses, halves, least_squares
-from _doodle_lab import at_once
 from _doodle_pen import PALE, bare, caption, finished, note, sheet, star
 from matplotlib.patches import Rectangle
 
@@ -83,9 +82,9 @@ def run(config: Any, lab: Any) -> dict[str, Any]:
             ls.Axis.linspace(name, -SIDE, SIDE, config.resolution, f"shift all guesses {to} (px)")
             for name, to in (("x", "sideways"), ("y", "down"))
         ]
-        shift = at_once(lab, 64).sweep("shift", Shift(told["miss"]), ls.Grid(tuple(axes)))
+        shift = lab.at_once(64).sweep("shift", Shift(told["miss"]), ls.Grid(tuple(axes)))
         line = ls.Grid((ls.Axis.linspace("guess", -2 * SIDE, 2 * SIDE, LINE, "one guess for all (px)"),))
-        constant = at_once(lab, 64).sweep("constant", Constant(told["miss"][:, 0]), line)
+        constant = lab.at_once(64).sweep("constant", Constant(told["miss"][:, 0]), line)
     return {"guesses_test": told, "shift": shift, "constant": constant}
 
 

@@ -23,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from _doodle_digits import classifier
-from _doodle_lab import at_once
 from _doodle_pen import caption, finished, sheet, star
 
 import landscape as ls
@@ -32,7 +31,7 @@ from landscape.plotting._style import ACCENT, plain
 from landscape.training import Runs
 
 TITLE = "A compass that knows the slope under your feet, and nothing else"
-SAYS = "The gradient points down the slope, not always to the goal."
+SAYS = "The compass points down the slope, not always to the goal."
 READS = "three trained networks; hatched: the arrows lead\naway from the best valley (star)"
 CONDITIONS = (10, 100, 1000)
 DEGREES = {10: 54.90, 100: 78.58, 1000: 86.38}
@@ -86,10 +85,10 @@ def bowls(lab: Any) -> dict[str, Any]:
     turn = ls.Grid.of(direction=np.degrees(np.arctan(np.geomspace(1e-1, 1e5, 20_001))))
     with jax.enable_x64(True):
         return {
-            "bowl": at_once(lab, 64).sweep("bowl", Bowl(jnp.array(10.0)), grid),
-            "rim": at_once(lab, 500).sweep("rim", Rim(jnp.array(CONDITIONS, float)), turn),
-            "hops": at_once(lab, len(STEPS)).sweep("hops", _hops(), _numbers(len(STEPS))),
-            "races": at_once(lab, 2 * len(CONDITIONS)).sweep("races", _races(), _numbers(2 * len(CONDITIONS))),
+            "bowl": lab.at_once(64).sweep("bowl", Bowl(jnp.array(10.0)), grid),
+            "rim": lab.at_once(500).sweep("rim", Rim(jnp.array(CONDITIONS, float)), turn),
+            "hops": lab.at_once(len(STEPS)).sweep("hops", _hops(), _numbers(len(STEPS))),
+            "races": lab.at_once(2 * len(CONDITIONS)).sweep("races", _races(), _numbers(2 * len(CONDITIONS))),
         }
 
 
@@ -140,7 +139,7 @@ def _plane(config: Any, lab: Any) -> Any:
     surface = ls.LossSurface(plane, {"train": problem.objectives["train"]}, ("gradient",))
     corners = np.asarray([plane.project(p) for p in trained])
     gram = np.asarray(plane.gram())
-    return at_once(lab, 8).sweep("plane", surface, ls.Grid(tuple(axes)), lambda _: {"corners": corners, "gram": gram})
+    return lab.at_once(8).sweep("plane", surface, ls.Grid(tuple(axes)), lambda _: {"corners": corners, "gram": gram})
 
 
 def downhill(plane: Any) -> tuple[np.ndarray, np.ndarray]:

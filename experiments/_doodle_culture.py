@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from _doodle_lab import at_once
 from _doodle_pen import PALE, bare, caption, finished, open_frame, sheet
+from _published_shares import PUBLISHED, beside_published
 
 import landscape as ls
 from landscape.plotting._style import ACCENT, plain
@@ -29,7 +29,6 @@ SAYS = "Two stuck learners pool what they know; their child gets through."
 READS = "whiskers: 95 %"
 K = 10
 BAD = 1e-3
-PUBLISHED = 0.346, 1000
 ARMS = {
     "child of two": "half from A,\nhalf from B",
     "mutant of one": "half from A,\nhalf drawn anew",
@@ -65,7 +64,7 @@ def _learn(lab: Any, name: str, problem: ls.Problem, inits: Any, **about: Any) -
         check_every=200,
         tol=1e-6,
     )
-    return at_once(lab, min(64, count)).sweep(name, runs, ls.Grid.of(run=np.arange(count)), lambda _: about)
+    return lab.at_once(min(64, count)).sweep(name, runs, ls.Grid.of(run=np.arange(count)), lambda _: about)
 
 
 def _offspring(rng: np.random.Generator, stuck: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
@@ -95,18 +94,9 @@ def shares(result: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
 
 def findings(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Rows of `(what, expected, found)`."""
-    counts = shares(result)
-    good, num = counts["alone"]
-    share, runs = PUBLISHED
-    pooled = (num - good + share * runs) / (num + runs)
-    z = ((num - good) / num - share) / math.sqrt(pooled * (1 - pooled) * (1 / num + 1 / runs))
-    rows = [
-        (
-            "stuck alone, %",
-            f"{100 * share:.1f} (z within 2.58)",
-            f"{100 * (num - good) / num:.1f} of {num}, z = {z:+.2f}",
-        )
-    ]
+    counts, alone = shares(result), result["alone"]
+    still = alone["outcome"] != ls.Outcome.CONVERGED
+    rows = [("stuck alone, %", *beside_published(PUBLISHED[K, K], losses_of(alone) >= BAD, still))]
     for name in list(counts)[1:]:
         low, high = (100 * float(b) for b in ls.analysis.wilson_interval(*counts[name]))
         wanted = "above both controls" if name == "child of two" else "below the children"

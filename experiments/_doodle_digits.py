@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _doodle_lab import at_once
 
 import landscape as ls
 from landscape.problems import digits, digits_mlp
@@ -71,7 +70,7 @@ def guesses(lab: Any, name: str, weights: np.ndarray, part: str, count: int | No
     """The guesses for the first `count` examples of a part."""
     inputs, truth, images = (x[:count] for x in halves()[part])
     grid = ls.Grid.of(example=np.arange(len(inputs)))
-    return at_once(lab, 256).sweep(name, Guesses(weights, inputs, truth, images), grid)
+    return lab.at_once(256).sweep(name, Guesses(weights, inputs, truth, images), grid)
 
 
 # ------------------------------------------------------------------------------------------------------ classifier
@@ -108,7 +107,7 @@ def answers(config: Any, lab: Any) -> Any:
         return {"objective": {name: float(value) for name, value in test.evaluate(params).items()}}
 
     grid = ls.Grid.of(example=np.arange(len(test.data["y"])))
-    return at_once(lab, 256).sweep("answers", answer, grid, about)
+    return lab.at_once(256).sweep("answers", answer, grid, about)
 
 
 @jax.tree_util.register_dataclass

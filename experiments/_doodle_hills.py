@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _doodle_lab import at_once
 from _doodle_pen import PALE, caption, finished, note, open_frame, sheet, star
 
 import landscape as ls
@@ -115,13 +114,13 @@ def run(config: Any, lab: Any) -> dict[str, Any]:
     key = jax.random.key(config.seed)
     with jax.enable_x64(True):
         line = ls.Grid((ls.Axis.linspace("guess", -3.0, OUTLIER + 1.0, 1001, "one guess for all"),))
-        hills = at_once(lab, 64).sweep("hills", Hills(jnp.array([*CROWD, OUTLIER])), line)
+        hills = lab.at_once(64).sweep("hills", Hills(jnp.array([*CROWD, OUTLIER])), line)
         many = ls.Grid.of(sample=np.arange(config.replicates))
-        samples = at_once(lab, min(200, config.replicates)).sweep(
+        samples = lab.at_once(min(200, config.replicates)).sweep(
             "samples", Samples(key), many, lambda _: {"exact": _exact()}
         )
         fewer = ls.Grid.of(sample=np.arange(max(2, config.replicates // 10)))
-        spoilt = at_once(lab, 50).sweep(
+        spoilt = lab.at_once(50).sweep(
             "contaminated", Contaminated(jax.random.fold_in(key, 1)), fewer, lambda _: _descent()
         )
     return {"hills": hills, "samples": samples, "contaminated": spoilt}

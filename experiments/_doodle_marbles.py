@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _doodle_lab import at_once
 from _doodle_pen import caption, finished, sheet
 
 import landscape as ls
@@ -44,9 +43,7 @@ def run(config: Any, lab: Any) -> dict[str, Any]:
     low, high = mueller_brown.box
     axes = [ls.Axis.linspace(name, a, b, 2 * config.resolution + 1) for name, a, b in zip("xy", low, high)]
     with jax.enable_x64(True):
-        surface = at_once(lab, 64).sweep(
-            "surface", ls.LossSurface(_same, mueller_brown.objective), ls.Grid(tuple(axes))
-        )
+        surface = lab.at_once(64).sweep("surface", ls.LossSurface(_same, mueller_brown.objective), ls.Grid(tuple(axes)))
         starts, rates = _starts(config), np.repeat(RATES, len(STARTS) * config.marbles)
         marbles = _runs(
             np.tile(starts.reshape(-1, 2), (len(RATES), 1)),
@@ -57,12 +54,12 @@ def run(config: Any, lab: Any) -> dict[str, Any]:
             check_every=50,
         )
         many = ls.Grid.of(run=np.arange(marbles.num_runs))
-        ended = at_once(lab, config.marbles).sweep(
+        ended = lab.at_once(config.marbles).sweep(
             "marbles", marbles, many, lambda done: {"starts": starts, **_ditches(done)}
         )
         some = starts[0][: min(ROLLED, config.marbles)]
         rolling = _runs(some, np.full(len(some), RATES[0]), num_steps=2 * FRAMES, record_every=2, snapshots=True)
-        rolled = at_once(lab, len(some)).sweep("rolling", rolling, ls.Grid.of(run=np.arange(len(some))))
+        rolled = lab.at_once(len(some)).sweep("rolling", rolling, ls.Grid.of(run=np.arange(len(some))))
     return {"surface": surface, "marbles": ended, "rolling": rolled}
 
 
@@ -139,7 +136,7 @@ def held(result: Mapping[str, Any]) -> list[tuple[float, list[bool], list[bool]]
 def findings(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Rows of `(what, expected, found)`."""
     ditches, found = result["marbles"].meta["ditches"], labels(result)
-    rows = []
+    rows = [("ditches found", str(len(DEPTHS)), str(len(ditches["depths"])))]
     for name, value, depth, sharp in zip(NAMES, DEPTHS, ditches["depths"], ditches["sharpness"]):
         rows.append((f"{name} ditch", f"{value:.6f}", f"{depth:.6f}, sharpness {sharp:.1f}"))
     for rate, law, seen in held(result):

@@ -1,9 +1,11 @@
 """The figures of `generalization.py`: curves that part, train and test on one plane and one path, gap and sharpness."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
+from matplotlib.patheffects import Normal, Stroke
 
 import landscape as ls
 from landscape import analysis, plotting
@@ -11,6 +13,16 @@ from landscape.plotting._scale import dress_log_ticks
 
 NOISE_COLORS = ("#0072b2", "#e69f00", "#d55e00", "#cc79a7", "#000000")
 CLEAN = "#009e73"
+# A hollow circle about a star: both are seen where both minima are at one place.
+MARKS: dict[str, dict[str, Any]] = {
+    "train": {
+        "marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgecolor": "white", "markeredgewidth": 1.2,
+        "path_effects": [Stroke(linewidth=2.2, foreground="black"), Normal()],
+    },
+    "test": {
+        "marker": "*", "markersize": 8, "markerfacecolor": "white", "markeredgecolor": "black", "markeredgewidth": 0.7,
+    },
+}  # fmt: skip
 
 
 def curves(runs: ls.Landscape, parts: Sequence[ls.Landscape], margins: Sequence[np.ndarray]) -> Any:
@@ -41,23 +53,24 @@ def surfaces(model: str, planes: Sequence[ls.Landscape], lines: Sequence[ls.Land
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(len(planes), 4, figsize=(11.0, 2.75 * len(planes) + 0.4), squeeze=False)
-    for row, plane, line in zip(axes, planes, lines):
+    gaps = [analysis.generalization_gap(plane, test="same_noise") for plane in planes]
+    widest = max(float(np.max(np.abs(gap[np.isfinite(gap)]), initial=1e-9)) for gap in gaps)  # above 0 for a scale
+    even: dict[str, Any] = {"vmin": -widest, "vmax": widest, "center": 0.0, "scale": "linear"}
+    for row, plane, line, gap in zip(axes, planes, lines, gaps):
         share = plane.meta["surface"]["share"]
-        gap = plane.assign(gap=analysis.generalization_gap(plane, test="same_noise"))
         found = analysis.minimum_offset(plane)
         both = np.concatenate([plane[name].ravel() for name in ("train_loss", "same_noise")])
         limits: dict[str, Any] = {"vmin": float(np.min(both)), "vmax": float(np.max(both)), "scale": "log"}
         views = (
             ("train_loss", "train loss", limits),
             ("same_noise", "test loss, same noise" if share else "test loss", limits),
-            ("gap", "test − train", {}),
+            ("gap", "test − train", even),
         )
         for ax, (name, label, scale) in zip(row, views):
-            plotting.heatmap(gap, name, ax=ax, minimum=False, label=label, **scale)
-            for point, marker, text in ((found.train, "o", "train minimum"), (found.test, "*", "test minimum (clean)")):
-                size = 5 if marker == "o" else 9
-                look = {"color": "white", "markeredgecolor": "black", "markeredgewidth": 0.7, "markersize": size}
-                ax.plot(*point, marker, linestyle="none", label=text, clip_on=False, zorder=6, **look)
+            plotting.heatmap(plane.assign(gap=gap), name, ax=ax, minimum=False, label=label, **scale)
+            ends = {"train minimum": found.train, "test minimum (clean)": found.test}
+            for (text, point), look in zip(ends.items(), MARKS.values()):
+                ax.plot(*point, linestyle="none", label=text, clip_on=False, zorder=6, **look)
             if plane is not planes[-1]:
                 ax.set_xlabel("")
             ax.set_ylabel("direction 2" if name == "train_loss" else "")
@@ -80,9 +93,8 @@ def _draw_path(ax: Any, line: ls.Landscape) -> None:
             if str(drawn.get_label()).startswith(text):
                 drawn.set_label(new)
     found = analysis.minimum_offset(line)
-    for point, name, marker in ((found.train, "train_loss", "o"), (found.test, "test_loss", "*")):
-        look = {"color": "white", "markeredgecolor": "black", "markeredgewidth": 0.7, "zorder": 6}
-        ax.plot(point[0], line[name][line.grid.index(point)], marker, markersize=5 if marker == "o" else 9, **look)
+    for point, part in ((found.train, "train"), (found.test, "test")):
+        ax.plot(point[0], line[f"{part}_loss"][line.grid.index(point)], linestyle="none", zorder=6, **MARKS[part])
     low, high = (f(f(line[name]) for name in ("train_loss", "test_loss")) for f in (min, max))
     ax.set_ylim(0.5 * low, (high / low) ** 0.3 * high)
     ax.get_legend().remove()
@@ -99,7 +111,7 @@ def sharpness(
 
     figure, axes = pyplot.subplots(1, len(groups), figsize=(4.1 * len(groups) + 0.2, 4.0), squeeze=False)
     for number, (ax, (runs, gap)) in enumerate(zip(axes[0], groups)):
-        for share, x, y, color in zip(runs.grid.axes[0].values, runs["sharpness"], gap, NOISE_COLORS):
+        for share, x, y, color in zip(runs.grid.axes[0].values, runs["sharpness"], gap, cycle(NOISE_COLORS)):
             text = describe(x, y).split(", ")[0]
             ax.plot(x, y, ".", markersize=4, color=color, alpha=0.8, label=f"{share:.0%} noise: {text}")
         if len(gap) > 1:

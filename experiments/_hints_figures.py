@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from _hints_task import ALL, NONE, SHAPES, SIDE
-from scipy import stats
 
 import landscape as ls
 
@@ -102,10 +101,9 @@ def _draw_response(ax: Any, taught: ls.Landscape, points: list[tuple[float, int]
 
 def _draw_means(ax: Any, where: Any, found: np.ndarray, color: str, label: str, style: str = "-") -> None:
     """Means over seeds `(points, seeds)` with Student's 95 % intervals."""
-    num = found.shape[1]
-    half = stats.t.ppf(0.975, num - 1) * found.std(axis=1, ddof=1) / np.sqrt(num)
+    mean, low, _ = ls.analysis.mean_interval(found)
     options: dict[str, Any] = {"fmt": "o" + style, "markersize": 3.5, "capsize": 2.5, "linewidth": 1.0}
-    ax.errorbar(where, found.mean(axis=1), yerr=half, color=color, label=label, **options)
+    ax.errorbar(where, mean, yerr=mean - low, color=color, label=label, **options)
 
 
 def _draw_depth(result: Mapping[str, ls.Landscape]) -> Any:

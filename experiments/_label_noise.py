@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _runner import Lab
 from jax.flatten_util import ravel_pytree
 
 import landscape as ls
@@ -123,10 +122,3 @@ class Trainings:
         shapes = jax.eval_shape(self.init, self.key)
         blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         return ravel_pytree(blank)[1](jnp.asarray(flat))
-
-
-def all_at_once(lab: Lab, num: int) -> Lab:
-    """The lab with so many points in one vmapped program, unless --batch says otherwise."""
-    if lab.options.get("batch", "auto") != "auto":
-        return lab
-    return dataclasses.replace(lab, options={**lab.options, "batch": num})

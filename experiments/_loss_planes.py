@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from _runner import Lab, UsageError
+from matplotlib.colors import ListedColormap
+from matplotlib.patches import Patch
 
 import landscape as ls
 from landscape import analysis, losses, plotting
@@ -258,20 +260,27 @@ MARKS = {
 
 def _mark(ax: Any, landscape: ls.Landscape, name: str) -> None:
     """The three minima of a loss, and the way that outliers lead."""
-    if name != "zero_one":  # of an error rate many points are least
-        ends = [minimum(landscape, f"{name}_{part}") for part in PARTS[:2]]
-        arrow = {"arrowstyle": "->", "color": "white", "linewidth": 1.0, "shrinkA": 3, "shrinkB": 3}
-        ax.annotate("", ends[1], ends[0], arrowprops=arrow)
+    ends = [minimum(landscape, f"{name}_{part}") for part in PARTS[:2]]
+    arrow = {"arrowstyle": "->", "color": "white", "linewidth": 1.0, "shrinkA": 3, "shrinkB": 3}
+    ax.annotate("", ends[1], ends[0], arrowprops=arrow)
     for part, (marker, text) in MARKS.items():
-        size = (9 if marker == "*" else 6) * (0.45 if name == "zero_one" else 1.0)
-        look = {"color": "white", "markeredgecolor": "black", "markeredgewidth": 0.6, "markersize": size}
-        ax.plot(*least(landscape, f"{name}_{part}").T, marker, linestyle="none", label=text, zorder=6, **look)
+        look = {"color": "white", "markeredgecolor": "black", "markeredgewidth": 0.6}
+        point = minimum(landscape, f"{name}_{part}")
+        size = 9 if marker == "*" else 6
+        ax.plot(*point, marker, linestyle="none", label=text, zorder=6, markersize=size, **look)
+
+
+def _shade_least(ax: Any, landscape: ls.Landscape, name: str) -> None:
+    """All cells where an error rate is least: many are, and any one of them would be arbitrary."""
+    cells = np.ma.masked_where(~least(landscape, name), np.ones(landscape.grid.shape))
+    x, y = (axis.values for axis in landscape.grid.axes)
+    ax.pcolormesh(x, y, cells.T, cmap=ListedColormap(["white"]), rasterized=True)
 
 
 def least(landscape: ls.Landscape, name: str) -> np.ndarray:
-    """All points of the grid where a loss is least, `(n, 2)`."""
+    """Where on the grid a loss is least, of the shape of the grid."""
     values = landscape[f"{name}_loss"]
-    return landscape.grid.points_at(np.flatnonzero(values.ravel() == np.min(values)))
+    return values == np.min(values)
 
 
 def _panels(landscape: ls.Landscape, names: Any, parts: Any, titles: Any, size: tuple[float, float]) -> Any:
@@ -289,12 +298,18 @@ def _panels(landscape: ls.Landscape, names: Any, parts: Any, titles: Any, size: 
                 landscape, f"{name}_{part}_loss", ax=ax, minimum=False, scale=scale, label=titles[part], aspect="auto",
                 contours=False if name == "zero_one" else 6, **limits,
             )  # fmt: skip
-            _mark(ax, landscape, name)
+            if name == "zero_one":
+                _shade_least(ax, landscape, f"{name}_{part}")
+            else:
+                _mark(ax, landscape, name)
             if not row:
                 ax.set_title(TITLES[name])
             ax.set(xlabel="intercept" if row == len(parts) - 1 else "", ylabel="slope" if not column else "")
     handles, texts = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=3)
+    if "zero_one" in names:
+        handles.append(Patch(facecolor="white", edgecolor="black", linewidth=0.6))
+        texts.append("0-1: all that are least")
+    figure.legend(handles, texts, loc="outside lower center", ncols=len(names))
     return figure
 
 

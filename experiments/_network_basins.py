@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import surface
+from _digits_minima import digits_with_decay
 from _runner import Lab, UsageError, say
 from jax.flatten_util import ravel_pytree
 
@@ -41,19 +42,9 @@ class Ends:
         return self.outcomes == ls.Outcome.CONVERGED
 
 
-def small_digits(hidden: int = 4, examples: int = 200, decay: float = 0.03) -> ls.Problem:
+def small_digits() -> ls.Problem:
     """A tanh network 64-4-10 on 200 digits with weight decay, which makes its minima isolated points."""
-    init, predict = ls.problems.mlp((64, hidden, 10))
-    train, test = ls.problems.digits()
-    parts = {"train": {name: x[:examples] for name, x in train.items()}, "test": test}
-
-    def loss_fn(params: Any, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        losses, metrics = ls.problems.cross_entropy(predict(params, batch["x"]), batch["y"])
-        return losses + decay / 2 * sum(jnp.sum(x**2) for x in jax.tree.leaves(params)), metrics
-
-    data = {part: jax.tree.map(jnp.asarray, values) for part, values in parts.items()}
-    objectives = {part: ls.Objective(loss_fn, values, has_aux=True) for part, values in data.items()}
-    return ls.Problem(init, objectives, predict, name=f"digits MLP 64-{hidden}-10, weight decay {decay:g}")
+    return digits_with_decay((4,), 0.03, 0.2, examples=200)
 
 
 def plane_of(config: Any, lab: Lab, problem: ls.Problem, num: int) -> tuple[ls.Subspace, ls.Grid, np.ndarray]:
@@ -62,8 +53,8 @@ def plane_of(config: Any, lab: Lab, problem: ls.Problem, num: int) -> tuple[ls.S
         resolution=num, extent=config.extent, layout=config.layout, steps=config.train_steps,
         learning_rate=config.train_rate, seed=config.seed,
     )  # fmt: skip
-    trained = surface._train(settings, lab, problem, config.seed)
-    plane, grid, meta = surface._plane(config.directions, settings, lab, problem, trained)
+    trained = surface.train(settings, lab, problem, config.seed)
+    plane, grid, meta = surface.plane_of(config.directions, settings, lab, problem, trained)
     return plane, grid, np.asarray(meta.get("corners", np.zeros((1, 2))))
 
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _digits_minima import SYMMETRY, Estimate, Polished, in_double, mean_of, wilson
+from _digits_minima import SYMMETRY, Polished, in_double
+from _estimates import Estimate, mean_of, share_of
 from _runner import Lab, say
 from jax.flatten_util import ravel_pytree
 
@@ -74,21 +75,25 @@ def best_rate(losses: np.ndarray, rates: np.ndarray) -> float:
     return float(rates[np.argmin(medians)])
 
 
-def pilot(campaign: Campaign, name: str, build: Build, rates: Sequence[float], num: int, lab: Lab) -> float | None:
-    """The learning rate that a pilot with other starts decides on; None while other shards compute it."""
+def pilot(
+    campaign: Campaign, name: str, build: Build, rates: Sequence[float], num: int, lab: Lab
+) -> tuple[ls.Landscape | None, float | None]:
+    """A pilot with other starts, and the learning rate that it decides on; None while other shards compute it."""
     hyper = np.repeat(np.asarray(rates, np.float32), num)
     runs = campaign.runs(name, build, len(hyper), hyper, stream=1)
     found = lab.sweep(f"pilot_network_{name}", runs, ls.Grid.of(run=np.arange(len(hyper))))
     if found is None:
-        return float(np.median(rates))
+        return None, float(np.median(rates))
     if not found.computed.all():
-        return None
+        return found, None
     diverged = found["outcome"] == ls.Outcome.DIVERGED
     losses = np.where(diverged, np.inf, found["history.train_loss"][:, -1])
-    return best_rate(losses.reshape(len(rates), num), np.asarray(rates))
+    return found, best_rate(losses.reshape(len(rates), num), np.asarray(rates))
 
 
-def polish(campaign: Campaign, ended: Mapping[str, ls.Landscape], num: int, lab: Lab) -> ls.Landscape | None:
+def polish(
+    campaign: Campaign, runs: Mapping[str, Runs], ended: Mapping[str, ls.Landscape], num: int, lab: Lab
+) -> ls.Landscape | None:
     """The minima below the ends of the first starts, for every optimizer: run `k * num + i` is optimizer k, start i."""
     if lab.planning:
         params = campaign.problem.init(jax.random.key(0))
@@ -96,8 +101,7 @@ def polish(campaign: Campaign, ended: Mapping[str, ls.Landscape], num: int, lab:
     elif not all(landscape.computed.all() for landscape in ended.values()):
         return None
     else:
-        parts = [_params(campaign.problem, landscape, num) for landscape in ended.values()]
-        stacked = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+        stacked = first_ends(runs, ended, num)
     with jax.enable_x64(True):
         objectives = in_double(dict(campaign.problem.objectives))
         point = Polished(objectives["train"], in_double(stacked), objectives)
@@ -106,17 +110,16 @@ def polish(campaign: Campaign, ended: Mapping[str, ls.Landscape], num: int, lab:
         return lab.sweep("network_minima", point, ls.Grid.of(run=np.arange(count)), about)
 
 
+def first_ends(runs: Mapping[str, Runs], ended: Mapping[str, ls.Landscape], num: int) -> Any:
+    """The parameters at the end of the first `num` starts, stacked: of one optimizer after the other."""
+    parts = [runs[name].gather(landscape).params for name, landscape in ended.items()]
+    return jax.tree.map(lambda *leaves: np.concatenate([leaf[:num] for leaf in leaves]), *parts)
+
+
 def flat_ends(landscape: ls.Landscape) -> np.ndarray:
     """The parameters at the end of each run, as vectors in float64, `(runs, d)`."""
     leaves = [landscape[name] for name in landscape if name.startswith("params")]
     return np.concatenate([np.asarray(x, np.float64).reshape(len(x), -1) for x in leaves], axis=1)
-
-
-def _params(problem: ls.Problem, landscape: ls.Landscape, num: int) -> Any:
-    """The parameters at the end of the first runs, stacked."""
-    structure = jax.tree.structure(jax.eval_shape(problem.init, jax.random.key(0)))
-    leaves = [landscape[name][:num] for name in landscape if name.startswith("params")]
-    return jax.tree.unflatten(structure, leaves)
 
 
 def _about(campaign: Campaign, names: list[str], num: int, found: ls.Landscape) -> dict[str, Any]:
@@ -152,7 +155,7 @@ def paired(a: np.ndarray, b: np.ndarray) -> tuple[Estimate, float]:
 def paired_text(a: np.ndarray, b: np.ndarray) -> str:
     """A paired difference in print."""
     mean, errors = paired(a, b)
-    return f"{mean.value:+.5f} [{mean.low:+.5f}, {mean.high:+.5f}], {errors:+.1f} standard errors"
+    return f"{mean:+.5f}, {errors:+.1f} standard errors"
 
 
 def same_start_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -193,8 +196,7 @@ def _end_rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
             x = end(landscape, quantity)
             x = x[np.isfinite(x)]
             if len(x) > 1:
-                mean = mean_of(x)
-                text = f"{mean.value:.5f} [{mean.low:.5f}, {mean.high:.5f}], standard deviation {np.std(x, ddof=1):.5f}"
+                text = f"{mean_of(x):.5f}, standard deviation {np.std(x, ddof=1):.5f}"
                 said.append((f"{quantity.replace('_', ' ')}, mean", text))
     return [(f"network, {landscape.meta['key']}: {what}", "", text) for what, text in said]
 
@@ -237,5 +239,4 @@ def share_text(count: int, num: int) -> str:
     """A share of independent starts with its Wilson interval."""
     if not num:
         return "no start to compare"
-    found = wilson(count, num)
-    return f"{found.value:.2%} [{found.low:.2%}, {found.high:.2%}] of {num:,}"
+    return f"{share_of(count, num):.2%} of {num:,}"

@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,7 @@ class Flags:
     """Flags of every experiment."""
 
     out: Path | None = None
-    """Folder for the results; results/NAME by default."""
+    """Folder for the results; results/NAME by default, and results/NAME_smoke with --smoke."""
     problem: str | None = None
     """Your own model: module:factory or file.py:factory, where factory() returns a landscape.Problem."""
     smoke: bool = False
@@ -85,6 +85,8 @@ class Lab:
         import landscape as ls
         from landscape.store import annotate
 
+        if options.get("tolerance") and self.options.get("shard"):
+            raise UsageError(f"--shard needs every point computed, and {name} computes as many as its tolerance takes")
         if self.planning:
             keep = {k: v for k, v in self.options.items() if k in ("batch", "devices")}
             fewer = "at most, as --tolerance evaluates fewer points:\n" if options.get("tolerance") else ""
@@ -97,6 +99,15 @@ class Lab:
         if store is not None and entries:
             annotate(store, **entries)
         return landscape.with_meta(**entries)
+
+    def at_once(self, cpu: int, elsewhere: int | None = None) -> "Lab":
+        """So many points at a time on a CPU; `elsewhere` (measured where None) on other devices; --batch overrules."""
+        import jax
+
+        count = cpu if jax.default_backend() == "cpu" else elsewhere
+        if count is None or self.options.get("batch", "auto") != "auto":
+            return self
+        return dataclasses.replace(self, options={**self.options, "batch": count})
 
     def remember(self, name: str, key: Any, compute: Callable[[], Any], doing: str) -> Any:
         """A pytree of arrays from an earlier run with the same `key`, or computed and kept for the next one.
@@ -223,7 +234,10 @@ def main(
     try:
         if small_programs:
             _split_cpu()
-        status = _execute(experiment, parsed.config, parsed.flags, run, plot, findings)
+        settings = settings_rows(parsed.config, smoke if parsed.flags.smoke else None)
+        status = _execute(
+            experiment, parsed.config, parsed.flags, run, plot, lambda result: [*settings, *findings(result)]
+        )
     except BaseException as error:
         status = _exit_status(error)
     sys.stdout.flush()
@@ -251,7 +265,8 @@ def _execute(experiment: str, config: Any, flags: Flags, run: Any, plot: Any, fi
         jax.config.update("jax_enable_x64", True)
     if flags.compile_cache:
         _keep_compiled_programs()
-    out = flags.out or Path("results") / experiment
+    # a folder of its own, or the full run would be refused for the plans of the tiny one
+    out = flags.out or Path("results") / (experiment + "_smoke" * flags.smoke)
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; give a folder")
     options: dict[str, Any] = {"devices": flags.devices, "progress": flags.progress, "batch": flags.batch}
@@ -266,8 +281,8 @@ def _execute(experiment: str, config: Any, flags: Flags, run: Any, plot: Any, fi
         if flags.shard is not None:
             raise UsageError("--no-resume with --shard would delete what the other shards have done; use another --out")
         _forget(out, experiment)
-    _write_config(out, experiment, config, flags)
-    result = run(config, lab)
+    with _announced(out, experiment, config, flags):
+        result = run(config, lab)
     return _finish(result, out, flags, plot, findings, start)
 
 
@@ -288,12 +303,11 @@ def _finish(result: Mapping[str, Any], out: Path, flags: Flags, plot: Any, findi
     if any(missing.values()):
         say("waiting for the other shards: " + ", ".join(f"{n} points of {k}" for k, n in missing.items() if n))
         return 0
-    if flags.figures:
-        _draw(result, out, plot)
     rows = findings(result)
-    (out / "findings.json").write_text(
-        json.dumps([dict(zip(("what", "expected", "found"), r)) for r in rows], indent=1)
-    )
+    record = [dict(zip(("what", "expected", "found"), row)) for row in rows]
+    _write_text(out / "findings.json", json.dumps(record, indent=1))
+    if flags.figures:  # after the findings, which an error in a figure must not lose
+        _draw(result, out, plot)
     print(table(rows))
     say(f"results in {out}, {time.perf_counter() - start:.1f} s")
     return 0
@@ -343,7 +357,7 @@ def _forget(out: Path, experiment: str) -> None:
         )
     for run in filter(is_run, out.glob("*.zarr")):
         shutil.rmtree(run)
-    for remembered in out.glob("training_*.npz"):
+    for remembered in (*out.glob("training_*.npz"), *out.glob("findings.json")):
         remembered.unlink()
 
 
@@ -356,10 +370,27 @@ def _parse_shard(text: str | None) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[1])
 
 
+@contextlib.contextmanager
+def _announced(out: Path, experiment: str, config: Any, flags: Flags) -> Generator[None]:
+    """Settings in the folder that belong to its findings, and no findings of an earlier run beside them.
+
+    A run that is refused leaves both files as they were: so it leaves the results.
+    """
+    from landscape.store import PlanMismatch
+
+    files = (out / "config.json", out / "findings.json")
+    before = {file: file.read_text() for file in files if file.is_file()}
+    _write_config(out, experiment, config, flags)
+    files[1].unlink(missing_ok=True)
+    try:
+        yield
+    except (UsageError, PlanMismatch):
+        for file, text in before.items():
+            _write_text(file, text)
+        raise
+
+
 def _write_config(out: Path, experiment: str, config: Any, flags: Flags) -> None:
-    """Keep the settings of the first run in a folder; later ones go on with it or are refused by their plan."""
-    if (out / "config.json").exists():
-        return
     out.mkdir(parents=True, exist_ok=True)
     record = {
         "experiment": experiment,
@@ -419,3 +450,16 @@ def table(rows: Sequence[tuple[str, str, str]]) -> str:
     head = [("", "expected", "found"), *rows]
     widths = [max(len(row[i]) for row in head) for i in range(3)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in head)
+
+
+def settings_rows(config: Any, smoke: Any = None) -> list[tuple[str, str, str]]:
+    """A row that names the settings which are not the defaults, since published values belong to those; or none.
+
+    Args:
+        config: the settings of a run.
+        smoke: those of `--smoke`, where the run has this flag; then they are not named one by one.
+    """
+    usual, words = (type(config)(), []) if smoke is None else (smoke, ["those of --smoke"])
+    both = [(f.name, getattr(config, f.name), getattr(usual, f.name)) for f in dataclasses.fields(config)]
+    words += [f"{name} = {value}" for name, value, other in both if value != other]
+    return [("settings other than those the expected values belong to", "none", ", ".join(words))] if words else []

@@ -136,7 +136,7 @@ class Ground:
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """One map for each optimizer."""
-    _check(config)
+    _check(config, lab)
     function = config.function != "digits" and lab.problem is None
     ground = _of_function(config) if function else _of_network(config, lab)
     result = {}
@@ -151,11 +151,13 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return {key: landscape for key, landscape in result.items() if landscape is not None}
 
 
-def _check(config: Config) -> None:
+def _check(config: Config, lab: Lab) -> None:
     if config.resolution is not None and config.resolution < 5:
         raise UsageError(f"--resolution must be at least 5, got {config.resolution}")
     if not 0 < config.max_wrong < 1:
         raise UsageError(f"--max-wrong is a share of the starts, between 0 and 1; got {config.max_wrong}")
+    if lab.options.get("shard") and not config.exact:
+        raise UsageError("--shard needs every point computed (--exact)")
     if config.coarse < 2 or (config.steps is not None and config.steps < 1) or config.train_steps < 1:
         raise UsageError("needs --coarse >= 2, --steps and --train-steps >= 1")
     if config.tol is not None and not config.tol > 0:

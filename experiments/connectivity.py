@@ -28,17 +28,16 @@ With --problem, your own network takes the place of ours, if its layers follow o
 Cost: about two and a half minutes of CPU time for the defaults.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from _connections import BLOCK, PATHS, Between, Case, Curves, barriers, cases, in_blocks, matched, mean_of, num_blocks
+from _connections import BLOCK, PATHS, Between, Case, Curves, barriers, cases, in_blocks, matched, num_blocks
+from _estimates import Estimate, mean_of, ratio_of
+from _optimizers import adam
 from _runner import Lab, UsageError, main
 
 import landscape as ls
@@ -135,12 +134,6 @@ def _check_problem(problem: ls.Problem) -> None:
         raise UsageError(f"connectivity needs a network of layers that follow one another: {error}") from error
 
 
-@lru_cache
-def adam(learning_rate: float) -> optax.GradientTransformation:
-    """One optimizer object for all networks, so that they share compiled programs."""
-    return optax.adam(learning_rate)
-
-
 def networks(case: Case, config: Config) -> Runs:
     """The trainings of a case; pair `i` is runs `2 i` and `2 i + 1`."""
     train = in_blocks(case.problem.objectives["train"])
@@ -160,7 +153,7 @@ def networks(case: Case, config: Config) -> Runs:
 def _pairs(case: Case, config: Config, lab: Lab) -> dict[str, Any]:
     """The trained networks of a case, the curves of its pairs, and losses along all paths."""
     runs, numbers = networks(case, config), ls.Grid.of(run=np.arange(2 * config.pairs))
-    trained = _lanes(lab, numbers.size).sweep(f"nets_{case.name}", runs, numbers)
+    trained = lab.at_once(numbers.size, numbers.size).sweep(f"nets_{case.name}", runs, numbers)
     if trained is None:  # only planning
         keys = jax.random.split(jax.random.key(0), 2 * config.pairs)
         params = jax.vmap(case.problem.init)(keys)
@@ -172,7 +165,7 @@ def _pairs(case: Case, config: Config, lab: Lab) -> dict[str, Any]:
     objective, key = runs.objective, jax.random.fold_in(jax.random.key(config.seed), 1)
     curves = Curves(objective, a, b, key, adam(config.curve_rate), config.curve_steps, runs.batch_size or 1)
     pairs = np.arange(config.pairs)
-    fitted = _lanes(lab, config.pairs).sweep(f"curves_{case.name}", curves, ls.Grid.of(pair=pairs))
+    fitted = lab.at_once(config.pairs, config.pairs).sweep(f"curves_{case.name}", curves, ls.Grid.of(pair=pairs))
     if fitted is not None and not fitted.computed.all():
         return {f"nets_{case.name}": trained, f"curves_{case.name}": fitted}
     bends = a if fitted is None else curves.bends(fitted)
@@ -184,7 +177,7 @@ def _pairs(case: Case, config: Config, lab: Lab) -> dict[str, Any]:
     said["copy"] = permuted_copy(case.problem.objectives["train"], jax.tree.map(lambda x: x[0], a), config)
     point = Between(case.problem.objectives, a, b, other, bends)
     grid = ls.Grid.of(pair=pairs, t=np.linspace(0, 1, config.points))
-    losses = _lanes(lab, 1).sweep(f"paths_{case.name}", point, grid, lambda _: said)
+    losses = lab.at_once(1, 1).sweep(f"paths_{case.name}", point, grid, lambda _: said)
     return {f"nets_{case.name}": trained, f"curves_{case.name}": fitted, f"paths_{case.name}": losses}
 
 
@@ -200,13 +193,6 @@ def permuted_copy(objective: ls.Objective, params: Any, config: Config) -> list[
         losses = jax.lax.map(lambda t, way=way: objective(way(t)), jnp.linspace(0, 1, config.points)[:, None])
         found.append(ls.analysis.barrier(losses).above_line)
     return found
-
-
-def _lanes(lab: Lab, lanes: int) -> Lab:
-    """Points at a time, unless --batch says otherwise."""
-    if lab.options.get("batch", "auto") != "auto":
-        return lab
-    return dataclasses.replace(lab, options={**lab.options, "batch": lanes})
 
 
 def _instability(case: Case, config: Config, lab: Lab) -> Any:
@@ -225,7 +211,7 @@ def _instability(case: Case, config: Config, lab: Lab) -> Any:
     splits = sorted(set(config.splits))
     grid = ls.Grid.of(split=splits, run=np.arange(config.split_runs))
     said = {"case": {"data": case.data, "width": case.width, "name": case.problem.name}}
-    return _lanes(lab, grid.size).sweep("instability", point, grid, lambda _: said)
+    return lab.at_once(grid.size, grid.size).sweep("instability", point, grid, lambda _: said)
 
 
 # -------------------------------------------------------------------------------------------------------- findings
@@ -236,10 +222,11 @@ def studied_paths(result: Mapping[str, ls.Landscape]) -> dict[str, ls.Landscape]
     return {name.removeprefix("paths_"): found for name, found in result.items() if name.startswith("paths_")}
 
 
-def removed(found: ls.Landscape, part: str = "train") -> np.ndarray:
-    """The share of each pair's barrier that matching removes."""
+def removed(found: ls.Landscape, part: str = "train") -> Estimate:
+    """The share of the mean barrier that matching removes; NaN where no pair has a barrier."""
     line, other = (barriers(found, f"{name}_{part}_loss") for name in ("line", "matched"))
-    return 1 - other / line
+    left = ratio_of(other, line)
+    return Estimate(1 - left.value, 1 - left.high, 1 - left.low)
 
 
 def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
@@ -282,8 +269,9 @@ def _case_rows(found: ls.Landscape) -> list[tuple[str, str, str]]:
             rows.append((f"{part} barrier, {WORDS[way]}", expected, f"{mean_of(heights):.3f}"))
     for part in parts:
         expected = "at least 0.7" if told and part == "train" else "not published"
-        share = f"{mean_of(removed(found, part)):.3f}"
-        rows.append((f"share of the {part} barrier that matching removes", expected, share))
+        share = removed(found, part)
+        text = "no barrier" if np.isnan(share.value) else f"{share:.3f}"
+        rows.append((f"share of the mean {part} barrier that matching removes", expected, text))
     top = {way: found[f"{way}_train_loss"].max(axis=-1) for way in PATHS}
     below = int(np.sum(top["curve"] < top["line"]))
     rows.append(("pairs whose curve stays below the top of their line", f"all {len(top['line'])}", str(below)))
@@ -364,31 +352,36 @@ def _draw_paths(ax: Any, found: ls.Landscape) -> None:
                 ax.fill_between(t, means[:, 1], means[:, 2], color=COLORS[way], alpha=0.15, linewidth=0)
     ax.plot([], [], "--", color="0.4", label="test loss")
     ax.set(xlabel="position on the path, t", ylabel=f"loss{unit(found)}", xlim=(0, 1))
-    ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend
-    ax.legend(loc="upper right")
+    ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend above the bands
+    ax.legend(loc="upper center", ncols=2)
     ax.set_title(f"{title(found)}, {found.grid.shape[0]} pairs", loc="left")
 
 
 def _draw_widths(ax: Any, found: list[ls.Landscape]) -> None:
-    """Barriers against the width, with their intervals, side by side; what was expected as crosses."""
+    """Barriers against the width on a log scale, intervals side by side; what was expected as crosses."""
     parts = [part for part in PARTS if f"line_{part}_loss" in found[0]]
-    places = np.arange(len(found))
+    found = sorted(found, key=lambda one: one.meta["case"]["width"])
+    widths = [one.meta["case"]["width"] for one in found]
+    places = np.array([width or 1 for width in widths])  # a network as given has no width
     for i, way in enumerate(PATHS):
         for j, part in enumerate(parts):
             means = np.array([mean_of(barriers(one, f"{way}_{part}_loss")) for one in found])
             errors = np.abs(means[:, 1:] - means[:, :1]).T
             face = COLORS[way] if part == "train" else "white"
             look: dict[str, Any] = {"color": COLORS[way], "linestyle": PARTS[part], "markerfacecolor": face}
-            aside = 0.09 * (i - 1) + 0.03 * (j - 0.5)
-            ax.errorbar(places + aside, means[:, 0], errors, marker="o", markersize=4, capsize=2, linewidth=0.9, **look)
-    crosses = [(i, value) for i, one in enumerate(found) for value in EXPECTED.get(case_name(one), ())]
+            aside = 0.12 * (i - 1) + 0.04 * (j - 0.5)
+            look |= {"marker": "o", "markersize": 4, "capsize": 2, "linewidth": 0.9}
+            ax.errorbar(places * 2.0**aside, means[:, 0], errors, **look)
+    crosses = [(at, value) for at, one in zip(places, found) for value in EXPECTED.get(case_name(one), ())]
     for part in parts:
         ax.plot([], [], "o", color="0.4", markerfacecolor="0.4" if part == "train" else "white", label=part)
     if crosses:
         ax.plot(*np.array(crosses).T, "x", color="black", markersize=5, zorder=4, label="earlier sample, train")
-    widths = [one.meta["case"]["width"] for one in found]
+    ax.set_xscale("log", base=2)
     ax.set_xticks(places, [str(width) if width else "as given" for width in widths])
-    ax.set(xlabel="width of the hidden layer", ylabel=f"barrier{unit(found[0])}", xlim=(-0.3, len(found) - 0.7))
+    ax.minorticks_off()
+    ax.set(xlabel="width of the hidden layer" + " (log scale)" * all(widths), ylabel=f"barrier{unit(found[0])}")
+    ax.set_xlim(places.min() / 1.4, places.max() * 1.4)
     ax.axhline(0, color="0.8", linewidth=0.6, zorder=0)
     ax.set_ylim(top=1.3 * ax.get_ylim()[1])  # room for the legend
     ax.legend(loc="upper left")

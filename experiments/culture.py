@@ -19,15 +19,16 @@ Two protocols:
 Expected:
 
 - isolated learners followed to the end are bad as often as in table 1 of Safran & Shamir, the two-proportion z test
-  at 1 %;
-- children at k = 12 solve the task in 68 % of cases, against 34 % for mutation and about 41 % for a restart (one
-  earlier pilot of 239 children, not a publication);
+  at 1 %, whether those that are not at rest by then count as bad or as good;
+- children at k = 12 solve the task in 68 % of cases, against 34 % for mutation and about 41 % for a restart (an
+  earlier sample of 239 children, not a publication);
 - exchange beats mutation with z > 5 at k = 12 and k = 16, in both protocols. Found: 9.8 and 4.9 for children, 7.6 and
   12.9 for populations;
 - zero bandwidth equals isolation; copying the best leaves one network alive.
 
-Intervals are 95 %: Wilson's, for populations with the number of learners divided by the design effect. z of children is
-that of two proportions, given the stuck learners; z of populations is paired, since both arms start from the same.
+Intervals are 95 %: Wilson's, for populations with the number of learners divided by the design effect, once they have
+talked. z of children is that of two proportions, given the stuck learners; z of populations is paired, since both arms
+start from the same.
 
 This experiment has its own problem and takes no --problem. Populations compute in float32, unless --x64 is given:
 whether a loss is below 1e-3 does not take more. Learners that are followed to the end, and children, use float64:
@@ -61,10 +62,10 @@ from _culture_report import (
     rest,
     sizes,
     unaided,
-    z_of_shares,
 )
+from _estimates import z_of_shares
+from _published_shares import PUBLISHED, beside_published
 from _runner import Lab, UsageError, main
-from student_teacher import PUBLISHED, band
 
 import landscape as ls
 from landscape.problems import student_teacher
@@ -72,7 +73,7 @@ from landscape.training import Runs
 
 LANES = 256  # learners at a time on a CPU
 TOL = 1e-9  # gradient norm of a learner at rest
-PILOT = {"exchange": "68 (pilot)", "mutation": "34 (pilot)", "restart": "about 41 (pilot)"}  # at k = 12
+EARLIER = {"exchange": "68", "mutation": "34", "restart": "about 41"}  # %, at k = 12
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class Study:
         )
         case = {"k": self.k, "role": role, "name": name, "rules": dataclasses.asdict(rules)}
         case |= {"per_record": config.evaluations, **(about or {})}
-        here, grid = self._with_lanes(LANES // size), ls.Grid.of(population=np.arange(config.learners // size))
+        here, grid = self._at_once(LANES // size), ls.Grid.of(population=np.arange(config.learners // size))
         landscape = here.sweep(store, population, grid, lambda _: {"case": case})
         return {} if landscape is None else {store: landscape}
 
@@ -216,15 +217,12 @@ class Study:
                 tol=TOL,
             )
             case = {"k": self.k, "role": "rest", "name": "rest"}
-            here = self._with_lanes(32)
+            here = self._at_once(32)
             return here.sweep(name, runs, ls.Grid.of(run=np.flatnonzero(ends.bad)), lambda _: {"case": case})
 
-    def _with_lanes(self, lanes: int) -> Lab:
-        """So many points at a time on a CPU and all of them elsewhere, unless --batch says otherwise."""
-        if self.lab.options.get("batch", "auto") != "auto":
-            return self.lab
-        batch = lanes if jax.default_backend() == "cpu" else self.config.learners
-        return dataclasses.replace(self.lab, options={**self.lab.options, "batch": batch})
+    def _at_once(self, cpu: int) -> Lab:
+        """So many points at a time on a CPU and all of them elsewhere."""
+        return self.lab.at_once(cpu, self.config.learners)
 
 
 # -------------------------------------------------------------------------------------------------------- findings
@@ -246,19 +244,8 @@ def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
 
 
 def _published_row(k: int, ends: Rest) -> tuple[str, str, str]:
-    hits, count = int(ends.bad.sum()), len(ends.bad)
-    low, high = ls.analysis.wilson_interval(hits, count)
-    found = f"{in_print(hits / count, (low, high))}, {hits} of {count}"
     what = f"k = {k}: isolated, followed to the end, bad, %"
-    if (k, k) not in PUBLISHED:
-        return what, "not listed", found
-    least, most = band(PUBLISHED[k, k], count)
-    verdict = "inside" if least <= hits / count <= most else "OUTSIDE"
-    return (
-        what,
-        f"{100 * PUBLISHED[k, k]:.1f} (99 % band {100 * least:.1f} ... {100 * most:.1f})",
-        f"{found}: {verdict}",
-    )
+    return what, *beside_published(PUBLISHED.get((k, k)), ends.bad, ends.open)
 
 
 def _child_rows(k: int, found: Mapping[str, Cell], isolated: Cell) -> list[tuple[str, str, str]]:
@@ -268,8 +255,8 @@ def _child_rows(k: int, found: Mapping[str, Cell], isolated: Cell) -> list[tuple
     what = f"k = {k}: children of the stuck, {{}}, solved, %"
     rows = []
     for name, one in {**found, "restart": isolated}.items():
-        expected = PILOT.get(name, "") if k == 12 else {"copy": "0"}.get(name, "")
-        rows.append((what.format(name), expected or "-", one.text()))
+        expected = f"{EARLIER[name]} (earlier sample)" if k == 12 and name in EARLIER else "-"
+        rows.append((what.format(name), "0" if name == "copy" else expected, one.text()))
     first, second = found["exchange"], found["mutation"]
     z = z_of_shares((int(first.counts[-1]), first.num), (int(second.counts[-1]), second.num))
     expected = "> 5" if k in (12, 16) else "-"

@@ -27,22 +27,20 @@ Where the definition of an outlier finds another number than C - 1 or C, the tab
 With --problem, your own loss takes the place of the digits; say by --top how many classes it has. What is seen against
 the number of classes needs data of our own and is left out then.
 
-Intervals are 95 %: Student's over the runs for means, Wilson's for shares of cases.
+Intervals are 95 %, Student's over the runs. So are those of shares of cases: the cases of one run have its centres,
+examples and start in common.
 
 Cost: two to four minutes of CPU time for the defaults, most of it for the dense Hessians of 108 small networks.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _connections import mean_of
 from _curvature_points import (
     ARMS,
     MOMENTS,
@@ -55,6 +53,8 @@ from _curvature_points import (
     digits_by_class,
     subset,
 )
+from _estimates import Estimate, mean_of
+from _optimizers import sgd
 from _runner import Lab, UsageError, main
 
 import landscape as ls
@@ -121,16 +121,12 @@ SMOKE = Config(
 )  # fmt: skip
 
 
-@lru_cache
-def sgd(rate: float) -> optax.GradientTransformation:
-    """One optimizer object for all networks, so that they share compiled programs."""
-    return optax.sgd(rate)
-
-
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """Trainings, the curvature along them, spectra, projected trainings, and spectra against the number of classes."""
+    lab = lab.at_once(1, 1)  # one point after another on any device: they are searches of different lengths
     problem = lab.problem or digits_mlp((config.hidden,))
-    _check(config, problem)
+    _check(config)
+    _check_problem(config, problem, lab.problem is not None)
     objective = problem.objectives["train"]
     objective = objective if lab.problem else subset(objective, config.examples)
     result, snapshots = _trained(problem, objective, config, lab)
@@ -141,7 +137,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return {name: landscape for name, landscape in result.items() if landscape is not None}
 
 
-def _check(config: Config, problem: ls.Problem) -> None:
+def _check(config: Config) -> None:
     if config.seeds < 2:
         raise UsageError(f"needs --seeds >= 2, for an interval, got {config.seeds}")
     if config.records < 2 or config.steps % (2 * config.records) or not config.steps:
@@ -160,28 +156,23 @@ def _check(config: Config, problem: ls.Problem) -> None:
         raise UsageError(f"--classes must lie within 2 and {MOST}, got {config.classes}")
     if not MOST <= config.per_case <= 348:
         raise UsageError(f"--per-case must be {MOST} to 348, twice as many as there are of the rarest digit")
-    _check_problem(config, problem)
 
 
-def _check_problem(config: Config, problem: ls.Problem) -> None:
+def _check_problem(config: Config, problem: ls.Problem, own: bool) -> None:
     count, size = problem.objectives["train"].num_examples, _size(problem)
     if count is None:
         raise UsageError("curvature draws minibatches: the training objective of --problem needs data")
-    if not 1 <= config.batch_size <= min(count, config.examples):
-        raise UsageError(f"--batch-size must be 1 to {min(count, config.examples)} examples, got {config.batch_size}")
+    if not own and not 1 <= config.examples <= count:
+        raise UsageError(f"--examples must be 1 to {count}, all that there are for training, got {config.examples}")
+    most = count if own else config.examples
+    if not 1 <= config.batch_size <= most:
+        raise UsageError(f"--batch-size must be 1 to {most} examples, got {config.batch_size}")
     if not 1 <= config.top < size:
         raise UsageError(f"--top must be at least 1 and below the {size} parameters, got {config.top}")
 
 
 def _size(problem: ls.Problem) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(problem.init, jax.random.key(0))))
-
-
-def _one_by_one(lab: Lab) -> Lab:
-    """Points one after another, unless --batch says otherwise: they are searches of different lengths."""
-    if lab.options.get("batch", "auto") != "auto":
-        return lab
-    return dataclasses.replace(lab, options={**lab.options, "batch": 1})
 
 
 def _keys(config: Config, number: int) -> jax.Array:
@@ -209,7 +200,7 @@ def _trained(problem: Any, objective: ls.Objective, config: Config, lab: Lab) ->
     """The trainings, and their snapshots with leading axes (training, run, record), once all are there."""
     result, found = {}, []
     for name, runs in trainings(problem, objective, config).items():
-        trained = _one_by_one(lab).sweep(f"nets_{name}", runs, ls.Grid.of(run=np.arange(runs.num_runs)))
+        trained = lab.sweep(f"nets_{name}", runs, ls.Grid.of(run=np.arange(runs.num_runs)))
         result[f"nets_{name}"] = trained
         if trained is None:  # only planning
             found += [jax.tree.map(lambda x: jnp.stack([x] * (config.records + 1), 1), runs.inits)]
@@ -224,7 +215,7 @@ def _trained(problem: Any, objective: ls.Objective, config: Config, lab: Lab) ->
 
 def _studied(name: str, objective: ls.Objective, snapshots: Any, config: Config, lab: Lab) -> dict[str, Any]:
     """Curvature along the trainings, spectra along the first run of SGD, and projected trainings."""
-    lab, records = _one_by_one(lab), np.arange(config.records + 1)
+    records = np.arange(config.records + 1)
     size = sum(x[0, 0, 0].size for x in jax.tree.leaves(snapshots))
     every = config.steps // config.records
     said = {"model": name, "size": size, "top": config.top, "every": every, "batch_size": config.batch_size}
@@ -254,7 +245,7 @@ def _by_classes(config: Config, lab: Lab) -> dict[str, Any]:
     point = ByClasses(inputs, _keys(config, 5), sgd(config.rate), config.per_case, config.hidden, config.steps)  # ty: ignore[invalid-argument-type]
     axes: dict[str, Any] = {"classes": sorted(set(config.classes)), "run": np.arange(config.seeds)}
     grid = ls.Grid.of(data=np.arange(len(titles)), **axes)
-    return {"classes": _one_by_one(lab).sweep("classes", point, grid, lambda _: {"titles": titles})}
+    return {"classes": lab.sweep("classes", point, grid, lambda _: {"titles": titles})}
 
 
 def _kinds(config: Config) -> dict[str, np.ndarray]:
@@ -326,13 +317,17 @@ def _classes_rows(found: ls.Landscape) -> list[tuple[str, str, str]]:
     for data, title in enumerate(found.meta["titles"]):
         for i, moment in enumerate(MOMENTS):
             off = numbers[data, :, :, i] - classes[:, None]
-            hits, cases = int(np.sum((off == 0) | (off == -1))), off.size
-            low, high = ls.analysis.wilson_interval(hits, cases)
-            text = f"{hits} of {cases} (95 % {100 * low:.0f} ... {100 * high:.0f} %)"
+            right = (off == 0) | (off == -1)
+            share = mean_of(right.mean(axis=0))  # only runs are independent: their cases share centres and a start
+            text = f"{right.sum()} of {right.size} (95 % over {right.shape[1]} runs {_percent(share)})"
             rows.append((f"{title}, {moment}: cases with {COUNT} outliers", f"all; {chance:.0%} by chance", text))
         each = "; ".join(f"{c}: {' '.join(map(str, row))}" for c, row in zip(classes, numbers[data, :, :, -1]))
         rows.append((f"{title}, end: outliers of each run, by C", COUNT, each))
     return rows
+
+
+def _percent(share: Estimate) -> str:
+    return f"{100 * share.low:.0f} ... {100 * share.high:.0f} %"
 
 
 def _share_rows(found: ls.Landscape) -> list[tuple[str, str, str]]:
@@ -423,7 +418,7 @@ def _draw_laws(result: Mapping[str, ls.Landscape]) -> Any:
     from matplotlib import pyplot
 
     columns = 3 if "classes" in result else 2
-    figure, axes = pyplot.subplots(1, columns, figsize=(3.5 * columns, 3.6))
+    figure, axes = pyplot.subplots(1, columns, figsize=(3.5 * columns, 4.2))
     panels = list(axes)
     if "classes" in result:
         _draw_classes(panels.pop(0), result["classes"])
@@ -432,6 +427,7 @@ def _draw_laws(result: Mapping[str, ls.Landscape]) -> Any:
     for ax, letter in zip(axes, "abc"):
         ax.set_title(f"({letter}) {ax.get_title(loc='left')}", loc="left")
         ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))  # below, so that it covers nothing
     return figure
 
 
@@ -444,12 +440,8 @@ def _draw_classes(ax: Any, found: ls.Landscape) -> None:
         for column in numbers[i].T:
             ax.plot(at, column, "o", color=color, markersize=3, alpha=0.7, linewidth=0)
         ax.plot([], [], "o", color=color, markersize=3, label=title)
-    ax.set(
-        xlabel="number of classes C",
-        ylabel="outliers above the largest gap",
-        ylim=(0, 1.6 * max(classes.max(), numbers.max())),
-    )
-    ax.legend(loc="upper left")
+    ax.set(xlabel="number of classes C", ylabel="outliers above the largest gap")
+    ax.set_ylim(0, max(classes.max(), numbers.max()) + 1)
     ax.set_title("outliers, end of training", loc="left")
 
 
@@ -461,13 +453,10 @@ def _draw_shares(ax: Any, found: ls.Landscape) -> None:
         label = f"{TRAININGS[name].split(',')[0]}, rate {study['rates'][name]:g}"
         ax.plot(steps, found["share"][i].T, color=color, linewidth=0.5, alpha=0.5)
         ax.plot(steps, found["share"][i].mean(axis=0), color=color, label=label)
-        if name != "edge":
-            ax.plot(steps, found["batch_share"][i].mean(axis=(0, -1)), "--", color=color, linewidth=0.9)
+        ax.plot(steps, found["batch_share"][i].mean(axis=(0, -1)), "--", color=color, linewidth=0.9)
     ax.plot([], [], "--", color="0.4", linewidth=0.9, label="minibatch gradients there")
     ax.axhline(study["top"] / study["size"], color="black", linestyle=":", linewidth=0.9, label="random space")
-    ax.set(xlabel="training step", ylabel="share of the squared gradient", xlim=steps[[0, -1]], ylim=(-0.02, 1.7))
-    ax.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
-    ax.legend(loc="upper right")
+    ax.set(xlabel="training step", ylabel="share of the squared gradient", xlim=steps[[0, -1]], ylim=(-0.02, 1.02))
     ax.set_title(f"gradient in the top {study['top']} directions", loc="left")
 
 
@@ -485,7 +474,6 @@ def _draw_projected(ax: Any, found: ls.Landscape) -> None:
     ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.minorticks_off()
-    ax.legend(loc="best")
     ax.set_title("SGD with projected steps", loc="left")
 
 

@@ -35,21 +35,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from _digits_minima import (
-    Estimate,
     Polished,
     Richness,
     about_minima,
-    correlation,
     digits_with_decay,
     exchanged,
     in_double,
-    mean_of,
     neighbour_correlation,
     richness,
-    wilson,
 )  # fmt: skip
+from _estimates import Estimate, correlation, mean_of, share_of
+from _optimizers import adam
 from _runner import Lab, UsageError, main
 
 import landscape as ls
@@ -104,12 +101,6 @@ SMOKE = Config(
 def scaled(init: Any, scale: float) -> Any:
     """An initialisation whose parameters are `scale` times those of another one."""
     return jax.tree_util.Partial(lambda key: jax.tree.map(lambda x: scale * x, init(key)))
-
-
-@lru_cache
-def adam(learning_rate: float) -> optax.GradientTransformation:
-    """One optimizer object for all runs, so that they share a compiled program."""
-    return optax.adam(learning_rate)
 
 
 def campaign(problem: ls.Problem, config: Config, num_runs: int, scale: float = 1.0) -> Runs:
@@ -238,7 +229,7 @@ def solved(starts: ls.Landscape) -> np.ndarray:
 
 def share_solved(starts: ls.Landscape) -> Estimate:
     """Share of the runs that classify every training digit rightly, with its Wilson interval."""
-    return wilson(int(solved(starts).sum()), starts.grid.size)
+    return share_of(int(solved(starts).sum()), starts.grid.size)
 
 
 def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
@@ -258,12 +249,15 @@ def _start_rows(starts: ls.Landscape) -> list[tuple[str, str, str]]:
     train, test = last(starts, "train_loss"), last(starts, "test_loss")
     accuracy, finite = last(starts, "test_accuracy"), np.isfinite(train) & np.isfinite(test)
     measured = {"train loss": train, "test loss": test, "test accuracy": accuracy}
-    rows = [("reach 100 % training accuracy", _percent(share_solved(starts)) + f" of {num:,}")]
+    rows = [("reach 100 % training accuracy", f"{share_solved(starts):.2%} of {num:,}")]
     for what, x in measured.items():
-        spread = f", standard deviation {np.std(x[finite], ddof=1):.4f}" if finite.sum() > 1 else ""
-        rows.append((f"{what}, mean", _text(mean_of(x[finite]), ".5f") + spread))
-    rows.append(("correlation of train and test loss", _text(correlation(train[finite], test[finite]), ".3f")))
-    return [(f"starts {scale:g} x N(0, 1/fan_in): {what}", "not published", found) for what, found in rows]
+        if finite.sum() > 1:
+            spread = f"standard deviation {np.std(x[finite], ddof=1):.4f}"
+            rows.append((f"{what}, mean", f"{mean_of(x[finite]):.5f}, {spread}"))
+    rows.append(("correlation of train and test loss", f"{correlation(train[finite], test[finite]):.3f}"))
+    words = f"starts {scale:g} x N(0, 1/fan_in)"
+    lost = (f"{words}: runs without a finite loss, left out", "none", f"{np.sum(~finite)} of {num:,}")
+    return [*((f"{words}: {what}", "not published", found) for what, found in rows), lost]
 
 
 def _minima_rows(found: ls.Landscape) -> list[tuple[str, str, str]]:
@@ -287,12 +281,12 @@ def _minima_rows(found: ls.Landscape) -> list[tuple[str, str, str]]:
     if len(about["distances"]):
         gaps = np.asarray(about["distances"])
         text = f"{gaps.min():.3f} to {gaps.max():.3f}, median {np.median(gaps):.3f}"
-        rows.append(("distance of two minima over their norm", "above 1e-4, the tolerance", text))
+        rows.append(("distance of two minima over their norm", "not published", text))
     if there.sum() > 1:
         spread = f"{loss.min():.6f} to {loss.max():.6f}"
         rows.append(("train loss at the minima", "not published", spread))
-        rows.append(("test loss at the minima, mean", "not published", _text(mean_of(test), ".5f")))
-        rows.append(("correlation of train and test loss", "not published", _text(correlation(loss, test), ".3f")))
+        rows.append(("test loss at the minima, mean", "not published", f"{mean_of(test):.5f}"))
+        rows.append(("correlation of train and test loss", "not published", f"{correlation(loss, test):.3f}"))
     return [(f"{about['model']}: {what}", expected, text) for what, expected, text in rows]
 
 
@@ -319,14 +313,6 @@ def _plane_rows(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]
             text = f"{neighbour_correlation(values):.3f} at a spacing of {step:.2g}"
             rows.append((f"{words}: rank correlation of neighbours' test loss", "1 inside wide basins", text))
     return rows
-
-
-def _percent(found: Estimate) -> str:
-    return f"{found.value:.2%} [{found.low:.2%}, {found.high:.2%}]"
-
-
-def _text(found: Estimate, form: str) -> str:
-    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
 
 
 # ------------------------------------------------------------------------------------------------------------ plot
@@ -408,11 +394,12 @@ def _draw_shares(ax: Any, scales: list[ls.Landscape]) -> None:
 
 
 def _draw_spread(ax: Any, scales: list[ls.Landscape]) -> None:
-    """Quantiles of the test loss, and its mean."""
+    """Quantiles of the test loss, and its mean, over the runs where it is finite."""
     x, rows = [starts.meta["starts"]["scale"] for starts in scales], []
     for starts in scales:
         loss = last(starts, "test_loss")
-        rows.append([np.mean(loss), *np.quantile(loss, (0.05, 0.95))])
+        loss = loss[np.isfinite(loss)]
+        rows.append([np.mean(loss), *np.quantile(loss, (0.05, 0.95))] if len(loss) else [np.nan] * 3)
     _bars(ax, x, np.array(rows), "0.25")
     ax.set(ylabel="test loss", title="mean, 5 % and 95 % quantile")
 

@@ -24,10 +24,9 @@ training error is below 1 %: there the last few examples are being fitted.
 Widths are trained side by side, padded to a few common ones (`_wide_nets`). In single precision, the least squares in
 double. This experiment has data and networks of its own and takes no --problem.
 
-Cost: about seven minutes of CPU time for the defaults.
+Cost: about seven CPU minutes for the defaults.
 """
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -114,22 +113,22 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     with jax.enable_x64(True):
         fn = Ridgeless(jax.random.key(config.seed), SIGNAL, VARIANCE, NUM_EXAMPLES, max(config.features))
         grid = ls.Grid.of(features=sorted(config.features), draw=np.arange(config.draws))
-        result = {"ridgeless": _with_batch(lab, LANES).sweep("ridgeless", fn, grid)}
+        result = {"ridgeless": _together(lab, LANES).sweep("ridgeless", fn, grid)}
     data = draw_data(config.examples, config.tests, config.noise, config.seeds, config.seed)
     for size, widths in _by_size(config.widths):
         key = jax.random.key(config.seed)
         nets = Nets(data, key, config.noise, size, config.epochs, config.batch_size)
         grid = ls.Grid.of(width=widths, noise=config.noise, seed=np.arange(config.seeds))
         about = {"epochs": records(config.epochs), "examples": config.examples}
-        result[f"nets_{size}"] = _with_batch(lab, grid.size).sweep(f"nets_{size}", nets, grid, lambda _, a=about: a)
+        result[f"nets_{size}"] = _together(lab, grid.size).sweep(f"nets_{size}", nets, grid, lambda _, a=about: a)
     return {name: landscape for name, landscape in result.items() if landscape is not None}
 
 
 def _check(config: Config, lab: Lab) -> None:
     if lab.problem is not None:
         raise UsageError("this experiment has data and networks of its own; leave --problem away")
-    if min(config.draws, config.seeds, config.epochs) < 1 or min(config.draws, len(config.noise)) < 1:
-        raise UsageError(f"needs --draws, --seeds, --epochs >= 1 and a level of --noise: {config}")
+    if config.draws < 2 or min(config.seeds, config.epochs) < 1 or not config.noise:
+        raise UsageError(f"needs --draws >= 2, --seeds and --epochs >= 1 and a level of --noise: {config}")
     if not config.features or min(config.features) < 1 or not config.widths or min(config.widths) < 1:
         raise UsageError(f"--features and --widths must be positive, got {config.features} and {config.widths}")
     if any(abs(p - NUM_EXAMPLES) <= 1 for p in config.features):
@@ -148,14 +147,10 @@ def _by_size(widths: tuple[int, ...]) -> Iterator[tuple[int, list[int]]]:
         yield size, sorted({width for width in widths if padded_size(width) == size})
 
 
-def _with_batch(lab: Lab, points: int) -> Lab:
-    """So many points at a time, unless --batch says otherwise: measuring would train the networks twice.
-
-    A plan times one.
-    """
-    if lab.options.get("batch", "auto") != "auto":
-        return lab
-    return dataclasses.replace(lab, options={**lab.options, "batch": 1 if lab.planning else points})
+def _together(lab: Lab, points: int) -> Lab:
+    """So many points at a time on any device: to measure would be to train the networks twice. A plan times one."""
+    points = 1 if lab.planning else points
+    return lab.at_once(points, points)
 
 
 # -------------------------------------------------------------------------------------------------------- findings

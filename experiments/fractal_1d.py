@@ -228,6 +228,12 @@ def all_counts(result: Mapping[str, ls.Landscape]) -> dict[str, dict[int, int]]:
     return {"multiplicative": counts(result["multiplicative"]), "additive": fine | coarse}
 
 
+def fitted(found: Mapping[int, int], kind: str) -> dict[int, int]:
+    """The counts at depths where ours and the published one exceed 1, so that both slopes are of the same depths."""
+    theirs = PUBLISHED[kind]
+    return {k: count for k, count in found.items() if k < len(theirs) and min(count, theirs[k]) > 1}
+
+
 def dimension(found: Mapping[int, int]) -> tuple[float, float, int, int]:
     """Slope of log2 count against k where the count exceeds 1, its standard error, and the range of k (as Liu does)."""
     k = np.array([k for k, count in found.items() if count > 1])
@@ -255,13 +261,16 @@ def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
         if k:
             rows.append(_count_row(found["multiplicative"], k, f"multiplied: unequal neighbours, {name}"))
     for kind, (value, error) in DIMENSION.items():
-        slope, spread, low, high = dimension(found[kind])
-        theirs = dimension({k: PUBLISHED[kind][k] for k in found[kind] if k < len(PUBLISHED[kind])})
+        ours = fitted(found[kind], kind)
+        slope, spread, low, high = dimension(ours)
+        theirs = dimension({k: PUBLISHED[kind][k] for k in ours})
         expected = f"{value:.4f} +- {error:.4f} (k to 31), {theirs[0]:.4f} +- {theirs[1]:.4f} (same k)"
         rows.append((f"D, {NAMES[kind]}", expected, f"{slope:.4f} +- {spread:.4f} (k = {low} ... {high})"))
-    top = [k for k in found["additive"] if k >= 20 and k < len(PUBLISHED["additive"])]
-    if top:
-        rows.append(_count_row(found["additive"], top, "added: unequal neighbours"))
+    added, theirs = found["additive"], PUBLISHED["additive"]
+    shared = [k for k in added if k < len(theirs)]
+    first = next((k for k in shared if max(added[k], theirs[k]) > 1), len(theirs))  # before it all counts are 1
+    if first < len(theirs):
+        rows.append(_count_row(added, [k for k in shared if k >= first], "added: unequal neighbours"))
     below, above = onset(result["onset"])
     expected = f"beyond {CONVEX_ROUGHNESS:.4f} (non-convex)"
     rows.append(("more than one border, by eps / lam^2", expected, f"between {below:.4f} and {above:.4f}"))
@@ -341,11 +350,11 @@ def _draw_counts(result: Mapping[str, ls.Landscape]) -> Any:
         k, count = np.array(list(found)), np.array(list(found.values()))
         theirs = PUBLISHED[kind]
         left.plot(np.arange(len(theirs)), theirs, "o", mfc="none", mec="0.55", ms=5, mew=0.7)
-        slope, error, low, high = dimension(found)
+        ours = fitted(found, kind)
+        slope, error, low, high = dimension(ours)
         left.plot(k, count, ".", color=color, label=f"{NAMES[kind]}: D = {slope:.3f} ± {error:.3f}")
         if high:
-            middle = np.mean(np.log2([found[i] for i in range(low, high + 1) if found[i] > 1]))
-            centre = np.mean([i for i in range(low, high + 1) if found[i] > 1])
+            centre, middle = np.mean([list(ours), np.log2(list(ours.values()))], axis=1)
             ends = np.array([low, high])
             left.plot(ends, 2 ** (middle + slope * (ends - centre)), color=color, linewidth=0.8)
     left.plot([], [], "o", mfc="none", mec="0.55", ms=5, mew=0.7, label="Liu (2024)")

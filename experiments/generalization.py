@@ -31,15 +31,14 @@ Cost: about three minutes of CPU time for the defaults.
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
 
 import _rescaling
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from _label_noise import Trainings, all_at_once, standard_error, with_squares
+from _label_noise import Trainings, standard_error, with_squares
+from _optimizers import adam
 from _runner import Lab, UsageError, main
 
 import landscape as ls
@@ -102,7 +101,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
         if ends is None:
             break  # the planes go through what other shards still compute
         for share, end in zip(shares, ends):
-            result |= _surfaces(f"{name}_{round(100 * share)}", trainings, share, end, config, lab)
+            result |= _surfaces(f"{name}_{_percent(share)}", trainings, share, end, config, lab)
         if name == config.data[0] and name != "own":
             result |= _rescale(trainings, ends[0], config, lab)
     return {name: landscape for name, landscape in result.items() if landscape is not None}
@@ -113,6 +112,8 @@ def _check(config: Config, lab: Lab) -> None:
         raise UsageError(f"--data wants digits, mnist5k or both, got {config.data}")
     if not config.noise or not all(0 <= share <= 1 for share in config.noise):
         raise UsageError(f"--noise wants shares between 0 and 1, got {config.noise}")
+    if len({_percent(share) for share in config.noise}) < len(config.noise):  # which name the results
+        raise UsageError(f"--noise wants shares of different whole percentages, got {config.noise}")
     if config.seeds < LEAST_RUNS or min(config.epochs, config.hidden, config.resamples, config.batch_size) < 1:
         raise UsageError(
             f"needs --seeds >= {LEAST_RUNS}, and --epochs, --hidden, --resamples and --batch-size >= 1: {config}"
@@ -123,6 +124,10 @@ def _check(config: Config, lab: Lab) -> None:
         raise UsageError(f"--scales wants positive factors below and above 1, got {config.scales}")
     if lab.problem is not None and "test" not in lab.problem.objectives:
         raise UsageError("--problem: this experiment compares training with test: give Problem.objectives['test'] too")
+
+
+def _percent(share: float) -> int:
+    return round(100 * share)
 
 
 # ---------------------------------------------------------------------------------------------------------- trainings
@@ -161,12 +166,6 @@ def _pooled(data: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"x": images.reshape(len(images), -1), "y": data["y"]}
 
 
-@lru_cache
-def _adam(rate: float) -> optax.GradientTransformation:
-    """One optimizer object for equal settings, so that they share a compiled program."""
-    return optax.adam(rate)
-
-
 def _trainings(name: str, config: Config, lab: Lab) -> Trainings:
     problem = lab.problem if name == "own" else problem_of(name, config)
     train, test = problem.objectives["train"], problem.objectives["test"]
@@ -178,7 +177,7 @@ def _trainings(name: str, config: Config, lab: Lab) -> Trainings:
     per_epoch = max(1, (train.num_examples or 0) // config.batch_size)
     return Trainings(
         init=problem.init,
-        optimizer=_adam(config.learning_rate),
+        optimizer=adam(config.learning_rate),
         train=train,
         track={"test": with_squares(test)},
         num_steps=config.epochs * per_epoch,
@@ -198,7 +197,7 @@ def _runs(name: str, trainings: Trainings, shares: tuple[float, ...], config: Co
         "num_train": trainings.train.num_examples,
         "num_test": trainings.track["test"].num_examples,
     }
-    return all_at_once(lab, config.seeds).sweep(f"runs_{name}", trainings, grid, lambda _: {"runs": about})
+    return lab.at_once(config.seeds, config.seeds).sweep(f"runs_{name}", trainings, grid, lambda _: {"runs": about})
 
 
 def _ends(trainings: Trainings, runs: ls.Landscape | None, shares: tuple[float, ...]) -> list[Any] | None:
@@ -272,7 +271,7 @@ def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
         for i, share in enumerate(runs.grid.axes[0].values):
             prefix = f"{runs.meta['runs']['model']}, {share:.0%} noise"
             rows += _curve_rows(prefix, runs.slice(noise=i), share, runs.meta["runs"])
-            plane, line = (result.get(f"{kind}_{name}_{round(100 * share)}") for kind in ("plane", "line"))
+            plane, line = (result.get(f"{kind}_{name}_{_percent(share)}") for kind in ("plane", "line"))
             rows += [] if plane is None else _offset_rows(prefix, plane)
             rows += [] if line is None else [_path_row(prefix, line)]
         rows += list(_correlation_rows(runs))
@@ -408,9 +407,9 @@ def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
         alike = [part.assign(same_noise=same_noise(part, share, "history.")) for part, share in zip(parts, shares)]
         margins = [margin(part, runs.meta["runs"]) for part in parts]
         drawn[f"curves_{name}"] = figures.curves(runs, alike, margins)
-        planes = [result.get(f"plane_{name}_{round(100 * share)}") for share in shares]
+        planes = [result.get(f"plane_{name}_{_percent(share)}") for share in shares]
         planes = [p.assign(same_noise=same_noise(p, p.meta["surface"]["share"])) for p in planes if p is not None]
-        lines = [result[f"line_{name}_{round(100 * p.meta['surface']['share'])}"] for p in planes]
+        lines = [result[f"line_{name}_{_percent(p.meta['surface']['share'])}"] for p in planes]
         if planes:
             drawn[f"surfaces_{name}"] = figures.surfaces(runs.meta["runs"]["model"], planes, lines)
     groups = [(runs, final_gap(runs)) for _, runs in _campaigns(result)]

@@ -30,16 +30,14 @@ Cost: about five CPU minutes for the defaults.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 from _hints_figures import plot
 from _hints_task import ALL, BESIDE, NONE, RENAMED, WRONG, Arm, Net, Pictures, lessons
+from _optimizers import adam
 from _runner import Lab, UsageError, main
-from scipy import stats
 
 import landscape as ls
 
@@ -95,20 +93,13 @@ SMOKE = Config(
 )  # fmt: skip
 
 
-@lru_cache
-def adam(rate: float) -> optax.GradientTransformation:
-    """One optimizer object, so that equal runs are recognised."""
-    return optax.adam(rate)
-
-
 # ------------------------------------------------------------------------------------------------------------- run
 
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """Every arm on the usual network, then none and all hints on other networks and other numbers of concepts."""
     _check(config, lab)
-    if lab.options.get("batch", "auto") == "auto" and jax.default_backend() == "cpu":
-        lab = dataclasses.replace(lab, options={**lab.options, "batch": LANES})
+    lab = lab.at_once(LANES)
     usual, ends = Net(config.fields, width=config.width), (NONE, ALL)
     wanted: dict[str, tuple[Net, Sequence[Arm]]] = {"hints": (usual, arms(config))}
     wanted |= {f"concepts_{n}": (dataclasses.replace(usual, fields=n), ends) for n in config.concepts}
@@ -173,12 +164,6 @@ def _examples(train: Pictures) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------- findings
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean over seeds and the ends of Student's 95 % interval."""
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return float(np.mean(values)), float(np.mean(values) - half), float(np.mean(values) + half)
-
-
 def errors(landscape: ls.Landscape, arm: str, name: str = "test_error") -> np.ndarray:
     """Error at the end of each seed of an arm, in %."""
     names = [one["name"] for one in landscape.meta["arms"]]
@@ -200,15 +185,15 @@ def _control_rows(taught: ls.Landscape) -> list[tuple[str, str, str]]:
         ("seeds with right hints that err in <= 5 %", "all", f"{learned} of {len(right)} ({low:.0f} ... {high:.0f} %)"),
         ("training error without hints", "< 50, by heart", _text(errors(taught, NONE.name, "train_error"))),
     ]
-    for name, expected in (
-        ("wrong hints", "no better than none"),
-        ("renamed hints", "as right ones"),
-        ("hints about the turn", "not known"),
+    for name, expected, other, difference in (
+        ("wrong hints", "no better than none", "none", ">= 0: must not help"),
+        ("renamed hints", "as right ones", "right", "0"),
+        ("hints about the turn", "not known", "none", "not known"),
     ):
         found = errors(taught, name)
         rows.append((f"test error: {name}", expected, _text(found)))
-        other, of = (right, "right") if name == "renamed hints" else (none, "none")
-        rows.append((f"... minus {of}, same seeds", "0" if of == "right" else "", _text(found - other)))
+        beside = right if other == "right" else none
+        rows.append((f"... minus {other}, same seeds", difference, _text(found - beside)))
     return rows
 
 
@@ -252,7 +237,7 @@ def _what(name: str, net: Mapping[str, Any], train: int) -> str:
 
 
 def _text(values: np.ndarray) -> str:
-    mean, low, high = interval(values)
+    mean, low, high = ls.analysis.mean_interval(values)
     return f"{mean:.1f} ({low:.1f} ... {high:.1f})"
 
 

@@ -92,7 +92,6 @@ class Constants:
         return {
             **{f"{how}_absolute": losses.aggregate(absolute, how) for how in losses.AGGREGATES},
             "mean_squared": losses.aggregate(squared),
-            "mean_huber": losses.aggregate(losses.huber()(prediction, self.targets)),
             "mean_pinball": losses.aggregate(losses.pinball(TAUS[0])(prediction, self.targets)),
         }
 

@@ -7,9 +7,10 @@ ImageNet). Each run has random labels of its own, a start and minibatches of its
 Expected:
 
 - every run of every share fits its training labels: accuracy 1. The more labels are random, the later;
-- at a share of 1 the labels say nothing, so each test example is answered rightly with probability 1/10, exactly: the
-  mean test accuracy over runs lies within its interval about 10 %, from the first epoch to the last. (One run may lie
-  off it by more than counting allows: its answers to similar images are the same, right or wrong together.);
+- at a share of 1 the labels say nothing, so each test example is answered rightly with probability 1/10, exactly: from
+  the first epoch to the last the mean test accuracy over runs lies no farther from 10 % than Student's t allows, the
+  5 % divided among all looks (Bonferroni). (One run may lie off it by more than counting allows: its answers to similar
+  images are the same, right or wrong together.);
 - between the two the test accuracy falls with the share, while the training accuracy does not.
 
 So the training loss alone says nothing of the test, and neither does the size of the network. This experiment has its
@@ -20,14 +21,16 @@ Cost: half a minute of CPU time for the defaults.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import cycle
 from typing import Any
 
 import jax
 import numpy as np
-import optax
-from _label_noise import Trainings, all_at_once
+from _estimates import Estimate, mean_of
+from _label_noise import Trainings
+from _optimizers import adam
 from _runner import Lab, UsageError, main
+from scipy import special
 
 import landscape as ls
 from landscape.problems import classifier, digits, mlp
@@ -64,11 +67,6 @@ class Config:
 SMOKE = Config(shares=(0.0, 1.0), runs=4, examples=60, hidden=64, epochs=120, record=20, batch_size=30)
 
 
-@lru_cache
-def _adam(rate: float) -> optax.GradientTransformation:
-    return optax.adam(rate)
-
-
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """All runs of all shares, in one sweep."""
     _check(config, lab)
@@ -77,7 +75,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     per_epoch = config.examples // config.batch_size
     trainings = Trainings(
         init=problem.init,
-        optimizer=_adam(config.learning_rate),
+        optimizer=adam(config.learning_rate),
         train=problem.objectives["train"],
         track={"test": problem.objectives["test"]},
         num_steps=config.epochs * per_epoch,
@@ -88,7 +86,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     )
     about = {"per_epoch": per_epoch, "num_train": config.examples, "num_test": len(test["y"])}
     grid = ls.Grid.of(noise=np.sort(config.shares), run=np.arange(config.runs))
-    found = all_at_once(lab, config.runs).sweep("runs", trainings, grid, lambda _: {"runs": about})
+    found = lab.at_once(config.runs, config.runs).sweep("runs", trainings, grid, lambda _: {"runs": about})
     return {} if found is None else {"runs": found}
 
 
@@ -104,14 +102,6 @@ def _check(config: Config, lab: Lab) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- findings
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """The mean over runs with a 95 % interval by Student's t."""
-    from scipy.stats import t
-
-    half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return float(np.mean(values)), float(np.mean(values) - half), float(np.mean(values) + half)
 
 
 def fitted(runs: ls.Landscape) -> np.ndarray:
@@ -135,12 +125,9 @@ def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
         when = f"{np.median(known):g} ({known.min():g} ... {known.max():g})" if len(known) else "never"
         rows.append((f"{name}: epoch at which they first do", "later with the share", when))
         expected = f"{CHANCE:.3f} (exact)" if share == 1 else ("high" if share == 0 else "falls with the share")
-        rows.append((f"{name}: test accuracy at the end", expected, _text(mean_interval(test[i, :, -1]))))
+        rows.append((f"{name}: test accuracy at the end", expected, _text(mean_of(test[i, :, -1]))))
         if share == 1:
-            best = np.max(np.abs(np.mean(test[i], axis=0) - CHANCE))
-            sem = np.std(test[i], axis=0, ddof=1) / np.sqrt(count)
-            text = f"{best:.3f} (standard errors {sem.min():.3f} ... {sem.max():.3f})"
-            rows.append((f"{name}: farthest that the mean curve is from chance", "a few standard errors", text))
+            rows.append((f"{name}: largest |t| of the mean curve against chance", *_against_chance(test[i])))
     loss = runs["history.test_loss"][..., -1]
     rows += [
         (f"{share:.0%} random labels: test loss at the end (chance {np.log(10):.3f})", "", f"{np.median(x):.2f}")
@@ -149,8 +136,18 @@ def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _text(interval: tuple[float, float, float]) -> str:
-    return "{:.3f} (95 % {:.3f} ... {:.3f})".format(*interval)
+def _against_chance(curves: np.ndarray) -> tuple[str, str]:
+    """The limit for the largest |t| of `(runs, looks)` if all means are chance, and that |t| with its distance."""
+    count, looks = curves.shape
+    off, error = curves.mean(axis=0) - CHANCE, np.std(curves, axis=0, ddof=1) / np.sqrt(count)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(np.isclose(off, 0, atol=1e-7), 0.0, np.abs(off) / error)  # 0 / 0 where all runs are at chance
+    limit, at = special.stdtrit(count - 1, 1 - 0.025 / looks), int(np.argmax(t))
+    return f"at most {limit:.2f} (5 % over {looks} looks)", f"{t[at]:.2f}, where the mean is {CHANCE + off[at]:.3f}"
+
+
+def _text(found: Estimate) -> str:
+    return "{:.3f} (95 % {:.3f} ... {:.3f})".format(*found)
 
 
 # ------------------------------------------------------------------------------------------------------------ figures
@@ -164,7 +161,7 @@ def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
     figure, axes = pyplot.subplots(1, 3, figsize=(9.6, 3.3))
     shares, epochs = runs.grid.axes[0].values, runs["history.step"][0, 0] / runs.meta["runs"]["per_epoch"]
     for ax, part in zip(axes, ("train", "test")):
-        for share, curves, color in zip(shares, runs[f"history.{part}_accuracy"], COLORS):
+        for share, curves, color in zip(shares, runs[f"history.{part}_accuracy"], cycle(COLORS)):
             ax.plot(epochs, curves.T, color=color, linewidth=0.4, alpha=0.35)
             ax.plot(epochs, np.median(curves, axis=0), color=color, linewidth=1.5, label=f"{share:.0%} random")
         ax.set(xlabel="epochs", ylabel=f"{part} accuracy", ylim=(0, 1.03), xlim=epochs[[0, -1]])
@@ -172,12 +169,12 @@ def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
     axes[1].set_title("(b) what is known afterwards", loc="left")
     axes[0].legend(loc="lower right", fontsize=7)
     for part, marker, color in (("train", "o", "#0072b2"), ("test", "s", "#d55e00")):
-        ends = [mean_interval(curves[:, -1]) for curves in runs[f"history.{part}_accuracy"]]
+        ends = [ls.analysis.mean_interval(curves[:, -1]) for curves in runs[f"history.{part}_accuracy"]]
         middle, low, high = np.array(ends).T
         look: dict[str, Any] = {"fmt": f"{marker}-", "color": color, "markersize": 4, "capsize": 3, "linewidth": 1}
         axes[2].errorbar(shares, middle, yerr=[middle - low, high - middle], label=f"{part}, mean and 95 %", **look)
     axes[2].set(xlabel="share of random training labels", ylabel="accuracy at the end", ylim=(0, 1.03))
-    axes[2].set_title("(c) one training error, any test error", loc="left")
+    axes[2].set_title("(c) one training accuracy, any test accuracy", loc="left")
     for ax in axes[1:]:
         ax.axhline(CHANCE, color="0.35", linewidth=0.9, linestyle=":", label="chance" if ax is axes[2] else None)
     axes[2].legend(loc="center left", fontsize=7)

@@ -36,7 +36,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _digits_minima import digits_with_decay, wilson
+from _digits_minima import digits_with_decay
+from _estimates import share_of
 from _network_optimizers import (
     Campaign,
     changed_minimum,
@@ -190,7 +191,7 @@ def _on_function(config: Config, lab: Lab) -> dict[str, Any]:
         ground = ground_of(config)
         for name in WORDS:
             if name in ("gd", "momentum", "adam"):
-                rates[name] = _function_rate(name, ground, config, lab)
+                result[f"pilot_function_{name}"], rates[name] = _function_rate(name, ground, config, lab)
             rate = rates["gd"] if name == "sgd" else rates.get(name)
             if rate is None and name != "lbfgs":
                 continue  # other shards compute the pilot
@@ -221,8 +222,8 @@ def words(name: str, rate: float | None) -> str:
     return WORDS[name] if rate is None else f"{WORDS[name]}, rate {rate:g}"
 
 
-def _function_rate(name: str, ground: Ground, config: Config, lab: Lab) -> float | None:
-    """The rate that a coarse grid of starts decides on; None while other shards compute it."""
+def _function_rate(name: str, ground: Ground, config: Config, lab: Lab) -> tuple[Any, float | None]:
+    """A pilot from a coarse grid of starts, and the rate that it decides on; None while other shards compute it."""
     points = ground.grid(PILOT).points()
     rates = np.asarray(config.rates)
     runs = Runs(
@@ -239,9 +240,9 @@ def _function_rate(name: str, ground: Ground, config: Config, lab: Lab) -> float
     )
     found = lab.sweep(f"pilot_function_{name}", runs, ls.Grid.of(run=np.arange(runs.num_runs)))
     if found is None:
-        return float(np.median(rates))
+        return None, float(np.median(rates))
     if not found.computed.all():
-        return None
+        return found, None
     ends = found["params"].reshape(len(rates), len(points), 2)
     with np.errstate(over="ignore"):  # runs that diverged are far away
         nearest = np.linalg.norm(ends[:, :, None] - ground.minima, axis=-1).min(axis=-1)
@@ -249,7 +250,7 @@ def _function_rate(name: str, ground: Ground, config: Config, lab: Lab) -> float
     chosen, arrived = fastest_rate(np.mean(nearest <= ground.radius, axis=1), steps, rates)
     if arrived < ENOUGH:
         say(f"note: no rate brings {ENOUGH:.0%} of {name}'s pilot to a minimum; {chosen:g} does best ({arrived:.0%})")
-    return chosen
+    return found, chosen
 
 
 def fastest_rate(arrived: np.ndarray, steps: np.ndarray, rates: np.ndarray) -> tuple[float, float]:
@@ -279,22 +280,25 @@ def _on_network(config: Config, lab: Lab) -> dict[str, Any]:
     )
     if not own:
         campaign = campaign._replace(symmetry=minima.Identity())
-    ended: dict[str, Any] = {}
+    result, runs, ended = {}, {}, {}
     for name in WORDS:
         rate = None
         if name != "lbfgs":
-            rate = pilot(campaign, name, partial(build, name, 0.0, config.seed), config.rates, config.pilot_starts, lab)
+            rule = partial(build, name, 0.0, config.seed)
+            found, rate = pilot(campaign, name, rule, config.rates, config.pilot_starts, lab)
+            result[f"pilot_network_{name}"] = found
             if rate is None:
-                return {}  # other shards compute the pilot
-        runs = campaign.runs(name, fixed(name, 0.0, config.seed, rate), config.starts)
+                return result  # other shards compute the pilot
+        runs[name] = campaign.runs(name, fixed(name, 0.0, config.seed, rate), config.starts)
         batch = f", minibatches of {config.batch_size}" if name == "sgd" else ""
         initialisation = "N(0, 1 / fan_in)" if own else "the problem's own initialisation"
         about = {"key": name, "optimizer": words(name, rate) + batch, "initialisation": initialisation}
-        about = about | {"model": problem.name}
-        ended[name] = lab.sweep(f"network_{name}", runs, ls.Grid.of(run=np.arange(config.starts)), lambda _, a=about: a)
-    result = {f"network_{name}": landscape for name, landscape in ended.items()}
+        about |= {"model": problem.name}
+        grid = ls.Grid.of(run=np.arange(config.starts))
+        ended[name] = lab.sweep(f"network_{name}", runs[name], grid, lambda _, a=about: a)
+    result |= {f"network_{name}": landscape for name, landscape in ended.items()}
     if config.polished:
-        result["network_minima"] = polish(campaign, ended, config.polished, lab)
+        result["network_minima"] = polish(campaign, runs, ended, config.polished, lab)
     return result
 
 
@@ -375,7 +379,7 @@ def _draw_maps(maps: Mapping[str, ls.Landscape]) -> Any:
         few = {"minima": points} if len(points) <= 40 else None
         ls.plotting.basins(landscape, ax=ax, points=few, shade=None if name == "sgd" else "steps")
         ax.set_title(_broken(landscape.meta["optimizer"]))
-    shares = {(a, b): wilson(*changed_verdicts(maps[a], maps[b])) for a, b in combinations(maps, 2)}
+    shares = {(a, b): share_of(*changed_verdicts(maps[a], maps[b])) for a, b in combinations(maps, 2)}
     _draw_matrix(axes[len(maps)], list(maps), shares)
     axes[len(maps)].set_title("starts that change their verdict, %")
     return figure

@@ -16,18 +16,20 @@ Cost: under a minute on two CPU cores for the defaults, 101 x 101 points in each
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from _optimizers import adam
 from _runner import Lab, UsageError, main, say
 
 import landscape as ls
 from landscape._batching import Strategy
 from landscape._fingerprint import function_digests
+from landscape.plotting._surface import BOX
 
 Directions = Literal["filter", "layer", "none", "pca", "three-point", "hessian"]
 TITLES = {
@@ -81,8 +83,8 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     kinds = _kinds(config, lab, problem)
     if lab.problem is not None and {"filter"} & set(kinds):
         say(f"filters as in {config.layout} (--layout)")
-    trained = _train(config, lab, problem, config.seed)
-    planes = {kind: _plane(kind, config, lab, problem, trained) for kind in kinds}
+    trained = train(config, lab, problem, config.seed)
+    planes = {kind: plane_of(kind, config, lab, problem, trained) for kind in kinds}
     result = {}
     for kind, (plane, grid, meta) in planes.items():
         surface = ls.LossSurface(plane, problem.objectives, config.metrics, config.recalibrate)
@@ -122,7 +124,7 @@ def _kinds(config: Config, lab: Lab, problem: ls.Problem) -> tuple[Directions, .
     return kinds
 
 
-def _train(config: Config, lab: Lab, problem: ls.Problem, seed: int) -> ls.Run:
+def train(config: Config, lab: Lab, problem: ls.Problem, seed: int) -> ls.Run:
     """The problem's own parameters, or a training run from a random start."""
     key = jax.random.key(seed)
     if lab.planning:
@@ -134,7 +136,7 @@ def _train(config: Config, lab: Lab, problem: ls.Problem, seed: int) -> ls.Run:
     def compute() -> ls.Run:
         return ls.train(
             problem.objectives["train"],
-            _adam(config.learning_rate),
+            adam(config.learning_rate),
             problem.init(key),
             num_steps=config.steps,
             key=jax.random.fold_in(key, 1),
@@ -164,12 +166,6 @@ def _what_is_trained(objective: ls.Objective, params: Any) -> dict[str, Any]:
     return function_digests(program, (objective, params))
 
 
-@lru_cache
-def _adam(learning_rate: float) -> optax.GradientTransformation:
-    """One optimizer object for all runs, so that they share a compiled program."""
-    return optax.adam(learning_rate)
-
-
 def _given(problem: ls.Problem) -> ls.Run:
     """A run that consists of parameters trained elsewhere."""
     snapshots = problem.snapshots
@@ -191,8 +187,8 @@ def _along(objective: ls.Objective, snapshots: Any) -> jax.Array:
     return jax.jit(lambda o, s: jax.lax.map(o, s))(objective, snapshots)
 
 
-def _plane(kind: Directions, config: Config, lab: Lab, problem: ls.Problem, trained: ls.Run) -> tuple[Any, Any, Any]:
-    """The plane, its grid, and what is to be said about it."""
+def plane_of(kind: Directions, config: Config, lab: Lab, problem: ls.Problem, trained: ls.Run) -> tuple[Any, Any, Any]:
+    """The plane through the trained parameters, its grid, and what is to be said about it."""
     if kind == "pca":
         return _pca_plane(config, trained)
     if kind == "three-point":
@@ -246,7 +242,7 @@ def _pca_plane(config: Config, trained: ls.Run) -> tuple[Any, Any, Any]:
 
 def _three_point_plane(config: Config, lab: Lab, problem: ls.Problem, trained: ls.Run) -> tuple[Any, Any, Any]:
     """Through the solutions of three seeds."""
-    others = [_train(config, lab, problem, config.seed + i).params for i in (1, 2)]
+    others = [train(config, lab, problem, config.seed + i).params for i in (1, 2)]
     plane = ls.subspace.plane_through(trained.params, *others)
     corners = np.asarray([np.zeros(2), *(plane.project(p) for p in others)])
     grid = _covering(corners, config.resolution, ["from seed A to seed B", "towards seed C"])
@@ -264,7 +260,7 @@ def _covering(points: np.ndarray, num: int, labels: list[str], margin: float = 0
 def _about(problem: ls.Problem, trained: ls.Run, surface: ls.LossSurface, meta: Any, landscape: ls.Landscape) -> Any:
     """What the findings and the figures need beside the values, to be stored with them."""
     plane: Any = surface.at
-    unperturbed = _unperturbed(surface, plane, landscape)
+    unperturbed = _unperturbed(surface, trained.params, landscape)
     path = _path_in(plane, trained.snapshots) | {"loss": trained.history["train_loss"]}
     about = {
         **meta,
@@ -290,12 +286,13 @@ def _path_in(plane: ls.Subspace, snapshots: Any) -> dict[str, jax.Array]:
     return {"coords": coords, "residual": residual, "distance": distance}
 
 
-def _unperturbed(surface: ls.LossSurface, plane: ls.Subspace, landscape: ls.Landscape) -> dict[str, float]:
+def _unperturbed(surface: ls.LossSurface, params: Any, landscape: ls.Landscape) -> dict[str, float]:
     """The losses of the trained parameters, by the program that made the map, with all directions set to zero.
 
     The same losses by another program, such as the one that trained, may differ in the last bit.
     """
-    still = ls.Subspace(plane.origin, jax.tree.map(jnp.zeros_like, plane.directions))
+    plane: Any = surface.at
+    still = ls.Subspace(params, jax.tree.map(jnp.zeros_like, plane.directions))
     strategy = Strategy(**landscape.meta["plan"]["batching"])
     point = ls.Grid.of(alpha=[0.0], beta=[0.0])
     values = ls.sweep(dataclasses.replace(surface, at=still), point, batch=strategy, progress=False)
@@ -353,8 +350,9 @@ def _summary(planes: list[tuple[str, ls.Landscape]]) -> Any:
 
     figure = pyplot.figure(figsize=(9.6, 7.4))
     axes = [figure.add_subplot(2, 2, i + 1, projection="3d" if i == 1 else None) for i in range(4)]
-    ls.plotting.heatmap(first, "train_loss", ax=axes[0], contours=True)
+    ls.plotting.heatmap(first, "train_loss", ax=axes[0], contours=True, minimum=not _at_border(first, "train_loss"))
     ls.plotting.surface3d(first, "train_loss", ax=axes[1])
+    _fill_panel(axes[1])
     titles = [
         "training loss",
         "the same in 3-D",
@@ -368,7 +366,8 @@ def _summary(planes: list[tuple[str, ls.Landscape]]) -> Any:
         axes[2].set_axis_off()
         titles[2] = ""
     if len(planes) > 1:
-        ls.plotting.heatmap(last, "train_loss", ax=axes[3], contours=True, aspect="auto")
+        inside = not _at_border(last, "train_loss")
+        ls.plotting.heatmap(last, "train_loss", ax=axes[3], contours=True, aspect="auto", minimum=inside)
         if last.meta["paths"]:
             ls.plotting.trajectory(last, ax=axes[3])
     else:
@@ -378,6 +377,20 @@ def _summary(planes: list[tuple[str, ls.Landscape]]) -> Any:
         if title:
             axis.set_title(f"({letter}) {title}", loc="left")
     return figure
+
+
+def _fill_panel(solid: Any) -> None:
+    """A larger box than in a figure of its own, since the panel is wider than high; names clear of the ticks."""
+    solid.set_box_aspect(BOX, zoom=1.15)
+    for axis in (solid.xaxis, solid.yaxis):
+        axis.labelpad = 3.0
+
+
+def _at_border(landscape: ls.Landscape, name: str) -> bool:
+    """Whether the lowest point lies on the edge of the grid, where the loss may go on falling: no minimum then."""
+    if not np.any(np.isfinite(landscape[name])):
+        return False
+    return any(i in (0, n - 1) for i, n in zip(landscape.argmin(name), landscape.grid.shape))
 
 
 def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
@@ -448,10 +461,8 @@ def _minimum_row(landscape: ls.Landscape, name: str) -> tuple[str, str, str]:
     if not np.any(np.isfinite(landscape[f"{name}_loss"])):
         return f"{name} minimum on the grid", "a finite loss", "none is finite"
     index = landscape.argmin(f"{name}_loss")
-    edge = any(i in (0, n - 1) for i, n in zip(index, landscape.grid.shape))
-    found = f"{landscape[f'{name}_loss'][index]:.7g} at {_coords(landscape.coords(index))}" + (
-        " (at the border)" if edge else ""
-    )
+    edge = " (at the border)" if _at_border(landscape, f"{name}_loss") else ""
+    found = f"{landscape[f'{name}_loss'][index]:.7g} at {_coords(landscape.coords(index))}{edge}"
     return (
         f"{name} minimum on the grid" if landscape.computed.all() else f"{name} minimum of the points evaluated",
         "at (0, 0) if training is over" if name == "train" else "beside it",

@@ -19,7 +19,6 @@ This experiment has its own problem and takes no --problem. It always computes i
 Cost: about half a minute of one CPU core for the defaults.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -71,7 +70,7 @@ SMOKE = Config(runs=48, longer=2, resolution=21)
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """The runs, the stalled ones longer and with Adam, and a plane around the end of one of them."""
     _check(config, lab)
-    lab = _with_lanes(config, lab)
+    lab = lab.at_once(min(LANES, config.runs), config.runs)  # as many as fit into the cache of a CPU
     with jax.enable_x64(True):
         problem = xor()
         objective = problem.objectives["train"]
@@ -99,14 +98,6 @@ def _check(config: Config, lab: Lab) -> None:
         raise UsageError(
             f"needs --runs, --longer >= 1, --steps >= {RECORDS}, --resolution >= 2 and --rate > 0: {config}"
         )
-
-
-def _with_lanes(config: Config, lab: Lab) -> Lab:
-    """As many runs at a time as fit into the cache of a CPU; all of them elsewhere, unless --batch says otherwise."""
-    if lab.options.get("batch", "auto") != "auto":
-        return lab
-    lanes = min(LANES, config.runs) if jax.default_backend() == "cpu" else config.runs
-    return dataclasses.replace(lab, options={**lab.options, "batch": lanes})
 
 
 def _trainings(objective: ls.Objective, optimizer: Any, inits: Any, steps: int) -> Runs:

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "landscape"
 ROWS = [
     ("__init__",),
-    ("_tree", "grid", "losses"),
-    ("_layout", "affine", "_interpolation"),
+    ("_tree", "grid"),
+    ("losses", "_layout", "affine", "_interpolation"),
     ("_fields",),
     ("adaptive",),
     ("store",),

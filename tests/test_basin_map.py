@@ -128,7 +128,7 @@ def test_every_point_draws_the_same_minibatches():
         ({"optimizer": 0.1}, TypeError, "optimizer must be an optax optimizer"),
         ({"at": 3.0}, TypeError, "at must be a function of the coordinates or None, got float"),
         ({"at": lambda c: {"x": c > 0}}, TypeError, r"the result of at\(coords\)\.x must be a real floating"),
-        ({"num_steps": -3}, ValueError, "needs num_steps >= 0"),
+        ({"num_steps": -3}, ValueError, "num_steps must be at least 0, got -3"),
         ({"minima": np.ones((2, 1))}, ValueError, "minima= and radius= belong together"),
         ({"radius": 0.1}, ValueError, "minima= and radius= belong together"),
         ({"minima": np.ones((2, 1)), "radius": -0.1}, ValueError, "radius must be a positive distance, got -0.1"),

@@ -196,6 +196,12 @@ def test_what_cannot_be_done_is_refused(settings, match):
         mapped(**settings)
 
 
+def test_shards_need_every_point():
+    lab = Lab(None, QUIET | {"shard": (0, 2)})
+    with pytest.raises(UsageError, match=r"--shard needs every point computed \(--exact\)"):
+        basins.run(basins.SMOKE, lab)
+
+
 # ---------------------------------------------------------------------------------------------------------- networks
 
 

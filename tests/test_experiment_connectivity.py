@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _runner import Lab, UsageError, table
+from _estimates import mean_of, ratio_of
+from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
 
 import landscape as ls
@@ -39,7 +40,8 @@ def test_the_script_draws_and_prints_what_the_stores_hold(smoke):
     done, out, result = smoke
     assert {"connectivity.png", "connectivity.pdf", "findings.json"} <= {path.name for path in out.iterdir()}
     assert set(result) == {"nets_digits_4", "curves_digits_4", "paths_digits_4", "instability"}
-    assert table(connectivity.findings(result)) == done.stdout.rstrip("\n")
+    rows = [*settings_rows(connectivity.SMOKE, connectivity.SMOKE), *connectivity.findings(result)]
+    assert table(rows) == done.stdout.rstrip("\n")
 
 
 def test_paths_of_a_pair_share_their_ends(smoke):
@@ -78,10 +80,23 @@ def test_blocks_are_means_of_their_examples():
 
 def test_means_carry_students_interval():
     x = np.array([2.5, 3.5, 7.0])
-    found = _connections.mean_of(x)
+    found = mean_of(x)
     low, high = stats.t.interval(0.95, 2, x.mean(), stats.sem(x))
     np.testing.assert_allclose(found, [x.mean(), low, high])
     assert f"{found:.1f}" == f"4.3 [{low:.1f}, {high:.1f}]"
+
+
+def test_a_ratio_of_means_has_the_error_of_the_bootstrap():
+    rng = np.random.default_rng(9)
+    y = rng.gamma(4.0, 0.5, size=60)
+    x = 0.3 * y + 0.1 * rng.normal(size=60)
+    found = ratio_of(x, y)
+    assert found.value == pytest.approx(x.mean() / y.mean())
+    draws = rng.integers(60, size=(20_000, 60))
+    spread = np.std(x[draws].mean(axis=1) / y[draws].mean(axis=1))
+    half = stats.t.ppf(0.975, 59) * spread
+    np.testing.assert_allclose([found.value - found.low, found.high - found.value], half, rtol=0.05)
+    assert np.all(np.isnan(ratio_of(x, np.zeros(60))))
 
 
 def made_up(heights, data="mnist1d", width=32):
@@ -113,14 +128,23 @@ def test_findings_put_barriers_beside_what_was_expected():
     expected, found = rows[name + "train barrier, line"]
     assert expected == "about 1.5"
     assert found.startswith("1.500 [0.879, 2.121]")
-    assert rows[name + "share of the train barrier that matching removes"][0] == "at least 0.7"
-    assert rows[name + "share of the train barrier that matching removes"][1].startswith("0.733")
+    expected, found = rows[name + "share of the mean train barrier that matching removes"]
+    assert expected == "at least 0.7"
+    assert found.startswith(f"{1 - 1.15 / 4.5:.3f} [")
     assert rows[name + "pairs whose curve stays below the top of their line"] == ("all 3", "3")
     assert rows[name + "barrier to a permuted copy, before, after matching"] == ("> 0, 0 (rounding)", "0.7, 0")
     assert rows[name + "train barrier of children that part at step 0"][1].startswith("0.700")
     # 14 and 2 points of the error rate at steps 0 and 40, and 2 is not below 2
     assert rows[name + "stable (mean train error barrier below 2 points) from step"][1] == "80"
     assert rows[name + "train barrier of children that part at step 80"][0] == "0 (the same network)"
+
+
+def test_a_pair_without_a_barrier_does_not_spoil_the_share_and_none_with_one_is_said():
+    heights = {"line": [1.5, 0.0, 1.5], "matched": [0.5, 0.0, 0.25], "curve": [0.1, 0.0, 0.1]}
+    assert connectivity.removed(made_up(heights)).value == pytest.approx(0.75)
+    flat = made_up({way: [0.0, 0.0, 0.0] for way in connectivity.PATHS})
+    rows = {what: found for what, _, found in connectivity._case_rows(flat)}
+    assert rows["MNIST-1D, width 32: share of the mean train barrier that matching removes"] == "no barrier"
 
 
 def test_figures_show_every_case_and_what_was_expected():
@@ -140,7 +164,8 @@ def test_figures_show_every_case_and_what_was_expected():
         "(d) instability, MNIST-1D, width 32",
     ]
     crosses = [line for line in figure.axes[1].lines if line.get_marker() == "x"]
-    np.testing.assert_allclose(crosses[0].get_xydata(), [[1, 1.5], [1, 0.32]])
+    np.testing.assert_allclose(crosses[0].get_xydata(), [[32, 1.5], [32, 0.32]])
+    assert figure.axes[1].get_xscale() == "log"  # steps of a factor are steps of equal length
     matplotlib.pyplot.close(figure)
 
 
@@ -189,5 +214,5 @@ def test_matching_removes_most_of_the_barrier_on_mnist1d(width, tmp_path):
         connectivity.Config(), digits_widths=(), mnist1d_widths=(width,), split_width=4, split_runs=2, splits=(0,)
     )
     found = connectivity.run(config, Lab(tmp_path, {"progress": False}))[f"paths_mnist1d_{width}"]
-    assert connectivity.removed(found).mean() > 0.7
+    assert connectivity.removed(found).low > 0.7
     assert np.all(found["curve_train_loss"].max(axis=-1) < found["line_train_loss"].max(axis=-1))

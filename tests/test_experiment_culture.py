@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from _culture import Population, Rules, differences, gradient, num_different, senders
 from _culture_arms import TIE, arms, children, doses, recombine
-from _culture_report import Cell, best_restarts, cells, paired_z, rest, share_interval, unaided, z_of_shares
+from _culture_report import Cell, best_restarts, cells, paired_z, rest, share_interval, unaided
+from _estimates import z_of_shares
 from _runner import Lab, UsageError
 from culture import Config, findings
 from scipy import stats
@@ -305,6 +306,13 @@ def test_populations_that_agree_count_once():
     assert (low, high) == (pytest.approx(float(ls.analysis.wilson_interval(20, 20)[0])), 1.0)
 
 
+def test_learners_are_independent_until_they_first_talk():
+    never = np.zeros((20, 4, 5), bool)
+    intervals = Cell(never, np.full((20, 4), 5), 200, False, apart=2).intervals
+    alone, together = (float(ls.analysis.wilson_interval(0, num)[1]) for num in (100, 20))
+    np.testing.assert_allclose(intervals, [[0, alone]] * 3 + [[0, together]])
+
+
 def test_intervals_cover_the_truth_where_learners_go_together():
     draw, covered = np.random.default_rng(7), []
     for _ in range(600):
@@ -323,6 +331,8 @@ def test_z_agrees_with_scipy():
     expected = stats.ttest_rel(first.mean(axis=1), second.mean(axis=1)).statistic
     assert paired_z(first, second) == pytest.approx(expected)
     assert paired_z(first, first) == 0
+    assert paired_z(np.zeros((5, 8)), np.ones((5, 8))) == -np.inf
+    assert np.isnan(paired_z(first[:1], second[:1]))
 
 
 def test_restarts_of_what_has_no_memory_are_as_good_as_going_on():

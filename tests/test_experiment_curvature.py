@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _runner import Lab, UsageError, table
+from _optimizers import sgd
+from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
 
 import landscape as ls
@@ -55,7 +56,7 @@ def test_the_share_of_a_gradient_in_a_plane():
 def test_classes_without_examples_are_cut_off():
     rng = np.random.default_rng(3)
     inputs = rng.normal(size=(2, 2, 5, 9, 3)).astype(np.float32)
-    point = points.ByClasses(inputs, jax.random.key(4), curvature.sgd(0.5), 12, 2, 10)
+    point = points.ByClasses(inputs, jax.random.key(4), sgd(0.5), 12, 2, 10)
     init, objective = point.problem(1, 3, 1)
     params = init(jax.random.key(7))
     kept = [params[0], {"kernel": params[1]["kernel"][:, :3], "bias": params[1]["bias"][:3]}]
@@ -178,10 +179,11 @@ def test_findings_put_counts_and_shares_beside_what_was_expected():
     assert rows["middle of training: outliers above the largest gap"] == ("9 or 10", "9")
     exact = result["spectra"]["dense"][1].sum()
     assert rows["middle of training: trace"] == (f"{exact:.3f} (dense)", "130.500 ± 3.500")
-    low, high = ls.analysis.wilson_interval(4, 6)
+    shares = [1.0, 1.0, 0.0]  # of the three runs, each with two numbers of classes
+    low, high = stats.t.interval(0.95, 2, np.mean(shares), stats.sem(shares))
     expected, found = rows["clusters, end: cases with C - 1 or C outliers"]
     assert expected == "all; 23% by chance"  # the mean of 1/3 and 2/15
-    assert found == f"4 of 6 (95 % {100 * low:.0f} ... {100 * high:.0f} %)"
+    assert found == f"4 of 6 (95 % over 3 runs {100 * low:.0f} ... {100 * high:.0f} %)"
     assert rows["digits, start: cases with C - 1 or C outliers"][1].startswith("6 of 6")
     assert rows["clusters, end: outliers of each run, by C"][1] == "2: 1 2 3; 5: 4 5 1"
     half = stats.t.ppf(0.975, 2) * 0.05 / 3**0.5
@@ -224,6 +226,7 @@ def test_figures_show_the_null_and_the_band():
         ({"classes": (2, 11)}, "--classes must lie within 2 and 10"),
         ({"per_case": 500}, "--per-case must be 10 to 348"),
         ({"batch_size": 81}, "--batch-size must be 1 to 80 examples"),
+        ({"examples": 5000}, "--examples must be 1 to 1438, all that there are for training"),
         ({"top": 310}, "--top must be at least 1 and below the 310 parameters"),
     ],
 )
@@ -259,6 +262,9 @@ def test_ones_own_problem_takes_the_place_of_the_digits():
     assert list(lab.seen) == ["nets_sgd", "nets_descent", "along", "spectra", "projected"]
     assert lab.seen["along"][0] == (3, 2, 5)
     assert lab.seen["spectra"][1]["values"].shape == (8,)  # no more than there are parameters
+    with pytest.raises(UsageError, match="--batch-size must be 1 to 90 examples"):  # --examples is about the digits
+        curvature.run(dataclasses.replace(curvature.SMOKE, batch_size=91), lab)
+    curvature.run(dataclasses.replace(curvature.SMOKE, batch_size=85), lab)
 
 
 def test_clusters_and_digits_share_one_program():
@@ -284,7 +290,8 @@ def test_the_script_draws_and_prints_what_the_stores_hold(tmp_path):
     assert done.returncode == 0, done.stderr
     assert {"curvature.png", "spectrum.png", "findings.json"} <= {path.name for path in tmp_path.iterdir()}
     result = {path.stem: ls.load(path) for path in tmp_path.glob("*.zarr")}
-    assert table(curvature.findings(result)) == done.stdout.rstrip("\n")
+    rows = [*settings_rows(curvature.SMOKE, curvature.SMOKE), *curvature.findings(result)]
+    assert table(rows) == done.stdout.rstrip("\n")
     spectra = result["spectra"]
     errors = np.abs(spectra["values"] - spectra["dense"][:, ::-1][:, : spectra["values"].shape[1]])
     assert np.all(errors <= spectra["residuals"] + 1e-5)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import _digits_minima as digits_minima
+import _estimates as estimates
 import digits_starts
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from _runner import Lab, UsageError
+from matplotlib import pyplot
 
 import landscape as ls
 
@@ -80,14 +82,21 @@ def test_the_birthday_bound_is_that_of_the_exact_product(num):
 def test_correlation_and_share_against_scipy():
     x = RNG.normal(size=40)
     y = 0.6 * x + RNG.normal(size=40)
-    found, expected = digits_minima.correlation(x, y), scipy.stats.pearsonr(x, y)
+    found, expected = estimates.correlation(x, y), scipy.stats.pearsonr(x, y)
     interval = expected.confidence_interval(0.95)
     np.testing.assert_allclose(found, [expected.statistic, interval.low, interval.high], rtol=1e-6)
     for count in (0, 3, 17):
         interval = scipy.stats.binomtest(count, 17).proportion_ci(0.95, method="wilson")
-        np.testing.assert_allclose(
-            digits_minima.wilson(count, 17), [count / 17, interval.low, interval.high], atol=1e-6
-        )
+        np.testing.assert_allclose(estimates.share_of(count, 17), [count / 17, interval.low, interval.high], atol=1e-6)
+
+
+@pytest.mark.parametrize("num", [2, 3, 40])
+def test_means_against_scipy(num):
+    x = RNG.normal(3.0, 2.0, num)
+    low, high = scipy.stats.t.interval(0.95, num - 1, loc=x.mean(), scale=scipy.stats.sem(x))
+    found = estimates.mean_of(x)
+    np.testing.assert_allclose(found, [x.mean(), low, high], rtol=1e-9)
+    assert f"{found:+.2f}" == f"{x.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def test_neighbours_of_a_smooth_map_agree_and_of_noise_do_not():
@@ -103,7 +112,8 @@ def test_neighbours_of_a_smooth_map_agree_and_of_noise_do_not():
 
 
 def test_the_training_loss_has_the_decay_and_the_test_loss_has_not():
-    problem = digits_starts.digits_with_decay((3,), 0.25, 0.8)
+    problem = digits_starts.digits_with_decay((3,), 0.25, 0.8, examples=60)
+    assert problem.objectives["train"].num_examples == 60
     params = problem.init(jax.random.key(4))
     train, test = (problem.objectives[name].evaluate(params) for name in ("train", "test"))
     squares = sum(float(np.sum(np.square(x))) for x in jax.tree.leaves(params))
@@ -198,6 +208,20 @@ def test_findings_of_a_made_result():
     assert rows["reach 100 % training accuracy"].startswith("60.00% [23.07%, 88.24%] of 5")
     assert rows["test loss, mean"].startswith("2.85000")
     assert rows["correlation of train and test loss"].startswith("-1.000")
+
+
+def test_runs_without_a_finite_loss_are_counted():
+    starts = made(np.array([1.0, 0.5, 1.0, 1.0, 0.75, 0.25]))
+    lost = {name: starts[f"history.{name}"].copy() for name in ("train_loss", "test_loss")}
+    lost["train_loss"][1, -1], lost["test_loss"][4, -1] = np.nan, np.inf
+    starts = starts.assign(**{f"history.{name}": values for name, values in lost.items()})
+    rows = {what.split(": ")[-1]: (expected, found) for what, expected, found in digits_starts._start_rows(starts)}
+    assert rows["runs without a finite loss, left out"] == ("none", "2 of 6")
+    assert rows["test loss, mean"][1].startswith("2.81250")  # of 3, 3, 3 and 2.25
+    _, ax = pyplot.subplots()
+    digits_starts._draw_spread(ax, [starts])
+    assert ax.lines[0].get_ydata() == pytest.approx([2.75])  # of 3, 2.5, 3, 3 and 2.25
+    pyplot.close("all")
 
 
 # ---------------------------------------------------------------------------------------------------------- script

@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 import sklearn.datasets
 import sklearn.linear_model
-from _runner import Lab, UsageError, table
+from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
 
 import landscape as ls
@@ -59,7 +59,8 @@ def test_one_idea_by_the_script(tmp_path):
     drawn = {path.name for path in tmp_path.glob("*.p*")} | {path.name for path in tmp_path.glob("*.svg")}
     assert drawn == {"doodle_3_buckets.png", "doodle_3_buckets.pdf"}
     result = doodles.run(dataclasses.replace(doodles.SMOKE, idea=3), Lab(tmp_path, {"progress": False}))
-    assert table(doodles.findings(result)) == done.stdout.rstrip("\n")
+    rows = [*settings_rows(dataclasses.replace(doodles.SMOKE, idea=3), doodles.SMOKE), *doodles.findings(result)]
+    assert table(rows) == done.stdout.rstrip("\n")
     assert set(doodles.parts(result)) == {3}
 
 
@@ -264,6 +265,15 @@ def test_no_marble_rests_where_it_is_too_sharp(part):
         [False, True, True],
         [False, False, True],
     ]
+
+
+def test_a_ditch_that_is_not_found_is_missing_from_the_count():
+    rates, starts = len(_doodle_marbles.RATES), len(_doodle_marbles.STARTS)
+    ends = np.zeros((rates * starts * 2, 2))
+    ditches = {"points": [[0.0, 0.0], [0.5, 0.25]], "depths": [-146.5, -80.5], "sharpness": [1500.5, 700.5]}
+    marbles = ls.Landscape(ls.Grid.of(run=np.arange(len(ends))), {"params": ends}, np.ones(len(ends), bool))
+    rows = _doodle_marbles.findings({"marbles": marbles.with_meta(ditches=ditches)})
+    assert rows[0] == ("ditches found", "3", "2")
 
 
 # ------------------------------------------------------------------------------------------------------- 7 boards

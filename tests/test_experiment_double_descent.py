@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -17,18 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _ridgeless import Ridgeless, excess_risk, smallest_solution
-from _runner import Lab, UsageError, table
+from _runner import Lab, UsageError, settings_rows, table
 from _wide_nets import Nets, draw_data, init, loss, padded_size, records
 
 import landscape as ls
 from landscape.problems import xor
-
-try:
-    import torch
-except ImportError:  # the extra `bench` has it; too large for the tests' own
-    torch: Any = None
-
-needs_torch = pytest.mark.skipif(torch is None, reason="needs PyTorch")
 
 ROOT = Path(__file__).parent.parent
 start = jax.jit(init, static_argnums=2)
@@ -79,8 +71,7 @@ def test_draws_average_to_the_exact_risk(smoke):
 # networks
 
 
-@needs_torch
-def test_a_padded_network_starts_as_pytorchs():
+def test_a_padded_network_starts_as_pytorchs(torch):
     for width, size in ((9, 48), (30, 48)):
         params = start(jax.random.key(1), width, size)
         sides = [40, width, width, 10]
@@ -96,6 +87,8 @@ def test_a_padded_network_starts_as_pytorchs():
 
 
 def pytorch_net(params, width):
+    import torch
+
     """The network without its padding."""
     sides = [40, width, width, 10]
     layers = []
@@ -108,6 +101,8 @@ def pytorch_net(params, width):
 
 
 def pytorch_measures(net, data):
+    import torch
+
     criterion, found = torch.nn.CrossEntropyLoss(), {}
     for part, x, y in (("train", "x", "y"), ("test", "test_x", "test_y")):
         outputs, labels = net(data[x]), data[y]
@@ -116,8 +111,7 @@ def pytorch_measures(net, data):
     return found
 
 
-@needs_torch
-def test_padded_networks_train_as_pytorchs_unpadded_ones(smoke):
+def test_padded_networks_train_as_pytorchs_unpadded_ones(smoke, torch):
     """One network of the script, which pads them to 48 units, against PyTorch's module, optimizer and loss."""
     config, width, level, seed = double_descent.SMOKE, 12, 1, 1
     landscape = smoke[2]["nets_48"]
@@ -223,14 +217,17 @@ def test_the_script_draws_and_its_folder_is_resumed(smoke):
     done, out, _ = smoke
     assert {"double_descent.png", "parting.png", "findings.json"} <= {path.name for path in out.iterdir()}
     result = double_descent.run(double_descent.SMOKE, Lab(out, {"progress": False}))
-    assert table(double_descent.findings(result)) == done.stdout.rstrip("\n")
+    rows = [*settings_rows(double_descent.SMOKE, double_descent.SMOKE), *double_descent.findings(result)]
+    assert table(rows) == done.stdout.rstrip("\n")
     assert all(len(landscape.meta["calls"]) == 1 for landscape in result.values())
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seeds": 0}, "needs --draws, --seeds"),
+        ({"seeds": 0}, "--seeds and --epochs >= 1"),
+        ({"draws": 1}, "--draws >= 2"),
+        ({"noise": ()}, "a level of --noise"),
         ({"widths": ()}, "--features and --widths must be positive"),
         ({"features": (20, 101)}, "--features 99 to 101 have no finite mean risk"),
         ({"batch_size": 7}, "--batch-size must divide --examples 300, got 7"),

@@ -19,13 +19,14 @@ import jax.numpy as jnp
 import memorization
 import numpy as np
 import pytest
-from _runner import Lab, UsageError, table
+from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
 
 import landscape as ls
 from landscape import curvature, losses
 
 ROOT = Path(__file__).parent.parent
+SMOKE_ROWS = settings_rows(generalization.SMOKE, generalization.SMOKE)
 pytestmark = pytest.mark.xdist_group("generalization")  # the tests share one run of the script
 
 
@@ -175,7 +176,8 @@ def test_the_script_draws_what_it_prints(smoke):
     drawn = {path.stem for path in out.glob("*.png")}
     assert drawn == {"curves_digits", "surfaces_digits", "sharpness", "rescaled"}
     order = [name for name in ("runs_digits", *sorted(result)) if name in result]
-    assert table(generalization.findings({name: result[name] for name in order})) == done.stdout.rstrip("\n")
+    rows = generalization.findings({name: result[name] for name in order})
+    assert table([*SMOKE_ROWS, *rows]) == done.stdout.rstrip("\n")
 
 
 @pytest.mark.slow
@@ -192,7 +194,7 @@ def test_the_sharpness_is_the_largest_eigenvalue_of_the_dense_hessian(smoke):
 def test_its_folder_is_resumed(smoke):
     out = smoke[1]
     result = generalization.run(generalization.SMOKE, Lab(out, {"progress": False}))
-    assert table(generalization.findings(result)) == smoke[0].stdout.rstrip("\n")
+    assert table([*SMOKE_ROWS, *generalization.findings(result)]) == smoke[0].stdout.rstrip("\n")
     assert all(len(landscape.meta["calls"]) == 1 for landscape in result.values())
 
 
@@ -261,6 +263,7 @@ def test_a_loss_without_examples_is_refused_before_any_work():
     [
         ({"seeds": 3}, "--seeds >= 4"),
         ({"noise": (1.5,)}, "--noise wants shares between 0 and 1"),
+        ({"noise": (0.2, 0.204)}, "--noise wants shares of different whole percentages"),
         ({"scales": (1.0, 2.0)}, "--scales wants positive factors below and above 1"),
         ({"data": ()}, "--data wants digits, mnist5k or both"),
         ({"examples": 1797}, "--examples of digits must be from the --batch-size up to 1796"),
@@ -298,7 +301,22 @@ def test_what_is_found_of_memorised_labels():
     low, high = stats.t.interval(0.95, 2, loc=0.11, scale=0.02 / np.sqrt(3))
     text = f"0.110 (95 % {low:.3f} ... {high:.3f})"
     assert rows["100% random labels: test accuracy at the end"] == ("0.100 (exact)", text)
-    assert rows["100% random labels: farthest that the mean curve is from chance"][1].startswith("0.010 (")
+    expected, found = rows["100% random labels: largest |t| of the mean curve against chance"]
+    looks = test[1, :, 1:]  # the first one has no error and no distance
+    t = np.abs(stats.ttest_1samp(looks, 0.1).statistic)
+    assert expected == f"at most {stats.t.isf(0.025 / 3, 2):.2f} (5 % over 3 looks)"
+    assert found == f"{t.max():.2f}, where the mean is {looks.mean(axis=0)[t.argmax()]:.3f}"
+
+
+def test_every_share_has_a_curve():
+    shares = np.linspace(0, 1, 9)  # more than there are colours
+    accuracy = np.broadcast_to(np.linspace(0.1, 0.9, 4), (9, 3, 4))
+    values = {f"history.{part}_accuracy": accuracy for part in ("train", "test")}
+    values["history.step"] = np.broadcast_to(np.arange(4) * 10, accuracy.shape)
+    runs = ls.Landscape(ls.Grid.of(noise=shares, run=[0, 1, 2]), values, np.ones((9, 3), bool))
+    figure = memorization.plot({"runs": runs.with_meta(runs={"per_epoch": 5})})["memorization"]
+    assert len(figure.axes[0].get_legend().get_texts()) == 9
+    matplotlib.pyplot.close(figure)
 
 
 @pytest.mark.slow
@@ -313,13 +331,6 @@ def test_random_labels_are_fitted_and_the_test_stays_at_chance(tmp_path):
     epochs = memorization.fitted(runs)
     assert np.median(epochs[1]) > np.median(epochs[0])
     assert (tmp_path / "memorization.png").is_file()
-
-
-def test_intervals_of_means():
-    x = np.array([0.08, 0.11, 0.12, 0.09, 0.15])
-    mean, low, high = memorization.mean_interval(x)
-    expected = stats.t.interval(0.95, 4, loc=x.mean(), scale=stats.sem(x))
-    np.testing.assert_allclose([mean, low, high], [x.mean(), *expected])
 
 
 @pytest.mark.parametrize(
@@ -346,5 +357,5 @@ def test_the_defaults(tmp_path):
     np.testing.assert_allclose(result["rescaled"]["sharpness"], result["rescaled"].meta["predicted"], rtol=1e-8)
     runs = memorization.run(memorization.Config(), Lab(tmp_path / "m", {"progress": False}))["runs"]
     assert np.all(runs["history.train_accuracy"][..., -1] == 1)
-    _, low, high = memorization.mean_interval(runs["history.test_accuracy"][-1, :, -1])
+    _, low, high = ls.analysis.mean_interval(runs["history.test_accuracy"][-1, :, -1])
     assert low < 0.1 < high

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
@@ -15,17 +14,10 @@ import grokking
 import jax
 import numpy as np
 import pytest
-from _runner import Lab, UsageError, table
+from _runner import Lab, UsageError, settings_rows, table
 
 import landscape as ls
 from landscape.problems import modular_addition, xor
-
-try:
-    import torch
-except ImportError:  # the extra `bench` has it; too large for the tests' own
-    torch: Any = None
-
-needs_torch = pytest.mark.skipif(torch is None, reason="needs PyTorch")
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.xdist_group("grokking")  # the tests share one run of the script
@@ -43,14 +35,15 @@ def smoke(tmp_path_factory):
 
 def pytorch_measures(weights, data):
     """Mean squared error and accuracy, with one-hot vectors for the numbers."""
+    import torch
+
     a, b, out = weights
     hot = torch.eye(len(a))
     outputs = (hot[data["x"][:, 0]] @ a + hot[data["x"][:, 1]] @ b) ** 2 @ out
     return torch.nn.MSELoss()(outputs, hot[data["y"]]), (outputs.argmax(1) == data["y"]).float().mean()
 
 
-@needs_torch
-def test_runs_are_those_of_pytorchs_adamw(smoke):
+def test_runs_are_those_of_pytorchs_adamw(smoke, torch):
     config, number, runs = grokking.SMOKE, 1, smoke[2]["runs"]
     problem = modular_addition(config.modulus, config.hidden, config.fraction, seed=config.seed + number)
     start = jax.jit(problem.init)(jax.random.fold_in(jax.random.key(config.seed), number))
@@ -121,7 +114,8 @@ def test_the_script_draws_and_its_folder_is_resumed(smoke):
     done, out, _ = smoke
     assert {"grokking.png", "grokking.pdf", "findings.json"} <= {path.name for path in out.iterdir()}
     result = grokking.run(grokking.SMOKE, Lab(out, {"progress": False}))
-    assert table(grokking.findings(result)) == done.stdout.rstrip("\n")
+    rows = [*settings_rows(grokking.SMOKE, grokking.SMOKE), *grokking.findings(result)]
+    assert table(rows) == done.stdout.rstrip("\n")
     assert len(result["runs"].meta["calls"]) == 1
 
 

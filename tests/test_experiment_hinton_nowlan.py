@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _runner import Lab, UsageError, table
+from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
 
 import landscape as ls
@@ -41,11 +41,11 @@ def open_loci(counts, repeats, loci=7):
     return jnp.asarray(np.repeat(np.arange(loci)[None] < np.array(counts)[:, None], repeats, axis=0))
 
 
-@pytest.mark.parametrize("draw", [hn.first_success, hn.guesses])
+@pytest.mark.parametrize("draw", [hn.first_success, lambda key, open_loci: hn.guesses(key, open_loci, 40)])
 def test_first_successes_are_geometric(draw):
     """Every guess made, and the law: both against SciPy's geometric distribution."""
     trials, num, counts = 40, 5000, (1, 3, 6)
-    taken = jax.jit(draw, static_argnums=2)(jax.random.key(11), open_loci(counts, num), trials)
+    taken = jax.jit(draw)(jax.random.key(11), open_loci(counts, num))
     taken = np.asarray(taken).reshape(len(counts), num)
     upto = np.arange(1, trials + 1)
     for row, num_open in zip(taken, counts, strict=True):
@@ -59,8 +59,7 @@ def test_first_successes_are_geometric(draw):
 
 def test_the_needle_of_twenty_loci_is_not_lost_to_rounding():
     """p = 2^-20 in single precision: the chance of success within 1000 trials."""
-    draw = jax.jit(hn.first_success, static_argnums=2)
-    taken = np.asarray(draw(jax.random.key(3), jnp.ones((400_000, 20), bool), 1000))
+    taken = np.asarray(jax.jit(hn.first_success)(jax.random.key(3), jnp.ones((400_000, 20), bool)))
     chance = stats.geom(2.0**-20).cdf(1000)
     assert stats.binomtest(int(np.sum(taken <= 1000)), 400_000, chance).pvalue > 1e-3
 
@@ -153,7 +152,8 @@ def test_the_script_draws_and_its_folder_is_resumed(smoke):
     done, out, _ = smoke
     assert {"hinton_nowlan.png", "hinton_nowlan.pdf", "findings.json"} <= {path.name for path in out.iterdir()}
     result = hn.run(hn.SMOKE, Lab(out, {"progress": False}))
-    assert table(hn.findings(result)) == done.stdout.rstrip("\n")
+    rows = [*settings_rows(hn.SMOKE, hn.SMOKE), *hn.findings(result)]
+    assert table(rows) == done.stdout.rstrip("\n")
     assert all(len(landscape.meta["calls"]) == 1 for landscape in result.values())
     assert json.loads((out / "config.json").read_text())["config"]["populations"] == hn.SMOKE.populations
 
@@ -167,6 +167,7 @@ def test_findings_measure_shares_and_hits():
     values["undecided"][hn.LEARNING, :, 80] = [0.08, 0.10, 0.08, 0.10]
     values["born"][hn.DECIDED, 1, 30:] = 0.9
     values["born"][hn.DECIDED, 2, 70] = 0.001
+    values["right"][hn.DECIDED, :, 50] = [0.45, 0.95, 0.5, 0.55]
     values["right_at"] = np.full((3, 4, 20), 0.25 + 0.3)
     grid = ls.Grid.of(arm=range(3), population=range(4))
     evolved = ls.Landscape(grid, values, np.ones((3, 4), bool), meta={"settings": settings})
@@ -176,9 +177,15 @@ def test_findings_measure_shares_and_hits():
     assert found == f"0.7300 ({0.73 - half:.4f} ... {0.73 + half:.4f})"
     assert rows["undecided alleles, generation 80"][1].startswith("0.0900 (")
     assert rows["... variance of its share at a locus"][1].startswith("0.0900 (0.0900")
+    low, high = stats.t.interval(0.95, 2, 0.5, 0.05 / 3**0.5)  # without the population that had one by then
+    what = "no ?: right alleles at 50, nobody born right so far"
+    assert rows[what] == ("about 0.5", f"0.5000 ({low:.4f} ... {high:.4f})")
     assert rows["no ?: populations where one was born right by 50"][1].startswith("0.250 (")
     assert rows["no ?: populations where one was born right by 80"][1].startswith("0.500 (")
     assert rows["... and most are at 80"][1] == "1 of 4"
+    always = evolved.assign(born=np.full(shape, 0.5))
+    found = {row[0]: row[2] for row in hn.findings({"populations": always})}
+    assert found[what] == "every population had a hit"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import hints
 import jax
 import numpy as np
 import pytest
-from _runner import Lab, UsageError, table
+from _runner import Lab, UsageError, settings_rows, table
 from scipy import special, stats
 
 import landscape as ls
@@ -189,7 +189,8 @@ def test_the_script_draws_and_its_folder_is_resumed(smoke):
     done, out, _ = smoke
     assert {"hints.png", "depth.png", "findings.json"} <= {path.name for path in out.iterdir()}
     result = hints.run(hints.SMOKE, Lab(out, {"progress": False}))
-    assert table(hints.findings(result)) == done.stdout.rstrip("\n")
+    rows = [*settings_rows(hints.SMOKE, hints.SMOKE), *hints.findings(result)]
+    assert table(rows) == done.stdout.rstrip("\n")
     assert all(len(landscape.meta["calls"]) == 1 for landscape in result.values())
 
 
@@ -216,6 +217,8 @@ def test_findings_are_means_over_seeds_with_their_intervals():
     assert rows["test error in %: no hints"] == (">= 40", f"50.0 ({low:.1f} ... {high:.1f})")
     assert rows["seeds with right hints that err in <= 5 %"][1].startswith("1 of 2 (")
     assert rows["... minus none, same seeds"][1].startswith("-15.0 (")  # of the last control, 35 - 50
+    below = {row[0]: after[:2] for row, after in itertools.pairwise(hints.findings(result))}
+    assert below["test error: wrong hints"] == ("... minus none, same seeds", ">= 0: must not help")
     assert rows["training error without hints"][1] == "2.0 (2.0 ... 2.0)"
     assert [what for what in rows if what.startswith("hints on")] == [
         f"hints on {dose} % of the pictures" for dose in (0, 25, 100)
@@ -253,7 +256,7 @@ def test_the_law(tmp_path):
     none, right, wrong = (hints.errors(main, name) for name in ("no hints", "right hints", "wrong hints"))
     assert none.mean() >= 40
     assert right.mean() <= 5
-    assert hints.interval(wrong - none)[2] > 0
+    assert ls.analysis.mean_interval(wrong - none)[2] > 0
     assert hints.errors(result["concepts_1"], "no hints").mean() <= 5
     assert hints.errors(result["concepts_2"], "no hints").mean() >= 40
     assert hints.errors(result["above_0"], "right hints").mean() >= 25

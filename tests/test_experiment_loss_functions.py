@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 
 import numpy as np
 import pytest
-from _runner import Lab, UsageError, table
+from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
 
 import landscape as ls
@@ -157,7 +157,8 @@ def test_the_script_draws_and_its_folder_is_resumed(tmp_path):
     assert done.returncode == 0, done.stderr
     assert {path.stem for path in tmp_path.glob("*.png")} == {"laws", "aggregates", "regression", "classes"}
     again = loss_functions.run(loss_functions.SMOKE, Lab(tmp_path, {"progress": False}))
-    assert table(loss_functions.findings(again)) == done.stdout.rstrip("\n")
+    rows = [*settings_rows(loss_functions.SMOKE, loss_functions.SMOKE), *loss_functions.findings(again)]
+    assert table(rows) == done.stdout.rstrip("\n")
     assert all(len(landscape.meta["calls"]) == 1 for landscape in again.values())
 
 

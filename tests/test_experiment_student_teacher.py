@@ -15,9 +15,10 @@ import jax
 import numpy as np
 import pytest
 import student_teacher
-from _runner import Lab, UsageError, table
+from _published_shares import band, beside_published
+from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
-from student_teacher import Config, Ends, band, cases, ends, findings, found_minima, restarts
+from student_teacher import Config, Ends, cases, ends, findings, found_minima, restarts
 
 import landscape as ls
 from landscape.problems import student_teacher as problem_of
@@ -74,6 +75,15 @@ def test_the_script_finds_a_family_in_a_random_basis(smoke):
     assert "k = 8, n = 8: (1, 7) loss, lowest eigenvalue" in done.stdout
 
 
+def test_several_minima_of_a_family_have_numbers():
+    families, kinds = [[8], [2, 6], [3, 5], [2, 6]], ["global", "local", "local", "local"]
+    values = {"loss": np.array([0, 0.25, 0.5, 0.75]), "eigenvalues": np.full((4, 3), 2.5)}
+    meta = {"minima": {"families": families, "kinds": kinds, "counts": [5, 3, 2, 7]}}
+    landscape = ls.Landscape(ls.Grid.of(minimum=range(4)), values, np.ones(4, bool), {}, meta)
+    names = [one.name for one in found_minima({"minima_8_8": landscape}, 8, 8)]
+    assert names == ["global", "(2, 6) no. 1", "(3, 5)", "(2, 6) no. 2"]
+
+
 def test_ends_lie_where_the_loss_says_and_are_stationary(smoke):
     result = smoke[2]
     found = ends(result, 8, 8)
@@ -105,7 +115,7 @@ def test_a_folder_of_the_script_is_resumed_to_the_same_table(smoke):
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.zarr/params.w/c/**/*")}
     config = dataclasses.replace(student_teacher.SMOKE, rotate=True)
     result = student_teacher.run(config, Lab(out, {"progress": False}))
-    assert table(findings(result)) == done.stdout.rstrip("\n")
+    assert table([*settings_rows(config, student_teacher.SMOKE), *findings(result)]) == done.stdout.rstrip("\n")
     assert {path: path.stat().st_mtime_ns for path in out.glob("*.zarr/params.w/c/**/*")} == before
     assert before
 
@@ -172,6 +182,45 @@ def test_findings_say_whether_a_share_is_inside_its_band():
     assert by_name["k = 10, n = 10: (2, 8) loss, lowest eigenvalue"] == ("0.03533, 0.0160", "no run ended there")
 
 
+@pytest.mark.parametrize(
+    ("bad", "open_ends", "verdict"),
+    [
+        (370, 20, "inside"),
+        (370, 100, "open"),  # 270 if all of them become good
+        (450, 100, "open"),
+        (450, 200, "open"),  # from below the band to above it
+        (450, 20, "OUTSIDE"),
+        (200, 20, "OUTSIDE"),
+    ],
+)
+def test_runs_that_are_not_at_rest_may_leave_a_verdict_open(bad, open_ends, verdict):
+    least, most = band(0.346, 1000)
+    assert 0.27 < least < 0.3
+    assert 0.37 < most < 0.43
+    runs = np.arange(1000)
+    expected, found = beside_published(0.346, runs < bad, runs < open_ends)
+    assert expected == f"34.6 (99 % band {100 * least:.1f} ... {100 * most:.1f})"
+    assert found.endswith(f"{bad} of 1000, {open_ends} of them not at rest: {verdict}")
+
+
+def test_good_runs_need_not_be_at_rest():
+    bad = np.arange(1000) < 370
+    assert beside_published(0.346, bad, ~bad)[1].endswith("370 of 1000: inside")
+    expected, found = beside_published(None, bad, ~bad)
+    assert expected == "not listed"
+    assert found.endswith("370 of 1000")
+
+
+def test_the_largest_z_is_that_of_all_listed_shares():
+    rows = findings({**sample(10, 10, 351, 1000), **sample(9, 9, 250, 1000), **sample(5, 5, 1, 40)})
+    expected, found = {what: rest for what, *rest in rows}["largest |z| of these shares"]
+    limit = stats.norm.isf(0.01 / 2 / 2)
+    assert expected == f"at most {limit:.2f} (1 % over 2 looks)"
+    z = stats.chi2_contingency([[250, 750], [218, 782]], correction=False).statistic ** 0.5
+    assert found == f"{z:.2f} (k = 9, n = 9): inside"
+    assert not any("largest" in what for what, _, _ in findings(sample(5, 5, 1, 40)))
+
+
 def test_findings_count_open_ends():
     rows = findings(sample(7, 7, 3, 20, ls.Outcome.MAX_STEPS))
     assert ("runs of unknown end (steps used up), diverged", "0, 0", "20, 0") in rows
@@ -192,6 +241,15 @@ def test_restarts_count_blocks_with_a_good_run():
     assert restarts(bad, 2) == (2, 5)
     assert restarts(bad, 3) == (2, 3)
     assert restarts(bad, 4) == (2, 2)
+
+
+def test_the_law_of_restarts_is_fitted_on_one_half_and_seen_on_the_other():
+    result = sample(9, 9, 0, 40)
+    loss = np.where(np.arange(40) % 2 == 0, 0.025 * (np.arange(40) < 30), 0.025 * (np.arange(40) < 8))
+    result["ends_9_9_0"] = stage(9, 9, np.zeros((40, 9, 9)), loss, np.zeros(40))["ends_9_9_0"]
+    rows = {what: rest for what, *rest in findings(result)}
+    assert rows["k = 9: best of 2 is good"][0] == f"{1 - 0.75**2:.3f} = 1 - share^2"  # 15 of 20 are bad
+    assert rows["k = 9: best of 2 is good"][1].startswith("0.800 (")  # the first 4 of 20, two of ten blocks
 
 
 def test_cases_are_taken_once():

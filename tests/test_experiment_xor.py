@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import numpy as np
 import pytest
 import xor
-from _runner import Lab, UsageError, table
+from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
 from scipy.special import expit
 
@@ -109,7 +109,8 @@ def test_the_script_draws_and_its_folder_is_resumed(smoke):
     done, out, _ = smoke
     assert {"xor.png", "xor.pdf", "findings.json"} <= {path.name for path in out.iterdir()}
     result = xor.run(xor.SMOKE, Lab(out, {"progress": False}))
-    assert table(xor.findings(result)) == done.stdout.rstrip("\n")
+    rows = [*settings_rows(xor.SMOKE, xor.SMOKE), *xor.findings(result)]
+    assert table(rows) == done.stdout.rstrip("\n")
     assert all(len(landscape.meta["calls"]) == 1 for landscape in result.values())
 
 

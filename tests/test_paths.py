@@ -176,8 +176,8 @@ GOOD = {"key": jax.random.key(1), "objective": Objective(bowl, jnp.ones((4, 2)))
         ({"a": {"w": np.arange(2)}}, TypeError, r"a\.w must be a real floating-point array"),
         ({"b": {"w": np.ones(3)}}, ValueError, r"b\.w must have shape \(2,\) like a"),
         ({"num_bends": 0}, ValueError, "num_bends must be at least 1, got 0"),
-        ({"num_positions": 2.5}, TypeError, "num_positions must be a whole number"),
-        ({"num_steps": -2}, ValueError, "num_steps >= 0"),
+        ({"num_positions": 2.5}, TypeError, "num_positions must be an integer"),
+        ({"num_steps": -2}, ValueError, "num_steps must be at least 0"),
         ({"batch_size": 9}, ValueError, "batch_size=9, but the objective has 4 examples"),
         ({"optimizer": "adam"}, TypeError, "must be an optax optimizer"),
     ],
@@ -185,6 +185,14 @@ GOOD = {"key": jax.random.key(1), "objective": Objective(bowl, jnp.ones((4, 2)))
 def test_bad_fits_are_refused(changes, error, message):
     with pytest.raises(error, match=message):
         paths.fit_bezier(**{**GOOD, **changes})
+
+
+def test_curves_are_trained_at_the_highest_precision():
+    linear = Objective(lambda p, batch: (batch @ p["w"] - 3.0) ** 2, jnp.ones((4, 2)))
+    fit = jax.jit(lambda key: paths.fit_bezier(**{**GOOD, "objective": linear, "key": key}, num_steps=2).path)
+    products = [line for line in fit.lower(GOOD["key"]).as_text().splitlines() if "dot_general" in line]
+    assert products
+    assert all("[HIGHEST, HIGHEST]" in line for line in products)
 
 
 @pytest.mark.parametrize(

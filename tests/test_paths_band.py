@@ -113,7 +113,7 @@ def test_what_does_not_converge_says_so():
         ({"start": 3.5}, TypeError, "start must be a path"),
         ({"start": lambda t: jnp.ones(5)}, ValueError, r"start\(\[t\]\).* must have shape \(2,\) like a"),
         ({"num_images": 2}, ValueError, "num_images must be at least 3, got 2"),
-        ({"num_images": 7.5}, TypeError, "num_images must be a whole number"),
+        ({"num_images": 7.5}, TypeError, "num_images must be an integer"),
         ({"num_steps": 0}, ValueError, "num_steps must be at least 1"),
         ({"tol": -0.5}, ValueError, "tol must be positive"),
         ({"spring": 0.0}, ValueError, "spring must be positive"),

@@ -88,12 +88,34 @@ def test_centre_equals_the_trained_loss_to_the_bit(result):
 
 
 def test_the_trained_loss_is_that_of_the_parameters(result, lab):
-    run = surface._train(SMALL, lab, lab.problem, 0)
+    run = surface.train(SMALL, lab, lab.problem, 0)
     for name, objective in lab.problem.objectives.items():
         expected = np.mean(
             (np.tanh(objective.data["x"] @ run.params["w1"]) @ run.params["w2"] - objective.data["y"]) ** 2
         )
         np.testing.assert_allclose(result["filter"].meta["surface"]["trained"][name], expected, rtol=1e-5)
+
+
+def test_a_plane_through_other_parameters_is_noticed(lab, monkeypatch):
+    """The reference is that of the trained parameters, wherever the plane lies."""
+    usual = surface.plane_of
+
+    def beside(*arguments):
+        plane, grid, about = usual(*arguments)
+        return dataclasses.replace(plane, origin=jax.tree.map(lambda leaf: leaf + 0.25, plane.origin)), grid, about
+
+    monkeypatch.setattr(surface, "plane_of", beside)
+    config = dataclasses.replace(SMALL, directions=("none",), metrics=())
+    result = surface.run(config, lab)
+    objective, run = lab.problem.objectives["train"], surface.train(config, lab, lab.problem, config.seed)
+    expected, found = next(row[1:] for row in surface.findings(result) if row[0] == "none: train loss at the centre")
+    here, shifted = (
+        float(jax.jit(lambda o, p: o(p))(objective, p))
+        for p in (run.params, jax.tree.map(lambda leaf: leaf + 0.25, run.params))
+    )
+    assert float(expected.split()[0]) == pytest.approx(here, rel=1e-5)
+    assert float(found.split()[0]) == pytest.approx(shifted, rel=1e-5)
+    assert f"({shifted - here:+.1e})" in found
 
 
 def test_the_three_point_plane_passes_through_three_solutions(result, lab):
@@ -188,7 +210,7 @@ def test_another_model_in_the_same_folder_is_trained_anew(model, tmp_path):
     objective = problem.objectives["train"]
     changed = dataclasses.replace(objective, data={**objective.data, "y": objective.data["y"] * 1.5})
     other = dataclasses.replace(problem, objectives={**problem.objectives, "train": changed})
-    runs = [surface._train(SMALL, Lab(out=tmp_path, problem=p), p, 0) for p in (problem, problem, other)]
+    runs = [surface.train(SMALL, Lab(out=tmp_path, problem=p), p, 0) for p in (problem, problem, other)]
     np.testing.assert_array_equal(runs[0].params["w1"], runs[1].params["w1"])
     assert np.any(np.asarray(runs[0].history["train_loss"]) != np.asarray(runs[2].history["train_loss"]))
 
