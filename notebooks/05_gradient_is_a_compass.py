@@ -58,7 +58,8 @@ for number, name in enumerate(("cones at five hours", "more for each hour")):
     print(f"{name:>20}: by turning the knob {by_hand:7.2f}, from the formula {gradient[number]:7.2f}")
 
 # %% [markdown]
-# Both numbers are negative: turning either knob up makes the score smaller. The first counts more.
+# The first number is negative: turn that knob up and the score falls. The second is positive: turn that knob up and the
+# score rises. So go up with the first and down with the second.
 #
 # ## Arrows on a map
 #
@@ -79,11 +80,16 @@ with ls.plotting.style("doodle"):
     ax = ls.plotting.contours(bowl, "loss", levels=9, aspect="auto", label="mean squared miss")
     x, y = np.meshgrid(cones.values[every[0]], more.values[every[1]], indexing="ij")
     ax.quiver(x, y, arrows[..., 0], arrows[..., 1], color="orangered", angles="uv", scale=16, width=0.006)
+    ax.set_box_aspect(1)  # as wide as high: an arrow has the direction of its step
 
 # %% [markdown]
-# Near the bottom of a round bowl the arrows point at the star. In a long, narrow valley they do not: they point
-# across the valley, at the opposite wall. The compass knows the steepest way down from here. It does not know where
-# the lowest place is.
+# The star marks the lowest place. In a round bowl every arrow would point at it. In a long, narrow valley they do not:
+# they point across the valley, at the opposite wall. The compass knows the steepest way down from here. It does not
+# know where the lowest place is.
+#
+# (Counted in the units of its knobs, this valley is nearly three times as long as it is wide. The map is squeezed to
+# fit the page, so the lines look round. The arrows show the true direction of the step on this map. As the two knobs
+# have different units, they need not cross the lines at right angles.)
 #
 # How wrong can it be? Take a valley that is 10, 100 or 1,000 times as curved across as along. We stand all around its
 # lowest place and measure the angle between the compass and the true way.
@@ -144,7 +150,8 @@ with ls.plotting.style("doodle"):
 
 # %% [markdown]
 # The black hiker walks down without a jump. The red one jumps from wall to wall and gets there all the same. The grey
-# one is only a little bolder than the red one. She climbs out of the valley, higher with every step.
+# one is only a little bolder. She goes down for three steps, while the way along the valley still helps, and from then
+# on stands higher with every step.
 
 # %% [markdown]
 # ## The same in symbols
@@ -162,9 +169,10 @@ with ls.plotting.style("doodle"):
 #
 # $$\frac{2 \sqrt{\kappa}}{1 + \kappa} ,$$
 #
-# and even the best single learning rate shrinks the distance only by $\frac{\kappa - 1}{\kappa + 1}$ in each step.
-# Remembering a part of the last step (*heavy ball*, or *momentum*) improves this to
-# $\frac{\sqrt{\kappa} - 1}{\sqrt{\kappa} + 1}$. That is why nearly everyone uses it.
+# and even with the best single learning rate the distance is multiplied, in the worst case, by
+# $\frac{\kappa - 1}{\kappa + 1}$ in each step. Remembering a part of the last step (*heavy ball*, or *momentum*)
+# improves this factor to $\frac{\sqrt{\kappa} - 1}{\sqrt{\kappa} + 1}$ in the long run. That is one reason why it is
+# used so much.
 
 # %% [markdown]
 # ## What these pictures do not show

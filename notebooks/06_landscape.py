@@ -71,7 +71,8 @@ with ls.plotting.style("doodle"):
     ax.plot(*ditches.T, "*", color="black", markersize=11)
 
 # %% [markdown]
-# Every marble ends in a ditch. Only some end in the deepest one, on the left. The place where you drop it decides.
+# Every marble ends in a ditch. Only some end in the deepest one, at the bottom left. The place where you drop it
+# decides.
 #
 # The places from which marbles roll into the same ditch form its **basin**, like the land from which all rain flows
 # into one lake. A map of the basins answers the question "where must I start?" for every start at once.
@@ -156,11 +157,11 @@ print(
 # ## The same in symbols
 #
 # A minimum is a setting $\theta$ where the gradient is zero, $\nabla L(\theta) = 0$, and where the ground curves
-# upward in every direction. The curvatures are the *eigenvalues* of the table of all second derivatives, the
-# *Hessian*. If all are positive, it is a minimum; if all are negative, a hilltop; if some are negative, a **saddle**,
-# a pass between two ditches. The number of negative ones is the *Morse index*. For a landscape with two knobs that
-# rises on all sides, the number of minima, minus saddles, plus hilltops, is always exactly 1. The library finds them
-# all and counts:
+# upward in every direction. The curvatures are the *eigenvalues* (numbers that say how strongly the ground curves along
+# its main directions) of the table of all second derivatives, the *Hessian*. If all are positive, it is a minimum; if
+# all are negative, a hilltop; if some are negative and some positive, a **saddle**, a pass between two ditches. The
+# number of negative ones is the *Morse index*. For a landscape with two knobs that rises on all sides, the number of
+# minima, minus saddles, plus hilltops, is always exactly 1. The library finds them all and counts:
 
 # %%
 minima, saddles, hilltops = census.counts

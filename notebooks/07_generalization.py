@@ -111,8 +111,9 @@ for name in ("train_loss", "test_loss"):
 
 # %% [markdown]
 # The two landscapes look alike, and that is why learning from examples works at all. But they are not the same. The
-# lowest place of the test landscape lies somewhere else, and it is higher. Training aims at the star on the left; the
-# dot is where it arrived. What we want is the star in the middle. Nobody can see it while training.
+# lowest place of the test landscape lies somewhere else, and it is higher. Training aims at the star of the left
+# picture; the black dot is the trained network. What we want is the star of the middle picture. Nobody can see it while
+# training.
 
 # %% [markdown]
 # ## How sure is that?

@@ -102,7 +102,8 @@ print("the same to the bit:", all(np.array_equal(result[name], again[name]) for 
 #
 # A `Landscape` is NumPy arrays with names and axes. `values[name][i, j]` belongs to `axes[0].values[i]` and
 # `axes[1].values[j]`. It can be loaded without the model, by xarray without this package, and exported for other
-# programs: `landscape info my_model.zarr`, `landscape export my_model.zarr surface.vti`.
+# programs: `landscape info my_model.zarr`, `landscape export my_model.zarr surface.csv`. Other endings want other
+# packages, which `pip install -e '.[io]'` brings: `.vti` for ParaView, `.nc`, `.h5`.
 
 # %%
 loaded = ls.load("my_model.zarr")

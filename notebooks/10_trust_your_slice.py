@@ -111,8 +111,8 @@ print(f"share of the squared gradient outside the plane: {np.median(outside):.0%
 #
 # "Two directions explain 90 % of the path" sounds like a discovery about training. It is mostly a fact about paths. A
 # long random walk in many dimensions has the same property: its first principal components are smooth, in the plane
-# it looks like a parabola or a spiral, and it explains 61 % and 15 % whatever is walked (Antognini & Sohl-Dickstein
-# 2018).
+# of the first two it looks like a parabola (a Lissajous curve), and they explain 61 % and 15 %, whatever is walked
+# (Antognini & Sohl-Dickstein 2018).
 
 # %%
 steps = ls.subspace.random_directions(jax.random.key(3), network, num=len(losses))
@@ -178,4 +178,4 @@ print(f"difference {pairs.mean():.4f}, standard error {pairs.std(ddof=1) / np.sq
 # - *Everything that is not in the plane.* Two minima that look separated can be joined by a path elsewhere, and a
 #   bowl in the picture can be a saddle in a direction that was not drawn. `curvature.eigenpairs` with `which="SA"`
 #   asks for it.
-# - *Cause.* A network that generalises and lies in a wide valley does not generalise because of it.
+# - *Cause.* That a network generalises and lies in a wide valley does not show that it generalises because of it.
