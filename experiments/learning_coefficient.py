@@ -15,7 +15,7 @@ Expected:
   but for w1^2 w2^2, whose exact value is still 18 % below.
 
 All chains of a minimum take the same steps: as long as the curvature allows at its largest n, and as many as forget the
-flat directions. The step's bias is therefore largest there.
+flat directions. The step's bias is therefore largest there: up to 1 % by default, up to 4 % with --step 0.04.
 
 It has its own minima and takes no --problem.
 
@@ -180,7 +180,7 @@ def _rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
     rows = [(f"{text}: at n = {_count(decades[-1])}", f"{exact[-1]:.3f} (λ = {value:g})", estimate)]
     if multiplicity > 1:
         law = value - (multiplicity - 1) / np.log(strength_of(decades[-1]))
-        rows.append((f"{text}: λ - (m - 1) / log(nβ), m = {multiplicity}", f"{law:.3f}", f"{found[-1]:.3f}"))
+        rows.append((f"{text}: the same to leading order, λ - (m - 1) / log(nβ)", f"{law:.3f}", f"{found[-1]:.3f}"))
     scores = ", ".join(f"{z:+.1f}" for z in (found - exact) / sem)
     drift = f"{landscape['drift'][-1]:+.3f} ± {landscape['drift_sem'][-1]:.3f}"
     return [

@@ -127,12 +127,12 @@ def test_minibatches_agree_with_the_full_batch_and_with_the_normal_equations():
     objective, best, h = regression()
     step_size = 0.05 / strength_of(200)
     run = partial(local_learning_coefficient, KEY, objective, jnp.asarray(best, jnp.float32), step_size=step_size)
-    run = partial(run, num_chains=64, num_steps=4000, burn_in=0.25)
+    run = partial(run, num_chains=64, num_steps=2000, burn_in=0.25)
     full, part = run(), run(batch_size=50)
     expected = biased_level(h, 200, step_size, 1.0)
     for found in (full, part):
         assert abs(float(found.mean) - expected) < 3 * float(found.sem)
-        assert float(found.sem) < 0.02 * expected
+        assert float(found.sem) < 0.03 * expected
     np.testing.assert_array_equal(run(batch_size=200).history, full.history)
 
 

@@ -125,7 +125,7 @@ def test_rows_count_what_is_close_and_what_diverged(smoke):
     made = dataclasses.replace(crossing, values=values).with_meta(minimum=about)
     rows = {what: rest for what, *rest in findings({"crossing_2": made})}
     assert rows["w1^2 w2^2: at n = 1e3"] == ["0.480 (λ = 0.5)", "0.410 ± 0.020 (-18.0% from λ)"]
-    assert rows["w1^2 w2^2: λ - (m - 1) / log(nβ), m = 2"][0] == "0.299"
+    assert rows["w1^2 w2^2: the same to leading order, λ - (m - 1) / log(nβ)"][0] == "0.299"
     assert rows["w1^2 w2^2: standard errors from exact, n = 1e2 ..."][1] == "+0.0, +0.0, -3.5"
     assert rows["minima within 15% of λ at their largest n"] == ["1 of 1", "0"]
     assert rows["chains that diverged"] == ["0", "2"]
