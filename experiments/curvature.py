@@ -327,7 +327,8 @@ def _classes_rows(found: ls.Landscape) -> list[tuple[str, str, str]]:
 
 
 def _percent(share: Estimate) -> str:
-    return f"{100 * share.low:.0f} ... {100 * share.high:.0f} %"
+    """The interval of a share; Student's for a few runs knows no bounds, a share does."""
+    return f"{100 * max(share.low, 0):.0f} ... {100 * min(share.high, 1):.0f} %"
 
 
 def _share_rows(found: ls.Landscape) -> list[tuple[str, str, str]]:

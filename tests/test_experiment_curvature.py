@@ -179,11 +179,9 @@ def test_findings_put_counts_and_shares_beside_what_was_expected():
     assert rows["middle of training: outliers above the largest gap"] == ("9 or 10", "9")
     exact = result["spectra"]["dense"][1].sum()
     assert rows["middle of training: trace"] == (f"{exact:.3f} (dense)", "130.500 ± 3.500")
-    shares = [1.0, 1.0, 0.0]  # of the three runs, each with two numbers of classes
-    low, high = stats.t.interval(0.95, 2, np.mean(shares), stats.sem(shares))
     expected, found = rows["clusters, end: cases with C - 1 or C outliers"]
     assert expected == "all; 23% by chance"  # the mean of 1/3 and 2/15
-    assert found == f"4 of 6 (95 % over 3 runs {100 * low:.0f} ... {100 * high:.0f} %)"
+    assert found == "4 of 6 (95 % over 3 runs 0 ... 100 %)"  # all, all and none of the two cases of each run
     assert rows["digits, start: cases with C - 1 or C outliers"][1].startswith("6 of 6")
     assert rows["clusters, end: outliers of each run, by C"][1] == "2: 1 2 3; 5: 4 5 1"
     half = stats.t.ppf(0.975, 2) * 0.05 / 3**0.5
@@ -196,6 +194,17 @@ def test_findings_put_counts_and_shares_beside_what_was_expected():
     assert rows["loss after projected training / before, top space only"][1].startswith("0.900 [0.900")
     what = "fall of the log loss relative to that with the whole gradient, without the top space"
     assert rows[what][1].startswith(f"{np.log(0.3) / np.log(0.25):.3f} [")
+
+
+def test_shares_of_cases_have_the_interval_of_their_runs():
+    found = made_up()["classes"]
+    numbers = np.array([[[1, 3, 2], [4, 4, 5], [6, 5, 6], [7, 3, 3]]])  # of 2, 5, 6 and 8 classes: 4, 2 and 3 are right
+    values = np.stack([settled((1, 4, 3), numbers)] * 3, axis=3)
+    grid = ls.Grid.of(data=[0], classes=[2, 5, 6, 8], run=[0, 1, 2])
+    rows = curvature._classes_rows(landscape(grid, {"values": values}, titles=found.meta["titles"][:1]))
+    low, high = stats.t.interval(0.95, 2, 0.75, stats.sem([1.0, 0.5, 0.75]))
+    assert low > 0
+    assert rows[0][2] == f"9 of 12 (95 % over 3 runs {100 * low:.0f} ... {100 * min(high, 1):.0f} %)"
 
 
 def test_figures_show_the_null_and_the_band():
