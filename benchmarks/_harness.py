@@ -24,6 +24,7 @@ import numpy as np
 import psutil
 
 MAX_LOAD = 0.10
+SHORT_SECONDS = 0.25  # runs that are shorter are repeated
 PAUSE_SECONDS = 0.25  # before each run: other load is measured, and threads that spin fall asleep
 DISTRIBUTIONS = ("loss-atlas", "jax", "jaxlib", "numpy", "torch", "loss-landscapes", "zarr", "psutil")
 
@@ -73,17 +74,26 @@ class Run:
         return max(self.before, self.during)
 
 
-def timed(fn: Callable[[], Any]) -> Run:
-    """Pause, then run once."""
+def timed(fn: Callable[[], Any], at_least: float = 0.0) -> Run:
+    """Pause, then run once, or where a run takes less than `at_least` seconds so often that all take as long.
+
+    The time is then the median. A processor that has slept needs some tens of milliseconds to get up to speed: what a
+    single short run after the pause takes, says more of that than of the program.
+    """
     meter = LoadMeter()
     time.sleep(PAUSE_SECONDS)
-    before, meter = meter.read(), LoadMeter()
+    before, meter, seconds = meter.read(), LoadMeter(), [_seconds_of(fn)]
+    while sum(seconds) < at_least:
+        seconds.append(_seconds_of(fn))
+    if sum(seconds) < PAUSE_SECONDS:  # too short a window to see a load in
+        time.sleep(PAUSE_SECONDS)
+    return Run(statistics.median(seconds), before, meter.read())
+
+
+def _seconds_of(fn: Callable[[], Any]) -> float:
     start = time.perf_counter()
     fn()
-    seconds = time.perf_counter() - start
-    if seconds < PAUSE_SECONDS:  # too short a window to see a load in
-        time.sleep(PAUSE_SECONDS)
-    return Run(seconds, before, meter.read())
+    return time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -116,7 +126,7 @@ def in_turn(contenders: Mapping[str, Callable[[], Any]], repeats: int, retake: b
     rounds: list[dict[str, Run]] = []
     quiet: list[dict[str, Run]] = []
     while len(quiet) < repeats and len(rounds) < (2 * repeats if retake else repeats):
-        rounds.append({name: timed(fn) for name, fn in contenders.items()})
+        rounds.append({name: timed(fn, SHORT_SECONDS) for name, fn in contenders.items()})
         if max(run.load for run in rounds[-1].values()) <= MAX_LOAD:
             quiet.append(rounds[-1])
     enough = len(quiet) >= repeats
