@@ -462,7 +462,7 @@ def _draw_restarts(ax: Any, result: Mapping[str, ls.Landscape]) -> None:
     ax.set_xticks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"])
     ax.minorticks_off()
     if ax.lines:
-        ax.legend(loc="lower right", title="lines: 1 $-$ share$^m$")
+        ax.legend(loc="lower right", title="lines: 1 $-$ share$^m$,\nfrom the other half")
     ax.set_title("restarting", loc="left")
 
 
