@@ -23,7 +23,10 @@ from typing import Any
 import numpy as np
 import psutil
 
+from landscape import _batching
+
 MAX_LOAD = 0.10
+MAX_CALLS = 64
 SHORT_SECONDS = 0.25  # runs that are shorter are repeated
 PAUSE_SECONDS = 0.25  # before each run: other load is measured, and threads that spin fall asleep
 DISTRIBUTIONS = ("loss-atlas", "jax", "jaxlib", "numpy", "torch", "loss-landscapes", "zarr", "psutil")
@@ -131,6 +134,15 @@ def in_turn(contenders: Mapping[str, Callable[[], Any]], repeats: int, retake: b
             quiet.append(rounds[-1])
     enough = len(quiet) >= repeats
     return Comparison(quiet if enough else rounds, len(rounds) - len(quiet) if enough else 0)
+
+
+def settle(program: Callable[[], Any], max_calls: int = MAX_CALLS) -> int:
+    """Call until our search for strategies has ended, since it goes on in later calls; how many calls that took."""
+    for call in range(1, max_calls + 1):
+        program()
+        if all(timing.settled for timing in _batching._CHOICES.values()):
+            return call
+    return max_calls
 
 
 class Report:

@@ -19,10 +19,9 @@ of the arithmetic is in the first layer, and at least 1.8 and 1.3 times as fast 
 
 All surfaces must agree to 1e-4 relative before anything is timed. *Cold* is the first call, with tracing,
 compiling and tuning, after both compilers were loaded and JAX's and inductor's caches emptied; *warm* is one of the
-later ones. Our search for a strategy goes on in the second and the fourth call of such a sweep; what these take is
-printed, and the calls timed come after them. *Floor*: the FLOPs of the matrix products of every point evaluated plainly, at the rate that the faster of the
-two libraries reaches on large square matrices in the same round. Sharing the linear part between points may pass
-below it.
+later ones, when our search for a strategy, which goes on in later calls, has ended. *Floor*: the FLOPs of the matrix
+products of every point evaluated plainly, at the rate that the faster of the two libraries reaches on large square
+matrices in the same round. Sharing the linear part between points may pass below it.
 """
 
 import os
@@ -37,14 +36,13 @@ import numpy as np
 import optax
 
 import landscape as ls
-from benchmarks._harness import Report, Times
+from benchmarks._harness import Report, Times, settle
 from landscape.problems.classification import digits
 
 AGREEMENT = 1e-4
 OURS = ("landscape auto", "landscape batch=1")
 PRODUCTS = ("matrix products jax", "matrix products torch")
 NUM_PRODUCTS = 5
-CALLS = 5  # of ours before any is timed: then its search has ended
 PEERS = ("loss-landscapes", "torch.compile in place", "torch.compile functional", "torch.func.vmap")
 CHUNK = 8  # points that torch.func.vmap takes at a time: about the best of 4 to 64
 
@@ -252,9 +250,8 @@ def compare(report: Report, case: Case) -> None:
     programs = surfaces | products(size)
     for fn in programs.values():  # compiles again what emptying the caches threw away
         fn()
-    for _ in range(CALLS - 2):
-        report.once(f"{OURS[0]}, a later call", programs[OURS[0]])
-    report.note(f"warm: in turn with {NUM_PRODUCTS} products of {size}x{size} matrices")
+    calls = settle(programs[OURS[0]])
+    report.note(f"warm, ours after {calls} calls more: in turn with {NUM_PRODUCTS} products of {size}x{size} matrices")
     times = report.compare(programs, repeats=5)
     for peer in PEERS:
         for mine in OURS:

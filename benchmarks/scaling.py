@@ -1,7 +1,7 @@
 """Cost against size: points, parameters, examples, devices, as log-log plots with their slopes.
 
 The loss surface of a multilayer perceptron 784-h-h-10 on MNIST digits, swept exactly by `sweep(batch="auto")`, warm
-(compiled and tuned by a first call). One size is varied at a time about 256 points, h = 128 and 1,024 examples. A slope
+(compiled and tuned by calls before). One size is varied at a time about 256 points, h = 128 and 1,024 examples. A slope
 of 1 in the log-log plot is cost in proportion to size, 0 no cost at all; it is a least-squares fit over the larger
 half of the sizes, with its standard error. The parameters grow as h^2, and so does the arithmetic of the hidden layer,
 while that of the first grows as h.
@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 import landscape as ls
-from benchmarks._harness import Report
+from benchmarks._harness import Report, settle
 from benchmarks.batching import classify, mnist, surface
 
 POINTS, HIDDEN, EXAMPLES = 256, 128, 1024
@@ -76,7 +76,7 @@ def vary(report: Report, what: str, settings: list[dict[str, int]]) -> tuple[lis
         label = f"{size:,} {what}" + (f", {parameters:,} parameters" if what == "hidden units" else "")
         programs[label] = fn
         sizes.append(parameters if what == "hidden units" else size)
-        fn()
+        settle(fn)
     times = report.compare(programs, repeats=REPEATS)
     seconds = [float(np.median(times.seconds(label))) for label in programs]
     fit, error = slope(sizes, seconds)
@@ -119,7 +119,7 @@ def _serve(connection: Any, count: int, steps: int) -> None:
     from benchmarks import training
 
     fn = training.landscape_runs(*training.data(4096), steps)
-    connection.send(training.settle(fn))
+    connection.send(settle(fn))
     try:
         while True:
             connection.recv()

@@ -34,7 +34,7 @@ import numpy as np
 import optax
 
 import landscape as ls
-from benchmarks._harness import Report, Times
+from benchmarks._harness import Report, Times, settle
 from landscape import _batching
 from landscape.training import Runs
 
@@ -42,7 +42,6 @@ AGREEMENT = 1e-4
 WIDTH, NUM_POINTS, RATE = 16, 16, 0.7
 NAMES = ("landscape", "landscape, split", "jax scan", "torch.func", "torch.compile bmm")
 MILLION_STEPS, OVER_FUNC, OVER_BMM = 1 / 1.6, 1 / 4, 1 / 1.3
-MAX_CALLS = 64
 HOUSEKEEPING = {"parameter", "get-tuple-element", "tuple", "constant", "bitcast"}
 
 Arrays = dict[str, np.ndarray]
@@ -216,15 +215,6 @@ def compare(report: Report, arguments: Any) -> None:
                        "{:.3f}", MILLION_STEPS)  # fmt: skip
         for peer, target in zip(NAMES[2:], (None, OVER_FUNC, OVER_BMM)):
             report.finding(f"{ours} / {peer}", times, _ratio(ours, peer), target=target)
-
-
-def settle(program: Callable[[], Any]) -> int:
-    """Call until nothing is left to tune; how many calls that took."""
-    for call in range(1, MAX_CALLS + 1):
-        program()
-        if all(timing.settled for timing in _batching._CHOICES.values()):
-            return call
-    return MAX_CALLS
 
 
 def chosen() -> str:

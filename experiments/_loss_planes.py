@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 
 import landscape as ls
 from landscape import analysis, losses, plotting
+from landscape.plotting._plane import thin_labels
 
 LOSSES: dict[str, Any] = {
     "squared": losses.squared_error,
@@ -310,6 +311,9 @@ def _panels(landscape: ls.Landscape, names: Any, parts: Any, titles: Any, size: 
         handles.append(Patch(facecolor="white", edgecolor="black", linewidth=0.6))
         texts.append("0-1: all that are least")
     figure.legend(handles, texts, loc="outside lower center", ncols=len(names))
+    figure.draw_without_rendering()  # where the numbers of contours are depends on the layout
+    for ax in axes.flat:
+        thin_labels(ax)  # some were written before the marks that they would cover
     return figure
 
 

@@ -168,7 +168,7 @@ def rows(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
     for name, expected in (("filter", "rounding"), ("fixed", "it changes")):
         worst = difference(result[f"rescaled_{name}"])
         words = "filter-normalised surface" if name == "filter" else "surface along fixed directions"
-        found.append((f"Dinh: {words} changes by, share of its range", expected, f"{worst:.1e}"))
+        found.append((f"Dinh: {words} changes by, share of its range", expected, f"{worst:.2g}"))
     return found
 
 
@@ -235,6 +235,6 @@ def _draw_profiles(ax: Any, landscape: ls.Landscape, title: str) -> None:
         text = f"a = {a:g}" if a >= 1 else f"a = 1/{1 / a:g}"
         loss = landscape["train_loss"][number, :, middle]
         ax.plot(alpha, loss, dashes, color=f"C{(2, 0, 1)[number]}", linewidth=width, label=text)
-    ax.set(xlabel=f"first direction (largest change {difference(landscape):.0e} of the range)", ylabel="train loss")
+    ax.set(xlabel=f"first direction (largest change {difference(landscape):.1g} of the range)", ylabel="train loss")
     ax.set_title(title, loc="left")
     ax.legend(loc="best")
