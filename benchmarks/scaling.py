@@ -134,7 +134,7 @@ def draw(measured: dict[str, tuple[list[int], list[float]]]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     from landscape import plotting
 
@@ -151,7 +151,9 @@ def draw(measured: dict[str, tuple[list[int], list[float]]]) -> None:
             else:
                 fit, error = slope(sizes, seconds)
                 ax.set_title(f"slope {fit:.2f} ± {error:.2f}", fontsize="medium")
-            ax.xaxis.set_minor_formatter("")
+                ax.xaxis.set_minor_formatter("")
+            ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter("{x:g}")
             ax.yaxis.set_minor_formatter("")
         axes[0].set_ylabel("seconds")
         FIGURE.parent.mkdir(exist_ok=True)
