@@ -22,8 +22,8 @@ Expected:
   at 1 %, whether those that are not at rest by then count as bad or as good;
 - children at k = 12 solve the task in 68 % of cases, against 34 % for mutation and about 41 % for a restart (an
   earlier sample of 239 children, not a publication);
-- exchange beats mutation with z > 5 at k = 12 and k = 16, in both protocols. Found: 9.8 and 4.9 for children, 7.6 and
-  12.9 for populations;
+- exchange beats mutation with z > 5 at k = 12 and k = 16, in both protocols. Found: 9.8 and 4.9 for children (8.5 at
+  k = 16 in a replicate of twice the size with another seed), 7.6 and 12.9 for populations;
 - zero bandwidth equals isolation; copying the best leaves one network alive.
 
 Intervals are 95 %: Wilson's, for populations with the number of learners divided by the design effect, once they have
