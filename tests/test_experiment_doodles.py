@@ -73,7 +73,7 @@ def test_the_script_draws_everything(tmp_path):
     names = ["1_darts", "2_hardest", "3_buckets", "4_hills", "5_compass", "6_marbles", "7_boards", "8_culture"]
     assert {f"doodle_{name}.{suffix}" for name in names for suffix in ("png", "pdf")} <= drawn
     rows = json.loads((tmp_path / "findings.json").read_text())
-    assert {row["what"][0] for row in rows} == set("12345678")
+    assert {row["what"][0] for row in rows[1:]} == set("12345678")  # the first names the settings of --smoke
     for path in tmp_path.glob("doodle*.[ps]*"):
         assert path.stat().st_size < 4_000_000, path
 
