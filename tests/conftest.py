@@ -1,6 +1,7 @@
 """Shared fixtures; every call of the library in the tests is checked against its shape annotations."""
 
 import inspect
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,9 @@ def check_shapes(fn: Callable[..., Any]) -> Callable[..., Any]:
         del annotations[name]
     return beartype(fn)
 
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell has it that runs the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 install_import_hook("landscape", "conftest.check_shapes")
 

@@ -556,12 +556,12 @@ def loss_surface(batch_size, outputs):
     return LossSurface(random_plane(params), {"train": objective}, outputs)
 
 
-@program(2)
+@program(1)
 def loss_surface_in_one_batch():
     return loss_surface(None, ("sem",))
 
 
-@program(4)
+@program(2)
 def loss_surface_over_scanned_batches():
     return loss_surface(4, ("sem",))
 
