@@ -8,8 +8,10 @@ them. OpenMP threads (torch) spin while they wait and collapse when another proc
 machine a ratio says more about the neighbours than about the programs.
 """
 
+import contextlib
 import datetime
 import importlib.metadata
+import multiprocessing
 import os
 import platform
 import statistics
@@ -143,6 +145,36 @@ def settle(program: Callable[[], Any], max_calls: int = MAX_CALLS) -> int:
         if all(timing.settled for timing in _batching._CHOICES.values()):
             return call
     return max_calls
+
+
+def elsewhere(make: Callable[..., Callable[[], Any]], *arguments: Any, devices: int | None = None) -> Callable[[], Any]:
+    """The program `make(*arguments)` in a process of its own that has made so many devices of the cores, settled.
+
+    One for each core by default. Calling it asks that process to run it once, and waits for what it returns.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    context.Process(target=_serve, args=(there, make, arguments, devices or os.cpu_count()), daemon=True).start()
+    here.recv()
+
+    def run() -> Any:
+        here.send(None)
+        return here.recv()
+
+    return run
+
+
+def _serve(connection: Any, make: Callable[..., Callable[[], Any]], arguments: Any, devices: int) -> None:
+    """Run whenever asked to."""
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", devices)
+    program = make(*arguments)
+    connection.send(settle(program))
+    with contextlib.suppress(EOFError):  # until the other side has ended
+        while True:
+            connection.recv()
+            connection.send(program())
 
 
 class Report:

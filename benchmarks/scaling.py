@@ -10,7 +10,6 @@ while that of the first grows as h.
 devices of the cores. Figure: `.benchmarks/cost.png`, unless `--quick`.
 """
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
@@ -21,7 +20,8 @@ import jax
 import numpy as np
 
 import landscape as ls
-from benchmarks._harness import Report, settle
+from benchmarks import training
+from benchmarks._harness import Report, elsewhere, settle
 from benchmarks.batching import classify, mnist, surface
 
 POINTS, HIDDEN, EXAMPLES = 256, 128, 1024
@@ -92,41 +92,13 @@ def devices(report: Report) -> tuple[list[int], list[float]]:
     cores = os.cpu_count() or 1
     counts = sorted({cores // 2**k for k in range(cores.bit_length()) if cores // 2**k})
     steps = 20 if report.quick else 500
-    programs = {f"{count} devices": elsewhere(count, steps) for count in counts}
+    arguments = (*training.data(4096), steps)
+    programs = {f"{n} devices": elsewhere(training.landscape_runs, *arguments, devices=n) for n in counts}
     times = report.compare(programs, repeats=REPEATS)
     if len(counts) > 1:
         first, last = f"{counts[0]} devices", f"{counts[-1]} devices"
         report.finding(f"{first} / {last}", times, lambda t: t[first] / t[last])
     return counts, [float(np.median(times.seconds(label))) for label in programs]
-
-
-def elsewhere(count: int, steps: int) -> Callable[[], Any]:
-    """The trainings in a process with so many devices."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    context.Process(target=_serve, args=(there, count, steps), daemon=True).start()
-    here.recv()
-
-    def trainings() -> None:
-        here.send(None)
-        here.recv()
-
-    return trainings
-
-
-def _serve(connection: Any, count: int, steps: int) -> None:
-    jax.config.update("jax_num_cpu_devices", count)
-    from benchmarks import training
-
-    fn = training.landscape_runs(*training.data(4096), steps)
-    connection.send(settle(fn))
-    try:
-        while True:
-            connection.recv()
-            fn()
-            connection.send(None)
-    except EOFError:  # the other side has ended
-        pass
 
 
 def draw(measured: dict[str, tuple[list[int], list[float]]]) -> None:

@@ -20,8 +20,6 @@ the plain scan. The two are the same when the checks cost nothing.
 """
 
 import collections
-import contextlib
-import multiprocessing
 import os
 import re
 import tempfile
@@ -81,29 +79,9 @@ def landscape_runs(starts: Arrays, x: np.ndarray, y: np.ndarray, num_steps: int)
     return lambda: ls.train_many(**arguments, progress=False).history["loss"][:, -1]
 
 
-def split_runs(starts: Arrays, x: np.ndarray, y: np.ndarray, num_steps: int) -> Callable[[], np.ndarray]:
-    """`landscape_runs` in a process of its own with a device for each core, warm and tuned."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    context.Process(target=_serve, args=(there, (starts, x, y, num_steps)), daemon=True).start()
-    here.recv()
-
-    def run() -> np.ndarray:
-        here.send(None)
-        return here.recv()
-
-    return run
-
-
-def _serve(connection: Any, arguments: Any) -> None:
-    """Run whenever asked to."""
-    jax.config.update("jax_num_cpu_devices", os.cpu_count())
-    program = landscape_runs(*arguments)
-    connection.send(settle(program))
-    with contextlib.suppress(EOFError):  # until the other side has ended
-        while True:
-            connection.recv()
-            connection.send(program())
+def split_runs(*arguments: Any) -> Callable[[], np.ndarray]:
+    """`landscape_runs` in a process of its own with a device for each core."""
+    return elsewhere(landscape_runs, *arguments)
 
 
 def scan_of(x: np.ndarray, y: np.ndarray, num_steps: int) -> Callable[[Any], Any]:
