@@ -32,7 +32,7 @@ import numpy as np
 import optax
 
 import landscape as ls
-from benchmarks._harness import Report, Times, settle
+from benchmarks._harness import Report, Times, elsewhere, settle
 from landscape import _batching
 from landscape.training import Runs
 
