@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from _doodle_pen import PALE, caption, finished, note, open_frame, sheet, star
+from _estimates import ratio_and_error
 
 import landscape as ls
 from landscape import losses
@@ -143,10 +144,7 @@ def _descent() -> dict[str, Any]:
 
 def efficiency(samples: Any, name: str) -> tuple[float, float]:
     """Variance of the mean over that of another estimate, whose truth is 0, and its standard error (delta method)."""
-    top, bottom = samples["mean"] ** 2, samples[_plain(name)] ** 2
-    ratio = top.mean() / bottom.mean()
-    spread = (top - ratio * bottom) / bottom.mean()
-    return float(ratio), float(spread.std(ddof=1) / np.sqrt(len(top)))
+    return ratio_and_error(samples["mean"] ** 2, samples[_plain(name)] ** 2)
 
 
 def bias_law(share: Any) -> Any:

@@ -48,10 +48,15 @@ def ratio_of(x: np.ndarray, y: np.ndarray) -> Estimate:
     """
     if np.mean(y) == 0:
         return Estimate(np.nan, np.nan, np.nan)
-    ratio, num = np.mean(x) / np.mean(y), len(x)
-    error = np.std(x - ratio * y, ddof=1) / abs(np.mean(y)) / math.sqrt(num)
-    half = special.stdtrit(num - 1, 0.975) * error
-    return Estimate(float(ratio), float(ratio - half), float(ratio + half))
+    ratio, error = ratio_and_error(x, y)
+    half = float(special.stdtrit(len(x) - 1, 0.975)) * error
+    return Estimate(ratio, ratio - half, ratio + half)
+
+
+def ratio_and_error(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """The mean of `x` over that of `y`, measured in pairs, and its standard error to first order."""
+    ratio = np.mean(x) / np.mean(y)
+    return float(ratio), float(np.std(x - ratio * y, ddof=1) / abs(np.mean(y)) / math.sqrt(len(x)))
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> Estimate:

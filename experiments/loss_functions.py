@@ -36,6 +36,7 @@ import _loss_planes as planes
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _estimates import ratio_and_error
 from _runner import Lab, UsageError, main
 
 import landscape as ls
@@ -245,11 +246,7 @@ def monte_carlo(samples: ls.Landscape, name: str, index: int | None = None) -> t
         (np.var(a, ddof=1), np.var(b, ddof=1))
         for a, b in zip(*(np.array_split(x, BATCHES) for x in (samples["mean"], other)))
     ]
-    top, bottom = np.array(parts).T
-    ratio = float(top.mean() / bottom.mean())
-    # of a ratio of means, to first order
-    error = np.std(top - ratio * bottom, ddof=1) / np.sqrt(BATCHES) / bottom.mean()
-    return ratio, float(error)
+    return ratio_and_error(*np.array(parts).T)
 
 
 def _efficiency_rows(quadrature: ls.Landscape, samples: ls.Landscape) -> list[tuple[str, str, str]]:

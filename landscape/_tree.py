@@ -95,6 +95,12 @@ def check_count(name: str, value: Any, least: int | None = None) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
+def check_number(name: str, value: Any) -> None:
+    """Raise `TypeError` unless it is a real number."""
+    if np.asarray(value).dtype.kind not in "iuf" or np.ndim(value):
+        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+
+
 def is_traced(value: Any) -> bool:
     """Whether JAX is tracing it, so that its value cannot be looked at."""
     return isinstance(value, jax.core.Tracer)  # ty: ignore[possibly-missing-submodule]

@@ -251,7 +251,6 @@ def _check_constant(name: str, value: Any, high: float) -> None:
     """Raise unless it is a number in (0, high); what JAX traces cannot be looked at."""
     if _tree.is_traced(value):
         return
-    if np.asarray(value).dtype.kind not in "iuf" or np.ndim(value):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+    _tree.check_number(name, value)
     if not 0 < value < high:
         raise ValueError(f"{name} must be positive{'' if np.isinf(high) else f' and below {high}'}, got {value}")

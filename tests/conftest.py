@@ -1,8 +1,12 @@
 """Shared fixtures; every call of the library in the tests is checked against its shape annotations."""
 
 import inspect
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from beartype import beartype
@@ -35,6 +39,19 @@ def x64() -> Iterator[None]:
     """Double precision for one test; `jax.config` stays as it is."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def smoke(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What the experiment of a test module `test_experiment_NAME` prints for `--smoke`, its folder, its landscapes."""
+    import landscape as ls
+
+    name, out = request.module.__name__.removeprefix("test_experiment_"), tmp_path_factory.mktemp("smoke")
+    script = Path(__file__).parent.parent / "experiments" / f"{name}.py"
+    command = [sys.executable, str(script), "--smoke", "--out", str(out)]
+    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done, out, {path.stem: ls.load(path) for path in out.glob("*.zarr")}
 
 
 @pytest.fixture

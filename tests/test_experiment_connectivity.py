@@ -1,10 +1,6 @@
 """Mode connectivity: the script, blocks of examples, findings on made-up landscapes, the laws at a reduced size."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import matplotlib
 
@@ -22,18 +18,7 @@ from scipy import stats
 
 import landscape as ls
 
-ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.xdist_group("connectivity")  # the tests share one run of the script
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """What the script prints for `--smoke`, and what it leaves behind."""
-    out = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, str(ROOT / "experiments" / "connectivity.py"), "--smoke", "--out", str(out)]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done, out, {path.stem: ls.load(path) for path in out.glob("*.zarr")}
 
 
 def test_the_script_draws_and_prints_what_the_stores_hold(smoke):

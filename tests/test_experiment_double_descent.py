@@ -1,10 +1,6 @@
 """Double descent: NumPy's least squares, PyTorch's training, the findings' arithmetic, the script."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import matplotlib
 
@@ -22,19 +18,8 @@ from _wide_nets import Nets, draw_data, init, loss, padded_size, records
 import landscape as ls
 from landscape.problems import xor
 
-ROOT = Path(__file__).parent.parent
 start = jax.jit(init, static_argnums=2)
 pytestmark = pytest.mark.xdist_group("double_descent")  # the tests share one run of the script
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """What the script prints for `--smoke`, and what it leaves behind."""
-    out = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, str(ROOT / "experiments" / "double_descent.py"), "--smoke", "--out", str(out)]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done, out, {path.stem: ls.load(path) for path in out.glob("*.zarr")}
 
 
 # least squares

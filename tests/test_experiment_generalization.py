@@ -35,15 +35,6 @@ def script(name, *arguments):
     return subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """What the script prints for `--smoke`, and what it leaves behind."""
-    out = tmp_path_factory.mktemp("smoke")
-    done = script("generalization", "--smoke", "--out", out)
-    assert done.returncode == 0, done.stderr
-    return done, out, {path.stem: ls.load(path) for path in out.glob("*.zarr")}
-
-
 # ---------------------------------------------------------------------------------------------------- the rescaling
 
 

@@ -1,10 +1,6 @@
 """Grokking: PyTorch's AdamW on the same network, the delays of made-up runs, the script."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import matplotlib
 
@@ -19,18 +15,7 @@ from _runner import Lab, UsageError, settings_rows, table
 import landscape as ls
 from landscape.problems import modular_addition, xor
 
-ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.xdist_group("grokking")  # the tests share one run of the script
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """What the script prints for `--smoke`, and what it leaves behind."""
-    out = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, str(ROOT / "experiments" / "grokking.py"), "--smoke", "--out", str(out)]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done, out, {path.stem: ls.load(path) for path in out.glob("*.zarr")}
 
 
 def pytorch_measures(weights, data):

@@ -2,10 +2,6 @@
 
 import dataclasses
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import _hints_task as task
 import hints
@@ -18,18 +14,7 @@ from scipy import special, stats
 import landscape as ls
 from landscape.problems import xor
 
-ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.xdist_group("hints")  # the tests share one run of the script
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """What the script prints for `--smoke`, and what it leaves behind."""
-    out = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, str(ROOT / "experiments" / "hints.py"), "--smoke", "--out", str(out)]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done, out, {path.stem: ls.load(path) for path in out.glob("*.zarr")}
 
 
 # ------------------------------------------------------------------------------------------------------------ task

@@ -1,10 +1,6 @@
 """Learning coefficients: published values, limits and symmetries of the exact ones, sampling, the script."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import learning_coefficient
 import numpy as np
@@ -13,20 +9,7 @@ from _runner import Lab, UsageError
 from _singular_minima import Crossing, Quadratic, ReducedRank, reduced_rank_coefficient
 from learning_coefficient import Config, findings, run, strength_of
 
-import landscape as ls
-
-ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.xdist_group("learning_coefficient")  # the tests share one run of the script
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """What the script prints for `--smoke`, and what it leaves behind."""
-    out = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, str(ROOT / "experiments" / "learning_coefficient.py"), "--smoke", "--out", str(out)]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done, out, {path.stem: ls.load(path) for path in out.glob("*.zarr")}
 
 
 @pytest.mark.parametrize(

@@ -29,15 +29,6 @@ def script(*arguments):
     return subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
-    """What the script prints for `--smoke`, and what it leaves behind."""
-    out = tmp_path_factory.mktemp("smoke")
-    done = script("--smoke", "--out", out)
-    assert done.returncode == 0, done.stderr
-    return done, out, {path.stem: ls.load(path) for path in out.glob("*.zarr")}
-
-
 def end(landscape, row):
     return [landscape[f"params.{layer}.{part}"][row] for layer in (0, 1) for part in ("kernel", "bias")]
 

@@ -122,8 +122,7 @@ def _check(numbers: dict[str, Any], num_chains: Any, num_records: Any, num_steps
     for name, value in numbers.items():
         if _tree.is_traced(value):
             continue
-        if np.asarray(value).dtype.kind not in "iuf" or np.ndim(value):
-            raise TypeError(f"{name} must be a number, got {value!r}")
+        _tree.check_number(name, value)
         if not least[name] < value < np.inf:
             raise ValueError(f"{name} must be larger than {least[name]:g} and finite, got {value!r}")
     _tree.check_count("num_chains", num_chains, 2)
