@@ -68,8 +68,12 @@ def bar_of(ax):
 
 
 def corners_of(ax):
-    """Corners of the surface's quadrilaterals, shape `(n, 3)`; matplotlib offers no public way to them."""
-    return np.asarray(ax.collections[0]._faces).reshape(-1, 3)
+    """Corners of the surface's polygons, shape `(n, 3)`; matplotlib offers no public way to them.
+
+    Polygons with fewer corners than others are padded with memory that nobody has written to, and these are left out.
+    """
+    faces, padding = np.asarray(ax.collections[0]._faces), ax.collections[0]._invalid_vertices
+    return faces[~np.broadcast_to(padding, faces.shape[:2])]
 
 
 def legend(ax):
