@@ -8,10 +8,8 @@ them. OpenMP threads (torch) spin while they wait and collapse when another proc
 machine a ratio says more about the neighbours than about the programs.
 """
 
-import contextlib
 import datetime
 import importlib.metadata
-import multiprocessing
 import os
 import platform
 import statistics
@@ -21,11 +19,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import psutil
 
-from landscape import _batching
+from landscape import _batching, _kernel
 
 MAX_LOAD = 0.10
 MAX_CALLS = 64
@@ -147,34 +146,14 @@ def settle(program: Callable[[], Any], max_calls: int = MAX_CALLS) -> int:
     return max_calls
 
 
-def elsewhere(make: Callable[..., Callable[[], Any]], *arguments: Any, devices: int | None = None) -> Callable[[], Any]:
-    """The program `make(*arguments)` in a process of its own that has made so many devices of the cores, settled.
-
-    One for each core by default. Calling it asks that process to run it once, and waits for what it returns.
-    """
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    context.Process(target=_serve, args=(there, make, arguments, devices or os.cpu_count()), daemon=True).start()
-    here.recv()
+def on_threads(num: int, program: Callable[[], Any]) -> Callable[[], Any]:
+    """The same program where a sweep may use so many threads."""
 
     def run() -> Any:
-        here.send(None)
-        return here.recv()
+        with mock.patch.object(_kernel, "threads_for", return_value=num):
+            return program()
 
     return run
-
-
-def _serve(connection: Any, make: Callable[..., Callable[[], Any]], arguments: Any, devices: int) -> None:
-    """Run whenever asked to."""
-    import jax
-
-    jax.config.update("jax_num_cpu_devices", devices)
-    program = make(*arguments)
-    connection.send(settle(program))
-    with contextlib.suppress(EOFError):  # until the other side has ended
-        while True:
-            connection.recv()
-            connection.send(program())
 
 
 class Report:

@@ -24,7 +24,7 @@ import optax
 
 import landscape as ls
 from benchmarks._harness import Report
-from landscape import _batching, _runners
+from landscape import _batching, _kernel, _runners
 
 TARGET = 1.25
 WIDTHS = (1, 4, 16, 64, 256, 1024, 4096)
@@ -152,14 +152,14 @@ def sweep_of(fn: Any, grid: ls.Grid) -> Callable[[], Any]:
     return lambda: ls.sweep(fn, grid, progress=False)
 
 
-def fixed_timing(fn: Any, strategy: _batching.Strategy, grid: ls.Grid) -> _batching.Timing | str:
+def fixed_timing(fn: Any, strategy: _kernel.Strategy, grid: ls.Grid) -> _batching.Timing | str:
     """The timing of a strategy, or why there is none."""
     runner = local(fn, grid)
     if strategy.width > min(runner.kernel.capacity, grid.size):
         return "wider than the grid" if strategy.width > grid.size else "wider than a buffer"
     memory = runner.kernel.using(strategy).program.memory_analysis()
     temporaries = getattr(memory, "temp_size_in_bytes", 0)
-    if temporaries > _batching.default_memory(jax.local_devices()[0]):
+    if temporaries > _kernel.default_memory(jax.local_devices()[0]):
         return f"needs {temporaries / 2**30:.1f} GiB"
     return runner.timing(strategy, None, grid.size)
 
@@ -211,7 +211,7 @@ def describe(report: Report, tuning: Tuning) -> None:
     )
 
 
-def title(strategy: _batching.Strategy) -> str:
+def title(strategy: _kernel.Strategy) -> str:
     """How the tables name a strategy."""
     return f"{'hoisted' if strategy.hoist else 'width'} {strategy.width}"
 
@@ -221,7 +221,7 @@ def fixed(report: Report, fn: Any, grid: ls.Grid) -> dict[str, Callable[[], Any]
     limit = SLOWEST * clock(sweep_of(fn, grid))
     widths = (1, 16, 64) if report.quick else WIDTHS
     shares = local(fn, grid).kernel.num_hoisted() > 0
-    strategies = [_batching.Strategy(w, hoist) for w in widths for hoist in (False, True)[: 1 + (shares and w > 1)]]
+    strategies = [_kernel.Strategy(w, hoist) for w in widths for hoist in (False, True)[: 1 + (shares and w > 1)]]
     sweeps = {}
     for strategy in strategies:
         timing = fixed_timing(fn, strategy, grid)

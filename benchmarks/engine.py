@@ -30,7 +30,7 @@ import numpy as np
 
 import landscape as ls
 from benchmarks._harness import Report
-from landscape import _batching
+from landscape import _batching, _kernel
 
 TARGET = 0.20
 SLACK_MIB = 8.0
@@ -95,21 +95,22 @@ def stored(fn: Any, grid: ls.Grid, folder: str) -> Callable[[], Any]:
 def alone(report: Report, fn: Any, grid: ls.Grid) -> Callable[[], None]:
     """The compiled program of a tuned sweep on the very tiles of that sweep, without the engine."""
     calls: list[tuple[Any, np.ndarray]] = []
-    start = _batching.Kernel.__call__
+    start = _kernel.Kernel.__call__
 
     def recorded(kernel: Any, points: np.ndarray) -> Any:
         calls.append((kernel, points))
         return start(kernel, points)
 
-    with mock.patch.object(_batching.Kernel, "__call__", recorded):
+    with mock.patch.object(_kernel.Kernel, "__call__", recorded):
         sweep(fn, grid)
-    tiles = [(kernel, kernel._layout(points)) for kernel, points in calls]
+    tiles = [(kernel, kernel.shares(points)) for kernel, points in calls]
     steps = sum(-(-len(points) // kernel.width) * kernel.width for kernel, points in calls)
     report.note(f"  width {calls[0][0].width}, {len(calls)} tiles of {len(calls[0][1])} points, {steps:,} with padding")
 
     def run() -> None:
-        for kernel, (buffer, counts) in tiles:
-            jax.block_until_ready(kernel.program(kernel.fn, buffer, counts))
+        for pending in [kernel.start(shares) for kernel, shares in tiles]:
+            for result in pending.results:
+                jax.block_until_ready(result())
 
     return run
 

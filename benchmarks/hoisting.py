@@ -22,8 +22,8 @@ import numpy as np
 import landscape as ls
 from benchmarks._harness import Report
 from benchmarks.batching import classify, cnn, mlp, sweep_of
-from landscape import _batching, _runners
-from landscape._batching import Strategy
+from landscape import _batching, _kernel, _runners
+from landscape._kernel import Strategy
 
 WIDTHS = (4, 8, 16, 32, 64, 128)
 AGREEMENT = 1e-5
@@ -102,7 +102,7 @@ def nothing_to_share(report: Report, num: int) -> None:
 
     def tuned(candidates: bool) -> Callable[[], Any]:
         def sweep() -> Any:
-            with mock.patch.object(_batching.Kernel, "num_hoisted", without(candidates)), _batching.forgotten():
+            with mock.patch.object(_kernel.Kernel, "num_hoisted", without(candidates)), _batching.forgotten():
                 return ls.sweep(fn, grid, progress=False)
 
         return sweep
@@ -117,7 +117,7 @@ def nothing_to_share(report: Report, num: int) -> None:
 
 def without(candidates: bool) -> Callable[[Any], int]:
     """The true count of shared contractions, or none."""
-    count = _batching.Kernel.num_hoisted
+    count = _kernel.Kernel.num_hoisted
     return (lambda kernel: count(kernel)) if candidates else (lambda kernel: 0)
 
 
@@ -134,7 +134,7 @@ def compiled(fn: Any, hoist: bool) -> Callable[[], Any]:
 
     def work() -> Any:
         jax.clear_caches()
-        kernel = _batching.Kernel.build(fn, 2, jax.local_devices()[:1])
+        kernel = _kernel.Kernel.build(fn, 2, jax.local_devices()[:1])
         return kernel.using(Strategy(16, hoist)).program
 
     return work

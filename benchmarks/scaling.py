@@ -1,4 +1,4 @@
-"""Cost against size: points, parameters, examples, devices, as log-log plots with their slopes.
+"""Cost against size: points, parameters, examples, threads, as log-log plots with their slopes.
 
 The loss surface of a multilayer perceptron 784-h-h-10 on MNIST digits, swept exactly by `sweep(batch="auto")`, warm
 (compiled and tuned by calls before). One size is varied at a time about 256 points, h = 128 and 1,024 examples. A slope
@@ -6,8 +6,8 @@ of 1 in the log-log plot is cost in proportion to size, 0 no cost at all; it is 
 half of the sizes, with its standard error. The parameters grow as h^2, and so does the arithmetic of the hidden layer,
 while that of the first grows as h.
 
-*Devices*: 4,096 trainings of a network of width 16 (`benchmarks/training.py`) in processes that have made 1, 2, ...
-devices of the cores. Figure: `.benchmarks/cost.png`, unless `--quick`.
+*Threads*: 4,096 trainings of a network of width 16 (`benchmarks/training.py`) where the sweep may use 1, 2, ...
+threads. Figure: `.benchmarks/cost.png`, unless `--quick`.
 """
 
 import os
@@ -21,7 +21,7 @@ import numpy as np
 
 import landscape as ls
 from benchmarks import training
-from benchmarks._harness import Report, elsewhere, settle
+from benchmarks._harness import Report, on_threads, settle
 from benchmarks.batching import classify, mnist, surface
 
 POINTS, HIDDEN, EXAMPLES = 256, 128, 1024
@@ -56,12 +56,12 @@ def slope(sizes: Any, seconds: Any) -> tuple[float, float]:
 
 
 def run(report: Report) -> None:
-    """Each size, then the devices."""
+    """Each size, then the threads."""
     measured = {}
     for what, sizes in SIZES.items():
         key = {"points": "points", "hidden units": "hidden", "examples": "examples"}[what]
         measured[what] = vary(report, what, [{key: size} for size in (sizes[:2] if report.quick else sizes)])
-    measured["devices"] = devices(report)
+    measured["threads"] = threads(report)
     if not report.quick:
         draw(measured)
 
@@ -86,17 +86,19 @@ def vary(report: Report, what: str, settings: list[dict[str, int]]) -> tuple[lis
     return sizes, seconds
 
 
-def devices(report: Report) -> tuple[list[int], list[float]]:
-    """4,096 trainings, divided among as many devices as cores, half of them, ..., one."""
-    report.section("scaling: devices, 4,096 trainings")
+def threads(report: Report) -> tuple[list[int], list[float]]:
+    """4,096 trainings from as many threads as there are cores, half of them, ..., one."""
+    report.section("scaling: threads, 4,096 trainings")
     cores = os.cpu_count() or 1
     counts = sorted({cores // 2**k for k in range(cores.bit_length()) if cores // 2**k})
     steps = 20 if report.quick else 500
     arguments = (*training.data(4096), steps)
-    programs = {f"{n} devices": elsewhere(training.landscape_runs, *arguments, devices=n) for n in counts}
+    programs = {f"{n} threads": on_threads(n, training.landscape_runs(*arguments)) for n in counts}
+    for program in programs.values():
+        settle(program)
     times = report.compare(programs, repeats=REPEATS)
     if len(counts) > 1:
-        first, last = f"{counts[0]} devices", f"{counts[-1]} devices"
+        first, last = f"{counts[0]} threads", f"{counts[-1]} threads"
         report.finding(f"{first} / {last}", times, lambda t: t[first] / t[last])
     return counts, [float(np.median(times.seconds(label))) for label in programs]
 
@@ -110,13 +112,13 @@ def draw(measured: dict[str, tuple[list[int], list[float]]]) -> None:
 
     from landscape import plotting
 
-    labels = {"points": "grid points", "hidden units": "parameters", "examples": "examples", "devices": "CPU devices"}
+    labels = {"points": "grid points", "hidden units": "parameters", "examples": "examples", "threads": "threads"}
     with plotting.style("paper"):
         figure, axes = pyplot.subplots(1, len(measured), figsize=(2.1 * len(measured), 2.2), layout="constrained")
         for ax, (what, (sizes, seconds)) in zip(axes, measured.items()):
             ax.loglog(sizes, seconds, "o-", color="#0072b2")
             ax.set_xlabel(labels[what])
-            if what == "devices":
+            if what == "threads":
                 ax.set_title(f"{seconds[0] / seconds[-1]:.2f} times as fast", fontsize="medium")
                 ax.set_xticks(sizes, [str(size) for size in sizes], minor=False)
                 ax.minorticks_off()

@@ -4,8 +4,7 @@
 data points of dimension 16, 500 steps of full-batch gradient descent each, float32, all from the same starts:
 
 - *landscape*: `train_many(objective, optax.sgd(rate), starts)`, with its checks for divergence and `batch="auto"`.
-- *landscape, split*: the same in a process that has made every core a device (`jax_num_cpu_devices`), as the
-  experiments with small programs do: XLA runs such a program on one core.
+- *landscape, one thread*: the same where a sweep may use one thread. XLA runs such a program on one core.
 - *jax scan*: `jax.jit(jax.vmap(..))` of a `lax.scan` over the same steps, with nothing else in it.
 - *torch.func*: a Python loop over `vmap(grad(loss))`.
 - *torch.compile bmm*: a Python loop over a compiled step with gradients written by hand as batched matrix products.
@@ -32,13 +31,13 @@ import numpy as np
 import optax
 
 import landscape as ls
-from benchmarks._harness import Report, Times, elsewhere, settle
+from benchmarks._harness import Report, Times, on_threads, settle
 from landscape import _batching
 from landscape.training import Runs
 
 AGREEMENT = 1e-4
 WIDTH, NUM_POINTS, RATE = 16, 16, 0.7
-NAMES = ("landscape", "landscape, split", "jax scan", "torch.func", "torch.compile bmm")
+NAMES = ("landscape", "landscape, one thread", "jax scan", "torch.func", "torch.compile bmm")
 MILLION_STEPS, OVER_FUNC, OVER_BMM = 1 / 1.6, 1 / 4, 1 / 1.3
 HOUSEKEEPING = {"parameter", "get-tuple-element", "tuple", "constant", "bitcast"}
 
@@ -79,9 +78,9 @@ def landscape_runs(starts: Arrays, x: np.ndarray, y: np.ndarray, num_steps: int)
     return lambda: ls.train_many(**arguments, progress=False).history["loss"][:, -1]
 
 
-def split_runs(*arguments: Any) -> Callable[[], np.ndarray]:
-    """`landscape_runs` in a process of its own with a device for each core."""
-    return elsewhere(landscape_runs, *arguments)
+def runs_of_one_thread(*arguments: Any) -> Callable[[], np.ndarray]:
+    """`landscape_runs` on one thread."""
+    return on_threads(1, landscape_runs(*arguments))
 
 
 def scan_of(x: np.ndarray, y: np.ndarray, num_steps: int) -> Callable[[Any], Any]:
@@ -179,11 +178,12 @@ def compare(report: Report, arguments: Any) -> None:
     torch.set_num_threads(psutil.cpu_count())
     programs = {
         name: make(*arguments)
-        for name, make in zip(NAMES, (landscape_runs, split_runs, jax_scan, torch_func, torch_bmm))
+        for name, make in zip(NAMES, (landscape_runs, runs_of_one_thread, jax_scan, torch_func, torch_bmm))
     }
     report.note("cold: first call")
     check(report, {name: report.once(name, program) for name, program in programs.items()})
-    report.note(f"warm; ours after {settle(programs[NAMES[0]])} calls, {chosen()}")
+    calls = max(settle(programs[name]) for name in NAMES[:2])
+    report.note(f"warm; ours after {calls} calls, {chosen()}")
     times = report.compare(programs, repeats=5)
     millions = len(arguments[0]["first"]) * arguments[-1] / 1e6
     for name in NAMES:
@@ -197,7 +197,9 @@ def compare(report: Report, arguments: Any) -> None:
 
 def chosen() -> str:
     """The strategy that was found."""
-    return ", ".join(f"{timing.strategy.width} networks at a time" for timing in _batching._CHOICES.values())
+    return ", ".join(
+        f"{timing.threads} times {timing.strategy.width} networks at a time" for timing in _batching._CHOICES.values()
+    )
 
 
 def _ratio(a: str, b: str) -> Callable[[Times], float]:

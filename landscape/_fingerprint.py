@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape import _tree
-from landscape._batching import coords_dtype, evaluate_point, output_shapes
+from landscape._kernel import coords_dtype, evaluate_point, output_shapes
 from landscape.grid import Grid
 
 

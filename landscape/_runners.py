@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape._batching import Kernel, Pending, Strategy, Timing, coords_dtype, is_out_of_memory, time_once, tune
+from landscape._batching import Timing, time_once, tune
+from landscape._kernel import Kernel, Pending, Strategy, coords_dtype, is_out_of_memory
 from landscape.grid import Grid
 
 IN_FLIGHT = 32  # jobs given to an executor at a time
@@ -53,8 +54,11 @@ class Local:
     def timing(self, batch: Batch, max_memory: int | None, num_points: int) -> Timing:
         points = np.resize(_spread(self.grid), (self.kernel.max_points, self.grid.ndim))
         if batch == "auto":
-            return tune(self.kernel, points, num_points, max_memory)
-        return self._fitted(batch if isinstance(batch, Strategy) else Strategy(batch), max_memory).timing(points)
+            timing = tune(self.kernel, points, num_points, max_memory)
+            self._fitted(timing.strategy, max_memory).use_threads(timing.threads)
+            return timing
+        asked = batch if isinstance(batch, Strategy) else Strategy(batch)
+        return self._fitted(asked, max_memory).timing(points, num_points)
 
     def values(
         self, strategy: Strategy, max_memory: int | None, jobs: Iterable[Job], say: Say
@@ -82,7 +86,7 @@ class Local:
 
 
 class _Shrinking:
-    """A kernel that halves its width until it fits into the memory, saying so once.
+    """A kernel that goes on with one thread, then halves its width, until it fits into the memory, saying so once.
 
     It has to fit into `max_memory` by what the compiler says of its temporaries, and into what the device really has.
     """
@@ -91,14 +95,20 @@ class _Shrinking:
         self.kernel, self.asked, self.said = kernel, kernel.width, False
         self.allowed = math.inf if max_memory is None else max_memory
 
-    def timing(self, points: np.ndarray) -> Timing:
+    def use_threads(self, threads: int) -> None:
+        """Go on with a number of threads that was found to be the faster one."""
+        self.kernel = self.kernel.using(self.kernel.strategy, threads)
+
+    def timing(self, points: np.ndarray, num_points: int) -> Timing:
         """How fast the widest is that fits."""
         kernel = self._fit()
         try:
-            return time_once(kernel, points)
+            timing = time_once(kernel, points, num_points)
         except jax.errors.JaxRuntimeError as error:
-            self._narrow(kernel.width, error)
-        return self.timing(points)
+            self._narrow(kernel, error)
+            return self.timing(points, num_points)
+        self.use_threads(timing.threads)
+        return timing
 
     def start(self, points: np.ndarray, say: Say) -> Callable[[], Values]:
         """Begin to evaluate; the returned function waits for the values."""
@@ -109,22 +119,22 @@ class _Shrinking:
         try:
             pending = kernel(points)
         except jax.errors.JaxRuntimeError as error:
-            return partial(self._again, points, kernel.width, error, say)
-        return partial(self._wait, points, kernel.width, pending, say)
+            return partial(self._again, points, kernel, error, say)
+        return partial(self._wait, points, kernel, pending, say)
 
-    def _wait(self, points: np.ndarray, width: int, pending: Pending, say: Say) -> Values:
+    def _wait(self, points: np.ndarray, kernel: Kernel, pending: Pending, say: Say) -> Values:
         try:
             return pending.wait()
         except jax.errors.JaxRuntimeError as error:
-            return self._again(points, width, error, say)
+            return self._again(points, kernel, error, say)
 
-    def _again(self, points: np.ndarray, width: int, error: jax.errors.JaxRuntimeError, say: Say) -> Values:
-        self._narrow(width, error)
+    def _again(self, points: np.ndarray, kernel: Kernel, error: jax.errors.JaxRuntimeError, say: Say) -> Values:
+        self._narrow(kernel, error)
         return self.start(points, say)()
 
     def _fit(self) -> Kernel:
         """The kernel, narrowed to what its temporaries may take."""
-        while self.allowed < math.inf and self.kernel.width > 1 and self._takes_too_much(self.kernel):
+        while self.allowed < math.inf and not self.kernel.narrowest and self._takes_too_much(self.kernel):
             self.kernel = self.kernel.narrower()
         return self.kernel
 
@@ -136,11 +146,11 @@ class _Shrinking:
                 return True
             raise
 
-    def _narrow(self, width: int, error: jax.errors.JaxRuntimeError) -> None:
-        """Halve after a failure at `width`; another tile may have halved the kernel's width already."""
-        if width == 1 or not is_out_of_memory(error):
+    def _narrow(self, failed: Kernel, error: jax.errors.JaxRuntimeError) -> None:
+        """Narrow after a failure; another tile that failed may have done so already."""
+        if failed.narrowest or not is_out_of_memory(error):
             raise error
-        if self.kernel.width >= width:
+        if self.kernel.step >= failed.step:
             self.kernel = self.kernel.narrower()
 
 

@@ -15,8 +15,9 @@ import jax
 import numpy as np
 
 from landscape import __version__
-from landscape._batching import Strategy, Timing, capacity, coords_dtype, output_shapes
+from landscape._batching import Timing
 from landscape._fingerprint import fingerprint
+from landscape._kernel import Strategy, capacity, coords_dtype, output_shapes
 from landscape._layout import Layout, check_storable, row_tile
 from landscape._progress import Interrupted, Progress, interruptible
 from landscape._runners import Batch, Runner

@@ -2,7 +2,7 @@
 
 This is the one place that compiles, loops, distributes, saves and resumes. The host loop goes over tiles, blocks of
 the grid in C order (`_tiling`), or at a tolerance over rounds of points that `adaptive` asks for (`_refining`);
-`_batching` evaluates points on the devices; `store` keeps what is finished. The answer does not depend on tiles,
+`_kernel` evaluates points on the devices; `store` keeps what is finished. The answer does not depend on tiles,
 devices, order, sharding or resuming.
 
 >>> import jax.numpy as jnp
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape import _refining, _tiling, _tree
-from landscape._batching import Strategy, coords_dtype, output_shapes
+from landscape._kernel import Strategy, coords_dtype, output_shapes
 from landscape._progress import Interrupted
 from landscape._runners import Batch, Local, Remote
 from landscape.adaptive import Labels, Smooth, drivers
@@ -48,12 +48,13 @@ class Plan:
     memory_bytes: int
     disk_bytes: int
     devices: tuple[str, ...]
+    threads: int = 1
 
     def __str__(self) -> str:
         return (
             f"points    {self.points:,} in {self.num_tiles} tiles of {'x'.join(map(str, self.tile))}, "
             f"{self.strategy.width} at a time{', hoisted' if self.strategy.hoist else ''}\n"
-            f"devices   {', '.join(self.devices)}\n"
+            f"devices   {', '.join(self.devices)}{f', {self.threads} threads' if self.threads > 1 else ''}\n"
             f"memory    {self.memory_bytes / 2**20:,.0f} MiB for temporaries\n"
             f"disk      at most {self.disk_bytes / 2**20:,.1f} MiB\n"
             f"time      about {self.seconds:,.1f} s and {self.compile_seconds:.1f} s to compile"
@@ -91,7 +92,9 @@ def sweep(
         batch: points evaluated at a time. `"auto"` times several strategies on `fn` itself; 1 is `lax.map`, `n` is
             `vmap` over `n` points, `Strategy(n, hoist=True)` is `affine.affine_vmap`. The answer is the same to
             rounding, and to the bit for the same strategy.
-        devices: how many of, or which, local devices share the points; all of them by default.
+        devices: how many of, or which, local devices share the points; all of them by default. A single CPU device is
+            given points from as many threads as this process may use cores, or from one where that is faster; `taskset`
+            limits them.
         store: directory of a zarr run. Finished tiles are kept there as they come; the same call resumes after
             whatever stopped it.
         executor: any `concurrent.futures.Executor` whose workers run the tiles; this process only stores them.
@@ -150,6 +153,7 @@ def plan(
         memory_bytes=timing.temp_bytes,
         disk_bytes=row * grid.size,
         devices=tuple(str(d) for d in chosen),
+        threads=timing.threads,
     )
 
 

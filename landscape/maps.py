@@ -21,8 +21,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._batching import coords_dtype
 from landscape._descent import Descent, Outcome, Spec, anyone, batch_of, chunk_length, select, updated
+from landscape._kernel import coords_dtype
 from landscape.grid import Grid
 from landscape.objective import Objective
 from landscape.subspace import least_squares

@@ -30,8 +30,8 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._batching import coords_dtype
 from landscape._descent import Descent, Outcome, Spec
+from landscape._kernel import coords_dtype
 from landscape.engine import Devices, sweep
 from landscape.grid import Grid, Landscape
 from landscape.objective import Objective, check_objective

@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,8 @@ import numpy as np
 import pytest
 
 import landscape as ls
-from landscape import _batching, _runners, _tiling
+from landscape import _batching, _kernel, _runners, _tiling
+from landscape._kernel import Strategy
 
 GRID = ls.Grid.of(x=np.linspace(-1.5, 1.25, 7), y=np.linspace(-2.0, 0.75, 11))
 HESSIAN = np.array([[3.5, 0.75], [0.75, 0.25]])
@@ -144,7 +148,8 @@ import os, sys, numpy as np, jax
 sys.path.insert(0, {tests!r})
 from test_engine import _network
 import landscape as ls
-from landscape import _batching
+from landscape import _kernel
+from landscape._kernel import Strategy
 assert len(jax.local_devices()) == 3
 for width in (1, 4):
     one = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=width, devices=1)
@@ -154,7 +159,7 @@ for width in (1, 4):
 auto = ls.sweep(_network(), ls.Grid.square(0.7, 9))
 np.testing.assert_allclose(one["loss"], auto["loss"], rtol=2e-6)
 memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-assert _batching.default_memory(jax.local_devices()[0]) == memory // 4 // 3
+assert _kernel.default_memory(jax.local_devices()[0]) == memory // 4 // 3
 """
 
 
@@ -168,25 +173,86 @@ def test_all_local_devices_share_the_points_and_give_the_same_bits():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture
+def threads(monkeypatch):
+    """`threads(n)`: sweeps may use so many, and forget what was tuned before."""
+    with _batching.forgotten():
+        yield lambda num: monkeypatch.setattr(_kernel, "threads_for", lambda devices: num)
+
+
+@pytest.mark.parametrize("batch", [1, 4, Strategy(4, hoist=True)])
+def test_the_answer_does_not_depend_on_the_number_of_threads(threads, batch):
+    surface, grid = _network(), ls.Grid.square(0.7, 9)
+    threads(1)
+    alone = ls.sweep(surface, grid, batch=batch)
+    threads(3)  # 81 points in steps of 4 are 7 steps for each of three threads
+    assert ls.plan(surface, grid, batch=batch).threads in (1, 3)
+    together = ls.sweep(surface, grid, batch=batch)
+    np.testing.assert_array_equal(alone["loss"], together["loss"])
+
+
+def test_calls_of_one_device_overlap(threads):
+    """Two points wait for each other: a single thread would wait in vain."""
+    meeting = threading.Barrier(2, timeout=60)
+
+    def meet(x):
+        meeting.wait()
+        return x
+
+    def point(c):
+        return jax.pure_callback(meet, jax.ShapeDtypeStruct((), c.dtype), c[0])
+
+    threads(2)
+    result = ls.sweep(point, ls.Grid.of(x=[0.3, 0.7]), batch=1)
+    np.testing.assert_array_equal(result["value"], np.float32([0.3, 0.7]))
+
+
+def test_threads_compute_in_the_precision_of_the_caller(threads):
+    threads(3)
+    with jax.enable_x64(True):
+        found = ls.sweep(lambda c: c[0] ** 2 / 3, ls.Grid.of(x=np.linspace(0.1, 0.9, 30)), batch=2)
+    np.testing.assert_allclose(found["value"], np.linspace(0.1, 0.9, 30) ** 2 / 3, rtol=1e-15)
+
+
+def test_what_a_thread_raises_is_raised_by_the_sweep(threads):
+    def fail(x):
+        raise RuntimeError("the user's own trouble")
+
+    threads(2)
+    point = lambda c: jax.pure_callback(fail, jax.ShapeDtypeStruct((), c.dtype), c[0])  # noqa: E731
+    with pytest.raises(jax.errors.JaxRuntimeError, match="the user's own trouble"):
+        ls.sweep(point, ls.Grid.of(x=[0.3, 0.7, 1.3]), batch=1)
+
+
+def test_who_uses_threads(monkeypatch):
+    cpu, gpu = SimpleNamespace(platform="cpu"), SimpleNamespace(platform="gpu")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    assert _kernel.threads_for([cpu]) == cores
+    assert _kernel.threads_for([cpu, cpu]) == _kernel.threads_for([gpu]) == 1
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: "a pool of processes")
+    assert _kernel.threads_for([cpu]) == 1
+
+
 def test_the_kernel_lowers_for_a_gpu():
-    kernel = _batching.Kernel.build(_network(), 2, jax.local_devices()).using(_batching.Strategy(8))
+    kernel = _kernel.Kernel.build(_network(), 2, jax.local_devices()).using(Strategy(8))
     coords = jax.ShapeDtypeStruct((kernel.capacity, 2), jnp.float32)
     counts = jax.ShapeDtypeStruct((1,), jnp.int32)
-    traced = _batching._evaluate.trace(kernel.fn, coords, counts, strategy=_batching.Strategy(8), mesh=None)
+    traced = _kernel._evaluate.trace(kernel.fn, coords, counts, strategy=Strategy(8), mesh=None)
     assert "stablehlo" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
 def test_out_of_memory_halves_the_width_says_so_once_and_changes_nothing(monkeypatch, capsys):
     reference = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=2)
-    true_call = _batching.Kernel.__call__
+    true_call = _kernel.Kernel.__call__
 
     def small(kernel, points):
         if kernel.width > 2 and len(points) > 8:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory while allocating")
         return true_call(kernel, points)
 
-    monkeypatch.setattr(_batching.Kernel, "__call__", small)
-    monkeypatch.setattr(_runners, "time_once", lambda kernel, points: _batching.Timing(kernel.strategy, 0.05))
+    monkeypatch.setattr(_kernel.Kernel, "__call__", small)
+    timing = _batching.Timing(Strategy(8), 0.05)
+    monkeypatch.setattr(_runners, "time_once", lambda kernel, points, num_points: timing)
     result = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=8)
     np.testing.assert_array_equal(result["loss"], reference["loss"])
     assert capsys.readouterr().err.count("out of memory") == 1
@@ -197,7 +263,7 @@ def test_max_memory_bounds_the_width_that_is_chosen():
         return jnp.sum(jnp.sin(jnp.linspace(c[0], c[1], 50_000)) ** 2 * jnp.cumsum(jnp.full(50_000, c[0])))
 
     grid = ls.Grid.square(1.0, 150)
-    kernel = _batching.Kernel.build(jax.tree_util.Partial(heavy), 2, jax.local_devices())
+    kernel = _kernel.Kernel.build(jax.tree_util.Partial(heavy), 2, jax.local_devices())
     limit = 4 * 2**20
     timing = _batching.tune(kernel, np.resize(grid.points(), (kernel.max_points, 2)), grid.size, limit)
     assert timing.strategy.width == 1 or timing.temp_bytes <= limit
@@ -209,9 +275,9 @@ def test_max_memory_narrows_a_batch_that_was_given(monkeypatch, capsys, num):
         return jnp.sort(jnp.sin(c[0] * jnp.arange(10_000.0)))[::2500]
 
     grid, point = ls.Grid.of(x=np.linspace(0.3, 2.0, num)), jax.tree_util.Partial(heavy)
-    asked = _batching.Kernel.build(point, 1, jax.local_devices(), num).using(_batching.Strategy(16))
-    limit, used, call = asked.temp_bytes // 3, [], _batching.Kernel.__call__
-    monkeypatch.setattr(_batching.Kernel, "__call__", lambda kernel, at: used.append(kernel) or call(kernel, at))
+    asked = _kernel.Kernel.build(point, 1, jax.local_devices(), num).using(Strategy(16))
+    limit, used, call = asked.temp_bytes // asked.threads // 3, [], _kernel.Kernel.__call__
+    monkeypatch.setattr(_kernel.Kernel, "__call__", lambda kernel, at: used.append(kernel) or call(kernel, at))
     result = ls.sweep(point, grid, batch=16, max_memory=limit)
     assert used
     assert all(kernel.temp_bytes <= limit for kernel in used)
@@ -331,7 +397,7 @@ def test_other_leaves_are_refused_by_name():
 
 def test_tiles_in_flight_halve_the_width_once_each(monkeypatch):
     monkeypatch.setattr(_tiling, "layout_for", _rows(_tiling.layout_for))
-    true_call = _batching.Kernel.__call__
+    true_call = _kernel.Kernel.__call__
 
     def tiny(kernel, points):
         if kernel.width > 1:
@@ -339,7 +405,7 @@ def test_tiles_in_flight_halve_the_width_once_each(monkeypatch):
         return true_call(kernel, points)
 
     reference = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=1)
-    monkeypatch.setattr(_batching.Kernel, "__call__", tiny)
+    monkeypatch.setattr(_kernel.Kernel, "__call__", tiny)
     result = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=4)
     np.testing.assert_array_equal(result["loss"], reference["loss"])
 

@@ -20,7 +20,7 @@ import pytest
 import zarr
 
 import landscape as ls
-from landscape import _batching, _layout, _runners, _tiling, store
+from landscape import _kernel, _layout, _runners, _tiling, store
 from landscape.store import PlanMismatch, StoreError
 
 TESTS = Path(__file__).parent
@@ -253,7 +253,7 @@ def test_a_worker_is_sent_the_data_once(monkeypatch):
         assert [n > size for n in pool.sent] == [True] + [False] * 7  # with the timing, not with the tiles
         pool.sent.clear()
         runner = _runners.Remote(jax.tree_util.Partial(new), GRID, pool)
-        untimed = dict(runner.values(_batching.Strategy(4), None, rows, print))
+        untimed = dict(runner.values(_kernel.Strategy(4), None, rows, print))
         assert [n > size for n in pool.sent] == [False, True] + [False] * 6  # once it has said that it is new
     np.testing.assert_array_equal(far["loss"], ls.sweep(timed, GRID, batch=4)["loss"])
     np.testing.assert_array_equal([untimed[i]["loss"] for i in range(7)], ls.sweep(new, GRID, batch=4)["loss"])
@@ -261,7 +261,7 @@ def test_a_worker_is_sent_the_data_once(monkeypatch):
 
 def out_of_memory_beyond(width, failed):
     """`Kernel.__call__` on a device that holds so many points at a time."""
-    call = _batching.Kernel.__call__
+    call = _kernel.Kernel.__call__
 
     def tiny(kernel, points):
         if kernel.width > width:
@@ -277,19 +277,20 @@ def test_a_worker_remembers_how_many_points_it_holds(monkeypatch):
 
     failed = []
     monkeypatch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
-    monkeypatch.setattr(_batching.Kernel, "__call__", out_of_memory_beyond(2, failed))
+    monkeypatch.setattr(_kernel.Kernel, "__call__", out_of_memory_beyond(2, failed))
     with ThreadPoolExecutor(1) as pool:
         ls.sweep(lambda c: saddle(0.7 * c), GRID, executor=pool, batch=8)
-    assert failed == [8, 4]
+    assert len(failed) == 2 + (_kernel.threads_for(jax.local_devices()) > 1)  # each of these failed once
+    assert sorted(set(failed)) == [4, 8]
 
 
 def test_a_batch_that_had_to_be_halved_is_resumed_by_the_same_call(tmp_path, monkeypatch):
     failed = []
     monkeypatch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
-    monkeypatch.setattr(_batching.Kernel, "__call__", out_of_memory_beyond(2, failed))
+    monkeypatch.setattr(_kernel.Kernel, "__call__", out_of_memory_beyond(2, failed))
     point = jax.tree_util.Partial(lambda c: saddle(0.3 * c))
     ls.sweep(point, GRID, batch=8, store=tmp_path / "run.zarr", shard=(0, 2))
-    assert failed == [8, 4]
+    assert sorted(set(failed)) == [4, 8]
     whole = ls.sweep(point, GRID, batch=8, store=tmp_path / "run.zarr")
     assert whole.computed.all()
     assert whole.meta["plan"]["batching"] == {"width": 8}

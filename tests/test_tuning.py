@@ -8,34 +8,42 @@ import numpy as np
 import pytest
 
 import landscape as ls
-from landscape import _batching, _runners
-from landscape._batching import Strategy, Timing
+from landscape import _batching, _kernel, _runners
+from landscape._batching import Timing
+from landscape._kernel import Strategy
 
 COMPILE_SECONDS = 1.0
 
 
 @pytest.fixture
 def tuned(monkeypatch):
-    """`tuned(cost, num_points)` tunes by `cost(width)`, seconds a point; `.tried` lists the widths that were timed."""
+    """`tuned(cost, num_points)` tunes by `cost(width)`, seconds a point; `.tried` lists the widths that were timed.
+
+    With `.threads` set, the cost depends on them too: `cost(width, threads)`.
+    """
 
     def tune(cost, num_points):
+        def seconds(kernel):
+            return cost(kernel.width, kernel.threads) if tune.threads > 1 else cost(kernel.width)
+
         def measure(kernel, points, max_memory=np.inf):
             tune.tried.append(kernel.width)
-            return Timing(kernel.strategy, cost(kernel.width), COMPILE_SECONDS)
+            return Timing(kernel.strategy, seconds(kernel), COMPILE_SECONDS, threads=kernel.threads)
 
         monkeypatch.setattr(_batching, "measure", measure)
-        monkeypatch.setattr(_batching, "_seconds", lambda kernel, points: cost(kernel.width) * len(points))
-        kernel = _batching.Kernel.build(jax.tree_util.Partial(lambda c: c[0] * tune.salt), 1, jax.local_devices())
+        monkeypatch.setattr(_batching, "_seconds", lambda kernel, points: seconds(kernel) * len(points))
+        kernel = _kernel.Kernel.build(jax.tree_util.Partial(lambda c: c[0] * tune.salt), 1, jax.local_devices())
         return _batching.tune(tune.kernel or kernel, np.zeros((4096, 1)), num_points, None)
 
-    tune.tried, tune.salt, tune.kernel = [], 3.0, None
+    tune.tried, tune.salt, tune.kernel, tune.threads = [], 3.0, None, 1
+    monkeypatch.setattr(_kernel, "threads_for", lambda devices: tune.threads)
     with _batching.forgotten():
         yield tune
 
 
 def hold(tuned):
     """Let later calls see the same function."""
-    tuned.kernel = _batching.Kernel.build(jax.tree_util.Partial(lambda c: c[0] * 0.7), 1, jax.local_devices())
+    tuned.kernel = _kernel.Kernel.build(jax.tree_util.Partial(lambda c: c[0] * 0.7), 1, jax.local_devices())
 
 
 def test_a_long_sweep_finds_the_best_width_beyond_a_worse_one(tuned):
@@ -97,16 +105,42 @@ def test_a_settled_search_is_not_repeated(tuned):
     assert len(tuned.tried) == count
 
 
-def test_short_sweeps_have_short_buffers():
+def test_a_small_program_runs_from_every_thread(tuned):
+    tuned.threads = 5
+    found = tuned(lambda width, threads: 1e-3 / (threads * min(width, 16)), 10**6)
+    assert (found.strategy, found.threads) == (Strategy(16), 5)
+
+
+def test_a_program_that_has_threads_of_its_own_is_called_by_one(tuned):
+    tuned.threads = 5
+    found = tuned(lambda width, threads: (1.0 + 0.3 * (threads > 1)) * 1e-2 / min(width, 16), 10**6)
+    assert (found.strategy, found.threads) == (Strategy(16), 1)
+
+
+def test_the_best_strategy_is_tried_with_another_number_of_threads(tuned):
+    tuned.threads = 5
+    costs = {(1, 5): 1e-3, (1, 1): 2e-3, (16, 5): 5e-4, (16, 1): 2e-4}
+    found = tuned(lambda *strategy: costs.get(strategy, 3e-3), 10**6)
+    assert (found.strategy, found.threads) == (Strategy(16), 1)
+
+
+def test_few_points_are_not_held_up_by_trying_threads(tuned):
+    tuned.threads = 5
+    assert tuned(lambda width, threads: 3.0 / threads, 30).threads == 5
+    assert tuned.tried == [1]
+
+
+def test_short_sweeps_have_short_buffers(monkeypatch):
     fn = jax.tree_util.Partial(lambda c: c[0])
     devices = tuple(jax.local_devices())
+    monkeypatch.setattr(_kernel, "threads_for", lambda devices: 1)
     sizes = {num: _runners.Local(fn, ls.Grid.of(t=np.arange(num)), devices).kernel.capacity for num in (5, 1024, 1025)}
     assert sizes == {5: 1024, 1024: 1024, 1025: 4096}
-    assert _batching.Kernel.build(fn, 1, devices).capacity == _batching.MAX_WIDTH
+    assert _kernel.Kernel.build(fn, 1, devices).capacity == _kernel.MAX_WIDTH
 
 
 def test_a_machine_that_does_not_say_how_much_memory_it_has(monkeypatch):
     monkeypatch.delattr(os, "sysconf", raising=False)
     device = SimpleNamespace(platform="cpu", memory_stats=lambda: None)
-    assert _batching.default_memory(device) == 2**31 // jax.local_device_count("cpu")
-    assert _batching.default_memory(SimpleNamespace(memory_stats=lambda: {"bytes_limit": 70})) == 35
+    assert _kernel.default_memory(device) == 2**31 // jax.local_device_count("cpu")
+    assert _kernel.default_memory(SimpleNamespace(memory_stats=lambda: {"bytes_limit": 70})) == 35
