@@ -188,11 +188,11 @@ def compare(report: Report, arguments: Any) -> None:
     millions = len(arguments[0]["first"]) * arguments[-1] / 1e6
     for name in NAMES:
         report.finding(f"{name}, million net-steps/s", times, lambda t, name=name: millions / t[name])
-    for ours in NAMES[:2]:
-        report.finding(f"{ours}: seconds for a million net-steps", times, lambda t, ours=ours: t[ours] / millions,
-                       "{:.3f}", MILLION_STEPS)  # fmt: skip
-        for peer, target in zip(NAMES[2:], (None, OVER_FUNC, OVER_BMM)):
-            report.finding(f"{ours} / {peer}", times, _ratio(ours, peer), target=target)
+    ours, alone, *peers = NAMES
+    seconds = "{:.3f}"
+    report.finding("seconds for a million net-steps", times, lambda t: t[ours] / millions, seconds, MILLION_STEPS)
+    for peer, target in zip((alone, *peers), (None, None, OVER_FUNC, OVER_BMM)):
+        report.finding(f"{ours} / {peer}", times, _ratio(ours, peer), target=target)
 
 
 def chosen() -> str:
