@@ -67,6 +67,7 @@ def measure(kernel: Kernel, points: np.ndarray, max_memory: float = math.inf) ->
     fixed cost of a call does not matter.
     """
     start = time.perf_counter()
+    kernel = kernel.checked()
     temporaries = kernel.temp_bytes
     compile_seconds = time.perf_counter() - start
     if temporaries > max_memory:
@@ -120,7 +121,7 @@ def time_once(kernel: Kernel, points: np.ndarray, num_points: int) -> Timing:
     timing = measure(kernel, points)
     assert timing is not None
     # a try costs a step of every thread, and nothing to compile
-    if kernel.threads > 1 and THREADS_GAIN * num_points >= 2 * kernel.step:
+    if timing.threads > 1 and THREADS_GAIN * num_points >= 2 * kernel.step:
         alone = measure(kernel.using(kernel.strategy, threads=1), points)
         assert alone is not None
         timing = alone if alone.seconds < BETTER * timing.seconds else timing
@@ -150,7 +151,7 @@ class _Climb:
         max_memory: int | None,
         tried: Sequence[Timing] = (),
     ) -> None:
-        self.kernel, self.points, self.num_points, self.every = kernel, points, num_points, kernel.threads
+        self.kernel, self.points, self.num_points = kernel, points, num_points
         self.memory = default_memory(kernel.devices[0]) if max_memory is None else max_memory
         self.settled = True
         self.timings = {(timing.strategy, timing.threads): timing for timing in tried}
@@ -159,7 +160,8 @@ class _Climb:
             assert first is not None
             self.timings = {(first.strategy, first.threads): first}
         self.compile_seconds = max(timing.compile_seconds for timing in self.timings.values())
-        self.kernel = kernel.using(Strategy(), self._try_threads(Strategy(), kernel.threads))
+        self.every = max(timing.threads for timing in self.timings.values())  # fewer where calls must not overlap
+        self.kernel = kernel.using(Strategy(), self._try_threads(Strategy(), self.every))
         self.hoist = self._pays(Strategy(COARSE_HOISTED), gain=0.9) and kernel.num_hoisted() > 0
 
     @property

@@ -12,6 +12,7 @@ import dataclasses
 import math
 import multiprocessing
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
@@ -28,6 +29,7 @@ MAX_WIDTH = 16**4
 BUFFER_BYTES = 2**26  # output of one kernel call
 ASSUMED_MEMORY = 2**33  # bytes of a machine that does not say how many it has
 MIN_ROWS = 1024  # rows of the shortest buffer
+BLOCKING = re.compile(r'custom_call_target="(?!TopK")|\bfft\(')  # in a compiled program
 ROW_STEP = 4  # ratio of neighbouring lengths: sweeps within this factor in size share a compiled program
 
 
@@ -102,7 +104,7 @@ class Kernel:
         strategy: how points go through one call.
         threads: calls that a single device is given at a time, each from a thread of its own. XLA runs a small program
             on one core of a CPU; here the other cores run the same program on other points. No part of the strategy,
-            as it changes no bit of the answer.
+            as it changes no bit of the answer. Programs that do not overlap have one (`checked`).
     """
 
     fn: Any
@@ -142,13 +144,30 @@ class Kernel:
         """The same kernel with another strategy, and another number of threads if given."""
         width = strategy.width
         rows = -(-self.capacity // width) * width
-        return dataclasses.replace(self, strategy=strategy, capacity=rows, threads=threads or self.threads)
+        other = dataclasses.replace(self, strategy=strategy, capacity=rows, threads=threads or self.threads)
+        if strategy == self.strategy:  # which compiles to the same program
+            vars(other).update({name: vars(self)[name] for name in ("program", "overlaps") if name in vars(self)})
+        return other
 
     def narrower(self) -> "Kernel":
         """The same kernel with one thread, or if it has no more with half the width."""
         if self.threads > 1:
             return self.using(self.strategy, threads=1)
         return self.using(Strategy(max(1, self.width // 2), self.strategy.hoist and self.width > 3))
+
+    def checked(self) -> "Kernel":
+        """The same kernel, with one thread where calls of its program must not overlap; compiles it."""
+        return self if self.threads == 1 or self.overlaps else self.using(self.strategy, threads=1)
+
+    @cached_property
+    def overlaps(self) -> bool:
+        """Whether calls of the program may run at the same time.
+
+        Not those of LAPACK and Fourier transforms: they wait, on a thread of XLA's pool, for others of the same pool,
+        and where each of them does so at once none is left to work. Nor what calls back into Python, which need not
+        expect a second caller.
+        """
+        return BLOCKING.search(self.program.as_text()) is None
 
     @property
     def narrowest(self) -> bool:
@@ -176,7 +195,7 @@ class Kernel:
 
     def start(self, shares: list["Share"]) -> "Pending":
         """Give the device all calls, from as many threads as there are to be; does not wait."""
-        if self.threads == 1:
+        if self.threads == 1 or not self.overlaps:
             return Pending([partial(_identity, self.program(self.fn, s.coords, s.counts)) for s in shares], shares)
         program, x64 = self.program, coords_dtype() == jnp.float64  # compiled here and once
         submit = _pool(self.threads).submit

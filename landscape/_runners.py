@@ -134,6 +134,7 @@ class _Shrinking:
 
     def _fit(self) -> Kernel:
         """The kernel, narrowed to what its temporaries may take."""
+        self.kernel = self.kernel.checked()
         while self.allowed < math.inf and not self.kernel.narrowest and self._takes_too_much(self.kernel):
             self.kernel = self.kernel.narrower()
         return self.kernel

@@ -191,20 +191,43 @@ def test_the_answer_does_not_depend_on_the_number_of_threads(threads, batch):
     np.testing.assert_array_equal(alone["loss"], together["loss"])
 
 
-def test_calls_of_one_device_overlap(threads):
-    """Two points wait for each other: a single thread would wait in vain."""
-    meeting = threading.Barrier(2, timeout=60)
+def test_calls_of_one_device_overlap(threads, monkeypatch):
+    """Two calls wait for each other: a single thread would wait in vain."""
+    meeting, run = threading.Barrier(2, timeout=60), _kernel._run
 
-    def meet(x):
+    def meet(*arguments):
         meeting.wait()
-        return x
+        return run(*arguments)
 
-    def point(c):
-        return jax.pure_callback(meet, jax.ShapeDtypeStruct((), c.dtype), c[0])
-
+    monkeypatch.setattr(_kernel, "_run", meet)
     threads(2)
-    result = ls.sweep(point, ls.Grid.of(x=[0.3, 0.7]), batch=1)
-    np.testing.assert_array_equal(result["value"], np.float32([0.3, 0.7]))
+    result = ls.sweep(lambda c: 2.5 * c[0], ls.Grid.of(x=[0.5, 1.5]), batch=1)
+    np.testing.assert_array_equal(result["value"], [1.25, 3.75])
+    assert meeting.n_waiting == 0
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        lambda c: jnp.linalg.solve(jnp.diag(c + 2.0), jnp.ones(2))[1],
+        lambda c: jnp.linalg.eigvalsh(jnp.diag(c + 2.0))[1],
+        lambda c: jnp.abs(jnp.fft.fft(c))[1],
+        lambda c: jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((), c.dtype), c[1], vmap_method="sequential"),
+    ],
+)
+def test_calls_that_could_lock_up_do_not_overlap(threads, point):
+    threads(2)
+    assert ls.plan(point, GRID).threads == ls.plan(point, GRID, batch=4).threads == 1
+    kernel = _kernel.Kernel.build(jax.tree_util.Partial(point), 2, jax.local_devices()[:1])
+    assert kernel.threads == 2  # as for any other program, before it is compiled
+    assert not kernel.overlaps
+
+
+def test_arithmetic_products_and_sorting_overlap(threads):
+    threads(2)
+    point = jax.tree_util.Partial(lambda c: jax.lax.top_k(jnp.sort(jnp.sin(jnp.outer(c, c) @ c)), 1)[0][0])
+    kernel = _kernel.Kernel.build(point, 2, jax.local_devices()[:1])
+    assert kernel.checked() is kernel
 
 
 def test_threads_compute_in_the_precision_of_the_caller(threads):
@@ -214,14 +237,14 @@ def test_threads_compute_in_the_precision_of_the_caller(threads):
     np.testing.assert_allclose(found["value"], np.linspace(0.1, 0.9, 30) ** 2 / 3, rtol=1e-15)
 
 
-def test_what_a_thread_raises_is_raised_by_the_sweep(threads):
-    def fail(x):
-        raise RuntimeError("the user's own trouble")
+def test_what_a_thread_raises_is_raised_by_the_sweep(threads, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("the device's own trouble")
 
     threads(2)
-    point = lambda c: jax.pure_callback(fail, jax.ShapeDtypeStruct((), c.dtype), c[0])  # noqa: E731
-    with pytest.raises(jax.errors.JaxRuntimeError, match="the user's own trouble"):
-        ls.sweep(point, ls.Grid.of(x=[0.3, 0.7, 1.3]), batch=1)
+    monkeypatch.setattr(_kernel, "_run", fail)
+    with pytest.raises(RuntimeError, match="the device's own trouble"):
+        ls.sweep(lambda c: 3.5 * c[0], ls.Grid.of(x=[0.3, 0.7, 1.3]), batch=1)
 
 
 def test_who_uses_threads(monkeypatch):

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 import student_teacher
-from _published_shares import band, beside_published
+from _published_shares import FAMILY_RUNS, PUBLISHED, Published, band, beside_published, compare_families
 from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
 from student_teacher import Config, Ends, cases, ends, findings, found_minima, restarts
@@ -162,23 +162,100 @@ def test_good_runs_of_wider_students_are_settled_and_diverged_ones_bad():
     np.testing.assert_array_equal(found.under_way, [False, True, False, False])
 
 
-@pytest.mark.parametrize(("share", "count"), [(0.346, 240), (0.003, 400), (0.736, 300)])
-def test_the_band_is_that_of_the_two_proportion_test(share, count):
-    published, passing = round(1000 * share), []
+@pytest.mark.parametrize(
+    ("listed", "count"),
+    [
+        (Published(34.6, 346), 240),
+        (Published(0.3, 3), 400),
+        (Published(73.6, 736), 300),
+        (Published(73.0, 73, 100), 1000),
+        (Published(73.0, 73, 100), 150),
+    ],
+)
+def test_the_band_is_that_of_the_two_proportion_test(listed, count):
+    passing = []
     for hits in range(count + 1):
-        table = [[hits, count - hits], [published, 1000 - published]]
+        table = [[hits, count - hits], [listed.bad, listed.runs - listed.bad]]
         if stats.chi2_contingency(table, correction=False).pvalue >= 0.01:
             passing.append(hits / count)
-    assert band(share, count) == (passing[0], passing[-1])
+    assert band(listed, count) == (passing[0], passing[-1])
+
+
+@pytest.mark.parametrize(("k", "n"), PUBLISHED)
+def test_counts_of_the_raw_results_are_the_per_cents_of_the_table(k, n):
+    listed = PUBLISHED[k, n]
+    uncertified = FAMILY_RUNS[20][0.059753] if (k, n) == (20, 20) else 0
+    assert 100 * (listed.bad - uncertified) / listed.runs == pytest.approx(listed.percent, abs=1e-9)
+    assert listed.runs == (100 if (k, n) == (13, 13) else 1000)
+
+
+def test_the_raw_results_are_the_families_of_the_table_of_losses():
+    for (k, p), (loss, _) in student_teacher.FAMILIES.items():
+        assert any(abs(other - loss) <= 6e-6 for other in FAMILY_RUNS[k]), (k, p)
+    assert {k: sum(runs.values()) for k, runs in FAMILY_RUNS.items()} == {k: PUBLISHED[k, k].bad for k in range(6, 21)}
+    assert all(np.all(np.diff(list(runs)) > 1e-5) for runs in FAMILY_RUNS.values())  # each family once, by rising loss
+
+
+@pytest.mark.parametrize(("bad", "runs"), [(101, 100), (-3, 100), (0, 0)])
+def test_a_count_that_cannot_be_is_refused(bad, runs):
+    with pytest.raises(ValueError, match=f"needs 0 <= bad <= runs and runs >= 1, got {bad} of {runs}"):
+        Published(73.0, bad, runs)
+
+
+def test_shares_of_families_are_compared_by_chi_square():
+    ours = [(3e-17, 700), (0.020014 - 8e-6, 250), (0.03749, 12), (0.055, 6), (0.066, 5)]
+    found = compare_families(9, ours, 980)  # seven ended nowhere; .055 and .066 are not listed
+    table = [[782, 213, 5, 0], [700, 250, 12, 18]]
+    np.testing.assert_array_equal(found.counts, table)
+    assert found.others
+    assert found.p == pytest.approx(stats.chi2_contingency(table, correction=False).pvalue, rel=1e-12)
+    assert found.in_print(0) == "782, 213, 5, others 0"
+
+
+def test_a_family_that_is_the_same_in_loss_is_the_same_family():
+    parts = compare_families(8, [(2e-17, 500), (0.021508, 60), (0.021508 + 7e-6, 40)], 600)
+    np.testing.assert_array_equal(parts.counts, [[874, 126], [500, 100]])
+    assert not parts.others
+    apart = compare_families(8, [(2e-17, 500), (0.021508, 60), (0.021508 + 1.3e-5, 40)], 600)
+    np.testing.assert_array_equal(apart.counts, [[874, 126, 0], [500, 60, 40]])
+
+
+def test_a_pool_that_expects_less_than_one_run_takes_the_rarest_family():
+    found = compare_families(9, [(0.0, 250), (0.020014, 70)], 320)  # of five others a fourth is expected in ours
+    np.testing.assert_array_equal(found.counts, [[782, 213, 5], [250, 70, 0]])  # 1.2: few, yet enough
+    fewer = compare_families(11, [(0.0, 520), (0.017547, 380), (0.033348, 80)], 980)
+    np.testing.assert_array_equal(fewer.counts, [[545, 383, 72], [520, 380, 80]])
+    assert fewer.others
+
+
+def test_families_are_compared_with_as_many_runs_as_are_distinct():
+    ours = [(0.0, 336), (0.015613, 415), (0.029924, 204), (0.043289, 36)]
+    found = compare_families(13, ours, 1000)
+    table = [[27, 47, 22, 4], [336, 415, 204, 45]]
+    np.testing.assert_array_equal(found.counts, table)
+    assert found.p == pytest.approx(stats.chi2_contingency(table, correction=False).pvalue, rel=1e-12)
+
+
+@pytest.mark.parametrize(("k", "ours", "runs"), [(5, [(0.0, 7), (0.25, 6)], 13), (9, [], 40), (9, [(0.0, 4)], 4)])
+def test_families_that_cannot_be_compared_have_no_test(k, ours, runs):
+    assert compare_families(k, ours, runs) is None
+
+
+def test_more_runs_in_minima_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="27 runs are said to end in the minima, of 25"):
+        compare_families(9, [(0.0, 20), (0.020014, 7)], 25)
 
 
 def test_findings_say_whether_a_share_is_inside_its_band():
-    rows = findings({**sample(10, 10, 351, 1000), **sample(11, 11, 600, 1000), **sample(5, 5, 1, 40)})
+    rows = findings(
+        {**sample(10, 10, 351, 1000), **sample(11, 11, 600, 1000), **sample(5, 5, 1, 40), **sample(4, 6, 0, 50)}
+    )
     by_name = {what: (expected, found) for what, expected, found in rows}
-    assert "34.6 (99 % band" in by_name["k = 10, n = 10: bad runs, %"][0]
+    assert by_name["k = 10, n = 10: bad runs, %"][0].startswith("34.6, 346 of 1000 (99 % band 29.")
     assert by_name["k = 10, n = 10: bad runs, %"][1].endswith("351 of 1000: inside")
     assert by_name["k = 11, n = 11: bad runs, %"][1].endswith("OUTSIDE")
     assert by_name["k = 5, n = 5: bad runs, %"][0] == "not listed"
+    assert by_name["k = 4, n = 6: bad runs, %"][0].startswith("0.0, 0 of 1000 (99 % band 0.0 ...")
     assert by_name["k = 10, n = 10: (2, 8) loss, lowest eigenvalue"] == ("0.03533, 0.0160", "no run ended there")
 
 
@@ -194,18 +271,19 @@ def test_findings_say_whether_a_share_is_inside_its_band():
     ],
 )
 def test_runs_that_are_not_at_rest_may_leave_a_verdict_open(bad, open_ends, verdict):
-    least, most = band(0.346, 1000)
+    listed = Published(34.6, 346)
+    least, most = band(listed, 1000)
     assert 0.27 < least < 0.3
     assert 0.37 < most < 0.43
     runs = np.arange(1000)
-    expected, found = beside_published(0.346, runs < bad, runs < open_ends)
-    assert expected == f"34.6 (99 % band {100 * least:.1f} ... {100 * most:.1f})"
+    expected, found = beside_published(listed, runs < bad, runs < open_ends)
+    assert expected == f"34.6, 346 of 1000 (99 % band {100 * least:.1f} ... {100 * most:.1f})"
     assert found.endswith(f"{bad} of 1000, {open_ends} of them not at rest: {verdict}")
 
 
 def test_good_runs_need_not_be_at_rest():
     bad = np.arange(1000) < 370
-    assert beside_published(0.346, bad, ~bad)[1].endswith("370 of 1000: inside")
+    assert beside_published(Published(34.6, 346), bad, ~bad)[1].endswith("370 of 1000: inside")
     expected, found = beside_published(None, bad, ~bad)
     assert expected == "not listed"
     assert found.endswith("370 of 1000")
@@ -219,6 +297,39 @@ def test_the_largest_z_is_that_of_all_listed_shares():
     z = stats.chi2_contingency([[250, 750], [218, 782]], correction=False).statistic ** 0.5
     assert found == f"{z:.2f} (k = 9, n = 9): inside"
     assert not any("largest" in what for what, _, _ in findings(sample(5, 5, 1, 40)))
+
+
+def test_the_z_of_a_share_is_that_of_distinct_runs():
+    rows = {what: rest for what, *rest in findings(sample(13, 13, 639, 1000))}
+    z = stats.chi2_contingency([[639, 361], [73, 27]], correction=False).statistic ** 0.5
+    assert rows["largest |z| of these shares"][1] == f"{z:.2f} (k = 13, n = 13): inside"
+    assert rows["k = 13, n = 13: bad runs, %"][0].startswith("73.0, 73 of 100 (99 % band")
+
+
+def kinds(k, counts):
+    """What is stored of minima of n = k, with as many runs at each loss."""
+    values = {"loss": np.array(list(counts)), "eigenvalues": np.full((len(counts), 3), 0.25)}
+    entries = {"families": [[k - i, i] for i in range(len(counts))], "kinds": ["local"] * len(counts)}
+    meta = {"minima": {**entries, "counts": list(counts.values())}}
+    number = ls.Grid.of(minimum=range(len(counts)))
+    return {f"minima_{k}_{k}": ls.Landscape(number, values, np.ones(len(counts), bool), {}, meta)}
+
+
+def test_findings_say_whether_the_shares_of_families_agree():
+    same = {2e-17: 660, 0.018702: 300, 0.035327: 35}  # and five that ended nowhere
+    result = {**sample(10, 10, 340, 1000), **kinds(10, same), **sample(9, 9, 200, 1000)}
+    result |= {**kinds(9, {3e-17: 800, 0.020014: 140, 0.037489: 60}), **sample(5, 5, 1, 40), **kinds(5, {2e-17: 39})}
+    rows = {what: rest for what, *rest in findings(result) if "families" in what}
+    p = stats.chi2_contingency([[654, 312, 34, 0], [660, 300, 35, 5]], correction=False).pvalue
+    assert rows.pop("k = 10: shares of the families") == [
+        "654, 312, 34, others 0 (p at least 0.005)",
+        f"660, 300, 35, others 5: p = {p:.2g}, agree",
+    ]
+    expected, found = rows.pop("k = 9: shares of the families")
+    assert expected == "782, 213, 5 (p at least 0.005)"
+    assert found.startswith("800, 140, 60: p = ")
+    assert found.endswith(", DIFFER")
+    assert not rows
 
 
 def test_findings_count_open_ends():
@@ -284,3 +395,4 @@ def test_published_shares_and_families(tmp_path):
     assert all(found.endswith("inside") for found in shares)
     families = [found for what, expected, found in rows if "lowest eigenvalue" in what and expected != "not listed"]
     assert not any("DIFFER" in found for found in families)
+    assert sum("shares of the families" in what and found.endswith("agree") for what, _, found in rows) == 3
