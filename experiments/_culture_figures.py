@@ -108,7 +108,7 @@ def _draw_children(ax: Any, result: Mapping[str, ls.Landscape]) -> None:
         found = [cells(result, role, k)[name] for k in ks]
         _draw_line(ax, [k + shift for k in ks], found, color, marker, label=label)
     listed = [k for k in ks if (k, k) in PUBLISHED]
-    published = [100 * (1 - PUBLISHED[k, k]) for k in listed]
+    published = [100 - PUBLISHED[k, k].percent for k in listed]
     ax.plot([k + 0.34 for k in listed], published, "_", color="0.25", ms=8, label="new learner, published")
     ax.set(xlabel="units k of teacher and student", ylabel="solved, % of children", ylim=(-2, 102))
     ax.set_xticks(ks)
