@@ -335,9 +335,9 @@ def _shares_of_families(result: Mapping[str, ls.Landscape]) -> list[tuple[str, s
 
 
 def _family_rows(result: Mapping[str, ls.Landscape], k: int, n: int) -> list[tuple[str, str, str]]:
-    rows, seen = [], set()
-    for one in found_minima(result, k, n):
-        expected = _expected(k, n, one)
+    rows, seen, kinds = [], set(), found_minima(result, k, n)
+    for one in kinds:
+        expected = _expected(k, n, one, kinds)
         text = f"{one.loss:z.6f}, {one.lowest:z.5f} {_verdict(one, expected)}({one.kind}, {one.runs} runs)"
         rows.append((f"k = {k}, n = {n}: {one.name} loss, lowest eigenvalue", _in_print(expected), text))
         seen.add(one.family)
@@ -346,10 +346,15 @@ def _family_rows(result: Mapping[str, ls.Landscape], k: int, n: int) -> list[tup
     return rows + [(what.format(k, n, p, k - p), _in_print(FAMILIES[k, p]), "no run ended there") for p in missing]
 
 
-def _expected(k: int, n: int, one: Found) -> tuple[float, float | None] | None:
+def _expected(k: int, n: int, one: Found, kinds: Sequence[Found]) -> tuple[float, float | None] | None:
+    """What is listed of a minimum; of several that divide the neurons alike, it belongs to the one nearest to it."""
     if one.kind == "global":
         return (0.0, LOWEST) if n == k else (0.0, None)
-    return FAMILIES.get((k, one.family[0])) if n == k and len(one.family) == 2 else None
+    listed = FAMILIES.get((k, one.family[0])) if n == k and len(one.family) == 2 else None
+    if listed is None:
+        return None
+    nearest = min((o for o in kinds if o.family == one.family), key=lambda o: abs(o.loss - listed[0]))
+    return listed if one is nearest else None
 
 
 def _in_print(expected: tuple[float, float | None] | None) -> str:

@@ -337,13 +337,22 @@ def test_findings_count_open_ends():
     assert ("runs of unknown end (steps used up), diverged", "0, 0", "20, 0") in rows
 
 
-def test_a_minimum_that_differs_from_the_published_one_is_said_to():
-    values = {"loss": np.array([0.0187, 0.0197]), "eigenvalues": np.array([[0.0321, 1.5], [0.0321, 1.5]])}
-    entries = {"families": [[1, 9], [1, 9]], "kinds": ["local"] * 2, "counts": [3, 2]}
-    minima = ls.Landscape(ls.Grid.of(minimum=[0, 1]), values, np.ones(2, bool), {}, {"minima": entries})
+@pytest.mark.parametrize(
+    ("losses", "verdicts"),
+    [
+        ([0.0187], ["agree (local, 3 runs)"]),
+        ([0.0197], ["DIFFER (local, 3 runs)"]),
+        ([0.0187, 0.0758], ["agree (local, 3 runs)", "0.03210 (local, 2 runs)"]),  # another one, not listed
+        ([0.0175, 0.0197], ["0.03210 (local, 3 runs)", "DIFFER (local, 2 runs)"]),  # the nearest is still not it
+    ],
+)
+def test_a_minimum_is_compared_with_the_published_one(losses, verdicts):
+    num = len(losses)
+    values = {"loss": np.array(losses), "eigenvalues": np.tile([0.0321, 1.5], (num, 1))}
+    entries = {"families": [[1, 9]] * num, "kinds": ["local"] * num, "counts": [3, 2][:num]}
+    minima = ls.Landscape(ls.Grid.of(minimum=range(num)), values, np.ones(num, bool), {}, {"minima": entries})
     found = [row[2] for row in findings({**sample(10, 10, 5, 20), "minima_10_10": minima}) if "(1, 9)" in row[0]]
-    assert "agree (local, 3 runs)" in found[0]
-    assert "DIFFER (local, 2 runs)" in found[1]
+    assert all(text.endswith(verdict) for text, verdict in zip(found, verdicts, strict=True)), found
 
 
 def test_restarts_count_blocks_with_a_good_run():
