@@ -207,9 +207,7 @@ def _import(source: str, target: str) -> Any:
         ) from error
 
 
-def main(
-    experiment: str, config_type: type, smoke: Any, run: Any, plot: Any, findings: Any, *, small_programs: bool = False
-) -> None:
+def main(experiment: str, config_type: type, smoke: Any, run: Any, plot: Any, findings: Any) -> None:
     """Parse the command line, run the experiment, draw, and print the table. Ends the process.
 
     Args:
@@ -219,8 +217,6 @@ def main(
         run: `run(config, lab) -> {name: landscape}`.
         plot: `plot(result) -> {name: figure or animation}`.
         findings: `findings(result) -> [(what, expected, found)]`.
-        small_programs: whether what it evaluates is too small for XLA to use more than one core. Then each core of a
-            CPU becomes a device of its own, and the sweeps divide their points among them.
     """
     defaults = smoke if "--smoke" in sys.argv else config_type()
     command: Any = dataclasses.make_dataclass("Command", [("config", config_type), ("flags", Flags)])
@@ -232,8 +228,6 @@ def main(
         config=(tyro.conf.OmitArgPrefixes,),
     )
     try:
-        if small_programs:
-            _split_cpu()
         settings = settings_rows(parsed.config, smoke if parsed.flags.smoke else None)
         status = _execute(
             experiment, parsed.config, parsed.flags, run, plot, lambda result: [*settings, *findings(result)]
@@ -242,19 +236,6 @@ def main(
         status = _exit_status(error)
     sys.stdout.flush()
     sys.exit(status)
-
-
-def _split_cpu() -> None:
-    """Make every core a device, unless the user has said how many there are to be."""
-    import os
-
-    import jax
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "") or "JAX_NUM_CPU_DEVICES" in os.environ:
-        return
-    with contextlib.suppress(RuntimeError):  # where JAX has computed already, in a test or a notebook
-        jax.config.update("jax_num_cpu_devices", cores)
 
 
 def _execute(experiment: str, config: Any, flags: Flags, run: Any, plot: Any, findings: Any) -> int:
@@ -439,9 +420,10 @@ def _exit_status(error: BaseException) -> int:
 
 def _is_ours(error: BaseException) -> bool:
     """Whether a check of this project raised the error, rather than the user's own model."""
+    import landscape
+
     frames = traceback.extract_tb(error.__traceback__)
-    here = Path(__file__).parent
-    homes = (here, here.parent / "landscape")
+    homes = (Path(__file__).parent, Path(landscape.__file__).parent)
     return bool(frames) and any(Path(frames[-1].filename).is_relative_to(home) for home in homes)
 
 

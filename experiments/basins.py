@@ -460,4 +460,4 @@ def _draw_shares(maps: Mapping[str, ls.Landscape]) -> Any:
 
 
 if __name__ == "__main__":
-    main("basins", Config, SMOKE, run, plot, findings, small_programs=True)
+    main("basins", Config, SMOKE, run, plot, findings)

@@ -302,4 +302,4 @@ def _draw_factors(ax: Any, found: Mapping[float, tuple[np.ndarray, float]]) -> N
 
 
 if __name__ == "__main__":
-    main("double_well", Config, SMOKE, run, plot, findings, small_programs=True)
+    main("double_well", Config, SMOKE, run, plot, findings)

@@ -380,4 +380,4 @@ def _draw_onset(ax: Any, landscape: ls.Landscape) -> None:
 
 
 if __name__ == "__main__":
-    main("fractal_1d", Config, SMOKE, run, plot, findings, small_programs=True)
+    main("fractal_1d", Config, SMOKE, run, plot, findings)

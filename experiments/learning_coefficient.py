@@ -249,4 +249,4 @@ def _legend() -> list[Any]:
 
 
 if __name__ == "__main__":
-    main("learning_coefficient", Config, SMOKE, run, plot, findings, small_programs=True)
+    main("learning_coefficient", Config, SMOKE, run, plot, findings)

@@ -500,4 +500,4 @@ def _draw_spectra(ax: Any, result: Mapping[str, ls.Landscape], k: int, n: int) -
 
 
 if __name__ == "__main__":
-    main("student_teacher", Config, SMOKE, run, plot, findings, small_programs=True)
+    main("student_teacher", Config, SMOKE, run, plot, findings)

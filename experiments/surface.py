@@ -27,8 +27,8 @@ from _optimizers import adam
 from _runner import Lab, UsageError, main, say
 
 import landscape as ls
-from landscape._batching import Strategy
 from landscape._fingerprint import function_digests
+from landscape._kernel import Strategy
 from landscape.plotting._surface import BOX
 
 Directions = Literal["filter", "layer", "none", "pca", "three-point", "hessian"]

@@ -304,4 +304,4 @@ def _draw_plane(ax: Any, plane: ls.Landscape) -> None:
 
 
 if __name__ == "__main__":
-    main("xor", Config, SMOKE, run, plot, findings, small_programs=True)
+    main("xor", Config, SMOKE, run, plot, findings)
