@@ -163,11 +163,11 @@ class Kernel:
     def overlaps(self) -> bool:
         """Whether calls of the program may run at the same time.
 
-        Not those of LAPACK and Fourier transforms: they wait, on a thread of XLA's pool, for others of the same pool,
-        and where each of them does so at once none is left to work. Nor what calls back into Python, which need not
-        expect a second caller.
+        On a CPU, not those of LAPACK and Fourier transforms: they wait, on a thread of XLA's pool, for others of the
+        same pool, and where each of them does so at once none is left to work. Nor what calls back into Python, which
+        need not expect a second caller.
         """
-        return BLOCKING.search(self.program.as_text()) is None
+        return self.devices[0].platform != "cpu" or BLOCKING.search(self.program.as_text()) is None
 
     @property
     def narrowest(self) -> bool:
@@ -194,12 +194,14 @@ class Kernel:
         return [self._share(points[i : i + size]) for i in range(0, len(points), size)]
 
     def start(self, shares: list["Share"]) -> "Pending":
-        """Give the device all calls, from as many threads as there are to be; does not wait."""
-        if self.threads == 1 or not self.overlaps:
-            return Pending([partial(_identity, self.program(self.fn, s.coords, s.counts)) for s in shares], shares)
+        """Give the device all calls, from as many threads as there are to be; does not wait, unless it has to."""
         program, x64 = self.program, coords_dtype() == jnp.float64  # compiled here and once
-        submit = _pool(self.threads).submit
-        return Pending([submit(_run, program, x64, self.fn, s.coords, s.counts).result for s in shares], shares)
+        calls = [(program, x64, self.fn, share.coords, share.counts) for share in shares]
+        if not self.overlaps:
+            return Pending([partial(_identity, _run(*call)) for call in calls], shares)
+        if self.threads == 1:
+            return Pending([partial(_identity, program(*arguments)) for _, _, *arguments in calls], shares)
+        return Pending([_pool(self.threads).submit(_run, *call).result for call in calls], shares)
 
     @cached_property
     def program(self) -> Any:

@@ -321,8 +321,8 @@ class TrainabilityMap:
     - `train_loss`, and `{name}_{metric}` of each tracked objective: after the last step, or where it diverged.
 
     As in the notebook, $v_t$ is at most `max_ratio`. A diverged run is over: from there on $v_t$ is `max_ratio`. The
-    notebook goes on, with `max_ratio` in place of each loss that is not finite (in the published code NaN stays NaN, as
-    its mask is a factor). It draws minibatches with replacement; here they are drawn without.
+    notebook goes on, with `max_ratio` in place of each loss that is not finite. It draws minibatches with
+    replacement; here they are drawn without.
 
     Attributes:
         setup: `setup(coords) -> (optimizer, params)`, or `(optimizer, params, objective)` where the objective depends

@@ -221,6 +221,8 @@ def test_calls_that_could_lock_up_do_not_overlap(threads, point):
     kernel = _kernel.Kernel.build(jax.tree_util.Partial(point), 2, jax.local_devices()[:1])
     assert kernel.threads == 2  # as for any other program, before it is compiled
     assert not kernel.overlaps
+    pending = kernel(GRID.points())  # even for a single thread, the device would begin the next call before this ends
+    assert all(value.is_ready() for result in pending.results for value in result().values())
 
 
 def test_arithmetic_products_and_sorting_overlap(threads):

@@ -16,8 +16,9 @@ configurations of the paper, width 16:
 | single datapoint | `mean_field_net(num_examples=1)` | 1 |
 | minibatch | `mean_field_net()`, trained with `batch_size=16` | 272 |
 
-Where we differ: the draws come from other generators, so pictures agree in kind, not pixel by pixel; minibatches
-are drawn without replacement by `train`, with replacement in the notebook.
+Where we differ: the draws come from other generators, so pictures agree in kind, not pixel by pixel
+(`experiments/trainability.py` draws the paper's own numbers); minibatches are drawn without replacement by `train`,
+with replacement in the notebook.
 
 >>> import jax
 >>> from landscape.problems import mean_field_net
