@@ -153,22 +153,14 @@ def _counts(result: Mapping[str, ls.Landscape]) -> Any:
         records = [landscape.meta["trainability"] for landscape in levels(result, name)]
         widths = [record["width"] for record in records]
         medians = [np.median(r["slopes"]) if len(r["slopes"]) else np.nan for r in records]
-        axes.plot(widths, medians, "o-", color=f"C{color}", ms=3, label=TITLES[name])
+        value, error = dimension([record["slopes"] for record in records])
+        label = f"{TITLES[name]}: {value:.2f} ± {error:.2f}"
+        axes.plot(widths, medians, "o-", color=f"C{color}", ms=3, label=label)
         for width, record in zip(widths, records):
             axes.plot(np.full(len(record["slopes"]), width), record["slopes"], ".", color=f"C{color}", alpha=0.3, ms=3)
-        value, _ = dimension([record["slopes"] for record in records])
         axes.axhline(value, color=f"C{color}", linestyle=":", linewidth=0.8)
-        axes.annotate(
-            f"{value:.2f}",
-            (1, value),
-            xycoords=("axes fraction", "data"),
-            xytext=(3, -3),
-            size=7,
-            textcoords="offset points",
-            annotation_clip=False,
-        )
     axes.set(xlabel="width of the frame in decades", ylabel="local slope of the box counts")
     axes.set_xscale("log")
     axes.invert_xaxis()
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False)
     return figure

@@ -139,7 +139,7 @@ def _remember(key: Any, timing: Timing) -> Timing:
 class _Climb:
     """One search: coarse steps of width up while they help, the neighbours of the best, a play-off of the close.
 
-    Where points can share work, the widths climbed are hoisted ones, and the best of them meets its plain twin. The
+    Where points can share work, the widths climbed are hoisted ones, and the best of them meets a plain one. The
     climb has all threads or one, whichever is faster at width 1, and the best meets its twin with the other number.
     """
 
@@ -198,7 +198,7 @@ class _Climb:
         return known is not None and known.seconds < HOPELESS * single.seconds
 
     def _climb(self) -> None:
-        """Coarse steps of width up while they help, then the neighbours of the best, and its plain twin."""
+        """Coarse steps of width up while they help, then the neighbours of the best, and a plain one."""
         coarse, fine = (COARSE_HOISTED, FINE_HOISTED) if self.hoist else (COARSE, FINE)
         width, patience = coarse, PATIENCE
         while width <= self.kernel.capacity and patience:
@@ -207,8 +207,9 @@ class _Climb:
         for neighbour in (self.best.strategy.width * fine, self.best.strategy.width // fine):
             if 1 < neighbour <= self.kernel.capacity:
                 self._try(neighbour, gain=0.25)
-        if self.best.strategy.hoist:
-            self._measure(Strategy(self.best.strategy.width), gain=0.25)
+        if self.hoist:  # a plain one too; where no hoisted width is faster than one point at a time, a few at a time
+            best = self.best.strategy.width
+            self._measure(Strategy(best if best > 1 else FINE), gain=0.25)
 
     def _try(self, width: int, gain: float) -> bool:
         """Time a width unless it cannot pay; whether to climb on, as it was about as fast as the best."""

@@ -19,11 +19,14 @@ COMPILE_SECONDS = 1.0
 def tuned(monkeypatch):
     """`tuned(cost, num_points)` tunes by `cost(width)`, seconds a point; `.tried` lists the widths that were timed.
 
-    With `.threads` set, the cost depends on them too: `cost(width, threads)`.
+    With `.threads` set, the cost depends on them too: `cost(width, threads)`. With `.hoist` set there is work to share:
+    `cost(width, hoist)`.
     """
 
     def tune(cost, num_points):
         def seconds(kernel):
+            if tune.hoist:
+                return cost(kernel.width, kernel.strategy.hoist)
             return cost(kernel.width, kernel.threads) if tune.threads > 1 else cost(kernel.width)
 
         def measure(kernel, points, max_memory=np.inf):
@@ -35,7 +38,8 @@ def tuned(monkeypatch):
         kernel = _kernel.Kernel.build(jax.tree_util.Partial(lambda c: c[0] * tune.salt), 1, jax.local_devices())
         return _batching.tune(tune.kernel or kernel, np.zeros((4096, 1)), num_points, None)
 
-    tune.tried, tune.salt, tune.kernel, tune.threads = [], 3.0, None, 1
+    tune.tried, tune.salt, tune.kernel, tune.threads, tune.hoist = [], 3.0, None, 1, False
+    monkeypatch.setattr(_kernel.Kernel, "num_hoisted", lambda kernel: int(tune.hoist))
     monkeypatch.setattr(_kernel, "threads_for", lambda devices: tune.threads)
     with _batching.forgotten():
         yield tune
@@ -103,6 +107,18 @@ def test_a_settled_search_is_not_repeated(tuned):
     count = len(tuned.tried)
     tuned(lambda width: 1e-3 / min(width, 64), 10**8)
     assert len(tuned.tried) == count
+
+
+def test_where_sharing_costs_more_than_it_brings_a_few_plain_ones_are_tried(tuned):
+    tuned.hoist = True
+    found = tuned(lambda width, hoist: 1e-3 * (3.0 if hoist else {1: 1.0, 4: 0.6}.get(width, 5.0)), 10**6)
+    assert found.strategy == Strategy(4)
+
+
+def test_the_best_hoisted_width_meets_its_plain_twin(tuned):
+    tuned.hoist = True
+    found = tuned(lambda width, hoist: 1e-3 / min(width, 16) * (1.0 if hoist else 0.5), 10**6)
+    assert found.strategy == Strategy(16)
 
 
 def test_a_small_program_runs_from_every_thread(tuned):
