@@ -294,18 +294,17 @@ def sizes(result: Mapping[str, ls.Landscape]) -> list[tuple[int, int]]:
 def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
     """Rows of `(what, expected, found)`."""
     every = {pair: ends(result, *pair) for pair in sizes(result)}
-    rows = [_share_row(*pair, found) for pair, found in every.items()] + _largest_z_row(every)
-    rows += _shares_of_families(result)
+    rows = [
+        (f"k = {k}, n = {n}: bad runs, %", *beside_published(published(k, n), found.bad, found.under_way))
+        for (k, n), found in every.items()
+    ]
+    rows += _largest_z_row(every) + _shares_of_families(result)
     under_way = sum(int(found.under_way.sum()) for found in every.values())
     diverged = sum(int(np.sum(found.outcome == ls.Outcome.DIVERGED)) for found in every.values())
     rows.append(("runs of unknown end (steps used up), diverged", "0, 0", f"{under_way}, {diverged}"))
     for k, n in sizes(result):
         rows += _family_rows(result, k, n)
     return rows + _restart_rows(result)
-
-
-def _share_row(k: int, n: int, found: Ends) -> tuple[str, str, str]:
-    return f"k = {k}, n = {n}: bad runs, %", *beside_published(published(k, n), found.bad, found.under_way)
 
 
 def _largest_z_row(every: Mapping[tuple[int, int], Ends]) -> list[tuple[str, str, str]]:
@@ -436,9 +435,7 @@ def _draw_shares(ax: Any, result: Mapping[str, ls.Landscape]) -> None:
     ax.set_title("runs that end in a bad minimum", loc="left")
 
 
-def _draw_bars(
-    ax: Any, rows: Sequence[tuple[float, int, int]], color: str, marker: str, label: Any, **look: Any
-) -> None:
+def _draw_bars(ax: Any, rows: Sequence[tuple[float, int, int]], color: str, marker: str, label: Any) -> None:
     x, hits, count = np.array(rows).reshape(-1, 3).T
     bounds = np.array([ls.analysis.wilson_interval(int(h), int(c)) for h, c in zip(hits, count)]).reshape(-1, 2).T
     errors = np.abs(bounds - hits / count) * 100

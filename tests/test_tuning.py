@@ -117,8 +117,8 @@ def test_where_sharing_costs_more_than_it_brings_a_few_plain_ones_are_tried(tune
 
 def test_the_best_hoisted_width_meets_its_plain_twin(tuned):
     tuned.hoist = True
-    found = tuned(lambda width, hoist: 1e-3 / min(width, 16) * (1.0 if hoist else 0.5), 10**6)
-    assert found.strategy == Strategy(16)
+    found = tuned(lambda width, hoist: 1e-3 / min(width, 4096 / width) * (1.0 if hoist else 0.5), 10**6)
+    assert found.strategy == Strategy(64)
 
 
 def test_a_small_program_runs_from_every_thread(tuned):
