@@ -13,12 +13,12 @@ follow one another on coarse maps. Up to eight of them cover the boundary in the
 one goes on in which the boundary is roughest: where it grows most as boxes shrink from four pixels to one.
 
 Expected: 1.17 for the deep linear network (1.05 to 1.35 would do), 1.41 for one example (1.25 to 1.6); over all
-configurations of the paper 1.17 to 1.98. Seen with the defaults: 1.345 +- .047, at the upper edge, and 1.292 +- .036; at
-257 pixels 1.382 +- .043, above, and 1.327 +- .038. The widest frame alone has a dimension near 1: structure appears on
-zoom, and in places. So the number belongs to the point as much as to the network: where the next window holds most of
-the boundary (`--toward most`) it is 1.627 +- .018 for the deep linear network and 1.007 +- .003 for one example, of
-which that rule finds a smooth stretch that runs diagonally; about random points (`--toward random`, 257 pixels) 1.019
-+- .005 and .972 +- .011.
+configurations of the paper 1.17 to 1.98. Seen with the defaults: 1.345 +- .047, at the upper edge, and 1.292 +- .036;
+at 257 pixels 1.382 +- .043, above, and 1.327 +- .038. The widest frame alone has a dimension near 1: structure appears
+on zoom, and in places. So the number belongs to the point as much as to the network: where the next window holds most
+of the boundary (`--toward most`) it is 1.627 +- .018 for the deep linear network and 1.007 +- .003 for one example, of
+which that rule finds a smooth stretch that runs diagonally; about random points (`--toward random`, 257 pixels) it is
+1.019 +- .005 and .972 +- .011.
 
 The estimator is first tried on sets of known dimension: a circle (1), the Sierpinski triangle (log 3 / log 2 = 1.585)
 and the basins of Newton's method on z^3 = 1 (1.42). Of a circle it says 1.17 at 257 pixels, 1.06 at 513, 1.01 at 1025
@@ -29,8 +29,8 @@ the others follow from their neighbours (`landscape.adaptive`: at most 1 in 500 
 boundary is everywhere, all are trained); the picture trains every point of a coarser grid, for its shades. In double
 precision. Minibatches are drawn without replacement, in the paper with.
 
-Cost: for each of two configurations some 120 maps on the way down and 35 frames: ten minutes on two CPU cores. The other
-configurations (`--configurations tanh relu minibatch`) have 272 examples and want an accelerator.
+Cost: for each of two configurations some 120 maps on the way down and 35 frames: ten minutes on two CPU cores. The
+other configurations (`--configurations tanh relu minibatch`) have 272 examples and want an accelerator.
 """
 
 from collections.abc import Iterator, Mapping
