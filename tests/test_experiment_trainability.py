@@ -281,8 +281,8 @@ def test_the_window_of_the_animation_moves_from_map_to_map():
         ({"steps": 5}, "--steps must be at least 20, got 5"),
         ({"search": 17}, "--search must be at least 33, got 17"),
         ({"zoom": 1.0}, "--zoom must be larger than 1"),
-        ({"finest": 1e-13}, "--finest must lie between 2e-12, where doubles end, and 9, got 1e-13"),
-        ({"finest": 12.5}, "--finest must lie between 2e-12, where doubles end, and 9, got 12.5"),
+        ({"finest": 1e-13}, "--finest must lie between 4e-12, where doubles end, and 9, got 1e-13"),
+        ({"finest": 12.5}, "--finest must lie between 4e-12, where doubles end, and 9, got 12.5"),
     ],
 )
 def test_settings_that_cannot_be_used(changes, message):
