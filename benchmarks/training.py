@@ -78,11 +78,6 @@ def landscape_runs(starts: Arrays, x: np.ndarray, y: np.ndarray, num_steps: int)
     return lambda: ls.train_many(**arguments, progress=False).history["loss"][:, -1]
 
 
-def runs_of_one_thread(*arguments: Any) -> Callable[[], np.ndarray]:
-    """`landscape_runs` on one thread."""
-    return on_threads(1, landscape_runs(*arguments))
-
-
 def scan_of(x: np.ndarray, y: np.ndarray, num_steps: int) -> Callable[[Any], Any]:
     """One network by `lax.scan`."""
 
@@ -176,10 +171,10 @@ def compare(report: Report, arguments: Any) -> None:
     import torch
 
     torch.set_num_threads(psutil.cpu_count())
-    programs = {
-        name: make(*arguments)
-        for name, make in zip(NAMES, (landscape_runs, runs_of_one_thread, jax_scan, torch_func, torch_bmm))
-    }
+    ours, alone, *peers = NAMES
+    programs = {ours: landscape_runs(*arguments)}
+    programs |= {alone: on_threads(1, programs[ours])}
+    programs |= {name: make(*arguments) for name, make in zip(peers, (jax_scan, torch_func, torch_bmm))}
     report.note("cold: first call")
     check(report, {name: report.once(name, program) for name, program in programs.items()})
     calls = max(settle(programs[name]) for name in NAMES[:2])
@@ -188,7 +183,6 @@ def compare(report: Report, arguments: Any) -> None:
     millions = len(arguments[0]["first"]) * arguments[-1] / 1e6
     for name in NAMES:
         report.finding(f"{name}, million net-steps/s", times, lambda t, name=name: millions / t[name])
-    ours, alone, *peers = NAMES
     seconds = "{:.3f}"
     report.finding("seconds for a million net-steps", times, lambda t: t[ours] / millions, seconds, MILLION_STEPS)
     for peer, target in zip((alone, *peers), (None, None, OVER_FUNC, OVER_BMM)):

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from _estimates import z_of_shares
 from scipy import stats
 
 import landscape as ls
@@ -92,11 +93,9 @@ def published(k: int, n: int) -> Published | None:
 
 def band(listed: Published, count: int) -> tuple[float, float]:
     """Shares of `count` runs that a two-proportion z test does not tell from the published share at 1 %."""
-    hits = np.arange(count + 1)
-    pooled = (hits + listed.bad) / (count + listed.runs)
-    spread = np.sqrt(pooled * (1 - pooled) * (1 / count + 1 / listed.runs))
-    inside = hits[np.abs(hits / count - listed.bad / listed.runs) <= Z_BAND * spread]
-    return float(inside[0] / count), float(inside[-1] / count)
+    theirs = (listed.bad, listed.runs)
+    inside = [hits for hits in range(count + 1) if abs(z_of_shares((hits, count), theirs)) <= Z_BAND]
+    return inside[0] / count, inside[-1] / count
 
 
 def beside_published(listed: Published | None, bad: np.ndarray, still: np.ndarray) -> tuple[str, str]:

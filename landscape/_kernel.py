@@ -29,8 +29,8 @@ MAX_WIDTH = 16**4
 BUFFER_BYTES = 2**26  # output of one kernel call
 ASSUMED_MEMORY = 2**33  # bytes of a machine that does not say how many it has
 MIN_ROWS = 1024  # rows of the shortest buffer
-BLOCKING = re.compile(r'custom_call_target="(?!TopK")|\bfft\(')  # in a compiled program
 ROW_STEP = 4  # ratio of neighbouring lengths: sweeps within this factor in size share a compiled program
+BLOCKING = re.compile(r'custom_call_target="(?!TopK")|\bfft\(')  # in a compiled program
 
 
 @partial(jax.jit, inline=True)

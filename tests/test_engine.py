@@ -149,7 +149,6 @@ sys.path.insert(0, {tests!r})
 from test_engine import _network
 import landscape as ls
 from landscape import _kernel
-from landscape._kernel import Strategy
 assert len(jax.local_devices()) == 3
 for width in (1, 4):
     one = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=width, devices=1)
