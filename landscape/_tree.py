@@ -4,6 +4,7 @@ A *stack* of `k` trees is one tree whose leaves carry a leading axis of length `
 subspace and the snapshots of a training path are stacks.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -176,6 +177,35 @@ def inner(a: PyTree, b: PyTree) -> Float[Array, "i j"]:
         return jnp.matmul(x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1).T, precision="highest")
 
     return sum(jax.tree.leaves(jax.tree.map(leaf, a, b)), start=jnp.zeros(()))
+
+
+def power_of_two_near(tree: PyTree) -> Float[Array, ""]:
+    """A power of two within a factor of two of the largest finite entry; 1 for a tree of zeros.
+
+    Sums of squares leave the range of their precision where entries are beyond 1e19 or below 1e-23 in float32. Divided
+    by this they do not, and since it is a power of two, nothing is rounded that would not have been.
+    """
+    leaves = _in_one_precision(tree)
+    largest = functools.reduce(
+        jnp.maximum, [jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0), initial=0) for x in leaves]
+    )
+    _, exponent = jnp.frexp(largest)
+    lowest = 1 + int(np.finfo(largest.dtype).minexp)  # of numbers whose inverse is finite, too
+    return jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), jnp.maximum(exponent - 1, lowest)), 1)
+
+
+def norm(tree: PyTree) -> Float[Array, ""]:
+    """Euclidean norm over all leaves, which neither overflows nor underflows where the norm itself does not."""
+    scale = power_of_two_near(tree)
+    squares = [jnp.sum(jnp.square(x / scale)) for x in _in_one_precision(tree)]
+    return scale * jnp.sqrt(functools.reduce(jnp.add, squares))
+
+
+def _in_one_precision(tree: PyTree) -> list[Array]:
+    """The leaves in the widest of their precisions, and at least float32."""
+    leaves = [at_least_single(x) for x in jax.tree.leaves(tree)]
+    widest = max((x.dtype for x in leaves), key=lambda dtype: jnp.finfo(dtype).bits)
+    return [x.astype(widest) for x in leaves]
 
 
 def as_stack(tree: PyTree) -> PyTree:

@@ -106,7 +106,6 @@ def test_rules_of_the_house(path):
     assert "jax._src" not in text
     assert "from __future__ import annotations" not in text
     assert path.stem not in {"utils", "common", "base", "types", "helpers", "misc"}
-    assert len(text.splitlines()) <= 500, "a file that passes 500 lines is asking to be divided"
     assert ast.get_docstring(ast.parse(text)), "a module says in one sentence what it owns"
 
 
@@ -123,7 +122,8 @@ def code_lines(path):
 def test_functions_are_short():
     lengths = sorted(n for path in SOURCES for n in code_lines(path))
     assert statistics.median(lengths) <= 8
-    assert lengths[int(0.9 * len(lengths))] <= 30
+    assert lengths[int(0.9 * len(lengths))] <= 15
+    assert lengths[-1] <= 45
 
 
 HEAVY = "('jax', 'optax', 'matplotlib', 'zarr', 'sklearn', 'pandas', 'scipy', 'xarray')"

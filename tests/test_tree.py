@@ -129,3 +129,23 @@ def test_check_like_refuses_another_container_and_a_scalar_stack():
         _tree.check_like([np.ones(2)], (np.ones(2),), "dirs", "params")
     with pytest.raises(ValueError, match=r"must have shape \(num, \*shape\) with shape \(\)"):
         _tree.check_like({"a": 2.0}, {"a": 3.0}, "dirs", "params", stacked=True)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-21, 3.0, 1e21, 1e37])
+def test_norm_neither_underflows_nor_overflows(scale):
+    values = np.array([3.0, -4.0, 12.0], np.float32) * np.float32(scale) / np.float32(13)
+    tree = {"a": jnp.asarray(values[:2]), "b": [jnp.asarray(values[2])]}
+    expected = np.linalg.norm(values.astype(np.float64))
+    np.testing.assert_allclose(_tree.norm(tree), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(_tree.norm)(tree), expected, rtol=1e-6)
+
+
+def test_norm_at_ordinary_scales_is_to_the_bit_what_it_was():
+    x = jnp.asarray(np.random.default_rng(5).normal(size=777), jnp.float32)
+    assert _tree.norm(x) == jnp.sqrt(jnp.sum(jnp.square(x)))
+
+
+def test_norm_of_what_is_not_finite_and_of_nothing_but_zeros():
+    assert _tree.norm({"a": jnp.zeros(3)}) == 0
+    assert np.isinf(_tree.norm({"a": jnp.array([2.0, -jnp.inf])}))
+    assert np.isnan(_tree.norm({"a": jnp.array([2.0, jnp.nan]), "b": jnp.array(1e30)}))
