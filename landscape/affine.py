@@ -31,6 +31,7 @@ True
 import functools
 import math
 import operator
+import warnings
 from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ _PRODUCTS = {"mul", *_CONTRACTIONS}  # linear in either operand, if the other on
 _COSTLY = {*_CONTRACTIONS, "cumsum", "fft", "reduce_window_sum", "triangular_solve"}
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 
+_SAID: set[type[Exception]] = set()  # failures of the rewrite that were spoken of
+
 _CONSTANT, _DENSE = 0, -1  # keys of the constant term, and of an array that is not split into terms
 _ONE_EQUATION = jex.DebugInfo("distribute", "equation", None, None)
 
@@ -106,7 +109,8 @@ def distribute(fn: Callable[[Any], T]) -> Callable[[Any], T]:
         closed, shapes = jax.make_jaxpr(fn, return_shape=True)(coords)
         try:
             leaves, _ = _evaluate(closed, coords)
-        except Exception:  # in a version of JAX whose equations look different; costs the sharing, not the answer
+        except Exception as error:  # in a version of JAX whose equations look different
+            _say_once(error)
             return fn(coords)
         return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
@@ -126,9 +130,23 @@ def num_hoisted(fn: Callable[[Any], Any], coords: PyTree) -> int:
     closed = jax.make_jaxpr(fn)(coords)
     try:
         jax.eval_shape(lambda c: counts.append(_evaluate(closed, c)[1]), coords)
-    except Exception:  # as in `distribute`
+    except Exception as error:  # as in `distribute`
+        _say_once(error)
         return 0
     return counts[-1]
+
+
+def _say_once(error: Exception) -> None:
+    """Warn that points are not going to share their linear parts: it costs speed, not the answer."""
+    if type(error) in _SAID:
+        return
+    _SAID.add(type(error))
+    warnings.warn(
+        f"affine_vmap could not rewrite this function for jax {jax.__version__} and takes it as it is: the same values, "
+        f"without the speed of what points could share ({type(error).__name__}: {error})",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _evaluate(closed: jex.ClosedJaxpr, coords: PyTree) -> tuple[list[jax.Array], int]:
@@ -421,7 +439,7 @@ class _Loop:
 
     def __init__(self, scope: _Scope, eqn: Equation, inputs: list[Any]) -> None:
         self.scope, self.eqn, self.body = scope, eqn, eqn.params["jaxpr"]
-        num_consts, self.num_carry = eqn.params["num_consts"], eqn.params["num_carry"]
+        num_consts, self.num_carry = _num_consts_and_carry(eqn)
         self.consts, self.values = inputs[:num_consts], inputs[num_consts:]
         self.in_avals = self.body.in_avals[num_consts:]
         self.kinds = [_kind(scope, x) for x in self.values]
@@ -472,6 +490,18 @@ class _Loop:
         structs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in self.in_avals]
         jax.eval_shape(trace, [dict.fromkeys(sorted(kind), s) for kind, s in zip(self.kinds, structs)])
         return kinds
+
+
+def _num_consts_and_carry(eqn: Equation) -> tuple[int, int]:
+    """How many of a scan's operands are constants, and how many after those its carry.
+
+    JAX versions write these numbers down in different ways, so they are read off the variables: what is sliced or
+    stacked has one axis fewer inside the body, constants and carry have the same.
+    """
+    body = eqn.params["jaxpr"]
+    num_carry = sum(outer.aval.ndim == aval.ndim for outer, aval in zip(eqn.outvars, body.out_avals))
+    num_sliced = sum(outer.aval.ndim != aval.ndim for outer, aval in zip(eqn.invars, body.in_avals))
+    return len(eqn.invars) - num_carry - num_sliced, num_carry
 
 
 def _kind(scope: _Scope, value: Any) -> frozenset[int]:

@@ -812,11 +812,29 @@ def test_many_coordinates_and_many_terms_are_summed_at_each_point():
         assert_equal(jax.jit(affine_vmap(once(fn)))(coords), jax.jit(jax.vmap(fn))(coords), 1e-5)
 
 
-def test_what_cannot_be_rewritten_is_called_as_it_is(monkeypatch):
+def test_what_cannot_be_rewritten_is_called_as_it_is_and_says_so_once(monkeypatch):
     fn, coords = PROGRAMS["two_layers"].build(), plane_coords()
     monkeypatch.setattr(affine, "_equation", lambda *_: [][0])
-    assert_equal(affine_vmap(fn)(coords), jax.vmap(fn)(coords), 1e-5)
-    assert num_hoisted(fn, coords[0]) == 0
+    monkeypatch.setattr(affine, "_SAID", set())
+    with pytest.warns(RuntimeWarning, match="could not rewrite this function for jax .* without the speed"):
+        assert_equal(affine_vmap(fn)(coords), jax.vmap(fn)(coords), 1e-5)
+    assert num_hoisted(fn, coords[0]) == 0  # and no second warning
+
+
+def test_operands_of_a_scan_are_told_apart_by_their_variables():
+    def fn(c, w, xs):
+        def body(carry, x):
+            return (carry[0] @ w + x[0] + c[0], carry[1] + 1), (x[1] * c[1], carry[0])
+
+        return jax.lax.scan(body, (jnp.ones(3), 0), xs)
+
+    program = jax.make_jaxpr(fn)(jnp.ones(2), jnp.ones((3, 3)), (jnp.ones((5, 3)), jnp.ones(5)))
+    (scan,) = (eqn for eqn in program.jaxpr.eqns if eqn.primitive.name == "scan")
+    consts, carry = affine._num_consts_and_carry(scan)
+    shapes = [v.aval.shape for v in scan.invars]
+    assert carry == 2
+    assert shapes[consts + carry :] == [(5, 3), (5,)]
+    assert (3, 3) in shapes[:consts]
 
 
 def test_errors_of_the_function_come_through():
