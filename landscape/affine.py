@@ -142,8 +142,8 @@ def _say_once(error: Exception) -> None:
         return
     _SAID.add(type(error))
     warnings.warn(
-        f"affine_vmap could not rewrite this function for jax {jax.__version__} and takes it as it is: the same values, "
-        f"without the speed of what points could share ({type(error).__name__}: {error})",
+        f"affine_vmap could not rewrite this function for jax {jax.__version__} and takes it as it is: the "
+        f"same values, without the speed of what points could share ({type(error).__name__}: {error})",
         RuntimeWarning,
         stacklevel=3,
     )
