@@ -1,12 +1,12 @@
 """Shared fixtures; every call of the library in the tests is checked against its shape annotations."""
 
+import atexit
 import inspect
 import os
+import shutil
 import signal
-import subprocess
-import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from beartype import beartype
@@ -24,11 +24,21 @@ def check_shapes(fn: Callable[..., Any]) -> Callable[..., Any]:
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell has it that runs the tests in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+if (
+    "PYTEST_XDIST_WORKER" not in os.environ
+):  # the workers inherit the folder: each program is compiled once in a session
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="landscape-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
 install_import_hook("landscape", "conftest.check_shapes")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from scripts import run_script  # noqa: E402
+
+import landscape  # noqa: E402
 
 settings.register_profile("landscape", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("landscape")
@@ -44,14 +54,17 @@ def x64() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def smoke(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What the experiment of a test module `test_experiment_NAME` prints for `--smoke`, its folder, its landscapes."""
-    import landscape as ls
-
     name, out = request.module.__name__.removeprefix("test_experiment_"), tmp_path_factory.mktemp("smoke")
-    script = Path(__file__).parent.parent / "experiments" / f"{name}.py"
-    command = [sys.executable, str(script), "--smoke", "--out", str(out)]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    done = run_script(name, "--smoke", "--out", out)
     assert done.returncode == 0, done.stderr
-    return done, out, {path.stem: ls.load(path) for path in out.glob("*.zarr")}
+    return done, out, {path.stem: landscape.load(path) for path in out.glob("*.zarr")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_compiled() -> Iterator[None]:
+    """Programs of one module are of no use to the next, and all together they take gigabytes."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Sharpness along training: spectra that are prescribed, dense Hessians, plain loops, and the law of Cohen et al."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import edge_of_stability as edge
@@ -11,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from _runner import Lab, UsageError
+from scripts import run_script
 
 import landscape as ls
 from landscape import problems
@@ -115,12 +114,11 @@ def test_settings_that_make_no_sense_are_refused(changes, message):
 
 
 def test_script(tmp_path):
-    command = [sys.executable, str(ROOT / "experiments" / "edge_of_stability.py"), "--smoke", "--out", str(tmp_path)]
-    done = subprocess.run([*command, "--batch", "1"], capture_output=True, text=True, check=False)
+    done = run_script("edge_of_stability", "--smoke", "--out", tmp_path, "--batch", 1)
     assert done.returncode == 0, done.stderr
     assert "gradient descent, η = 0.2: sharpness / (2/η)" in done.stdout
     assert {"edge.png", "edge.pdf", "descent_0.2.zarr"} <= {p.name for p in tmp_path.iterdir()}
-    again = subprocess.run([*command, "--no-figures"], capture_output=True, text=True, check=False)
+    again = run_script("edge_of_stability", "--smoke", "--out", tmp_path, "--no-figures")
     assert again.stdout == done.stdout
 
 

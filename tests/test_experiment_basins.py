@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _runner import Lab, UsageError, load_problem
+from scripts import run_script
 
 import landscape as ls
 
@@ -289,8 +289,7 @@ def test_a_random_plane(model, tmp_path):
 
 
 def test_the_command_line(tmp_path):
-    command = [sys.executable, "experiments/basins.py", "--smoke", "--optimizers", "gd,adam", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_script("basins", "--smoke", "--optimizers", "gd,adam", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "findings.json").read_text())
     assert {"what": "minima found", "expected": "4", "found": "4, of value 0 to 0"} in rows

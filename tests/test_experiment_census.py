@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _runner import Lab, UsageError
+from scripts import run_script
 
 import landscape as ls
 from landscape import problems
@@ -27,8 +26,7 @@ QUIET = {"progress": False}
 
 
 def test_the_command_line_finds_everything(tmp_path):
-    command = [sys.executable, "experiments/census.py", "--smoke", "--runs", "24", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_script("census", "--smoke", "--runs", 24, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     rows = {
         row["what"]: (row["expected"], row["found"]) for row in json.loads((tmp_path / "findings.json").read_text())

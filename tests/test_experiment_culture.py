@@ -1,9 +1,6 @@
 """Culture against local minima: the dynamics and their controls, the statistics, the script."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -23,6 +20,7 @@ from _estimates import z_of_shares
 from _runner import Lab, UsageError
 from culture import Config, findings
 from scipy import stats
+from scripts import run_script
 
 import landscape as ls
 from landscape.problems import student_teacher
@@ -380,8 +378,7 @@ def test_learners_that_went_on_replace_what_they_were():
 def smoke(tmp_path_factory):
     """What the script prints for `--smoke --x64`, and what it leaves behind."""
     out = tmp_path_factory.mktemp("smoke")
-    command = [sys.executable, str(ROOT / "experiments" / "culture.py"), "--smoke", "--x64", "--out", str(out)]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    done = run_script("culture", "--smoke", "--x64", "--out", out)
     assert done.returncode == 0, done.stderr
     return done, out, {path.stem: ls.load(path) for path in out.glob("*.zarr")}
 

@@ -1,9 +1,6 @@
 """Curvature: counting outliers, shares, projected steps in closed form, findings on made-up spectra, the script."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -19,6 +16,7 @@ import pytest
 from _optimizers import sgd
 from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
+from scripts import run_script
 
 import landscape as ls
 from landscape.problems import cross_entropy, mlp
@@ -294,8 +292,7 @@ def test_both_kinds_of_data_come_at_both_scales():
 
 @pytest.mark.slow
 def test_the_script_draws_and_prints_what_the_stores_hold(tmp_path):
-    command = [sys.executable, str(ROOT / "experiments" / "curvature.py"), "--smoke", "--out", str(tmp_path)]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    done = run_script("curvature", "--smoke", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert {"curvature.png", "spectrum.png", "findings.json"} <= {path.name for path in tmp_path.iterdir()}
     result = {path.stem: ls.load(path) for path in tmp_path.glob("*.zarr")}
@@ -304,5 +301,5 @@ def test_the_script_draws_and_prints_what_the_stores_hold(tmp_path):
     spectra = result["spectra"]
     errors = np.abs(spectra["values"] - spectra["dense"][:, ::-1][:, : spectra["values"].shape[1]])
     assert np.all(errors <= spectra["residuals"] + 1e-5)
-    again = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    again = run_script("curvature", "--smoke", "--out", tmp_path)
     assert again.stdout == done.stdout

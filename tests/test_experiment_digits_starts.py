@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import _digits_minima as digits_minima
@@ -17,6 +15,7 @@ import pytest
 import scipy.stats
 from _runner import Lab, UsageError
 from matplotlib import pyplot
+from scripts import run_script
 
 import landscape as ls
 
@@ -31,8 +30,7 @@ TINY = digits_starts.SMOKE
 def folder(tmp_path_factory):
     """What the script leaves behind."""
     folder = tmp_path_factory.mktemp("digits_starts")
-    command = [sys.executable, str(ROOT / "experiments" / "digits_starts.py"), "--smoke", "--out", str(folder)]
-    done = subprocess.run([*command, "--batch", "4"], capture_output=True, text=True, check=False)
+    done = run_script("digits_starts", "--smoke", "--out", folder, "--batch", 4)
     assert done.returncode == 0, done.stderr
     assert "reach 100 % training accuracy" in done.stdout
     return folder

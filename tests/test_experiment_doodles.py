@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -29,6 +26,7 @@ import sklearn.datasets
 import sklearn.linear_model
 from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
+from scripts import run_script
 
 import landscape as ls
 from landscape.problems import himmelblau
@@ -38,8 +36,7 @@ pytestmark = pytest.mark.xdist_group("doodles")  # the tests share one run of th
 
 
 def script(*arguments):
-    command = [sys.executable, str(ROOT / "experiments" / "doodles.py"), *map(str, arguments)]
-    return subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    return run_script("doodles", *arguments)
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,6 @@
 
 import dataclasses
 import functools
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -21,6 +18,7 @@ import numpy as np
 import pytest
 from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
+from scripts import run_script
 
 import landscape as ls
 from landscape import curvature, losses
@@ -28,11 +26,6 @@ from landscape import curvature, losses
 ROOT = Path(__file__).parent.parent
 SMOKE_ROWS = settings_rows(generalization.SMOKE, generalization.SMOKE)
 pytestmark = pytest.mark.xdist_group("generalization")  # the tests share one run of the script
-
-
-def script(name, *arguments):
-    command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
 
 
 # ---------------------------------------------------------------------------------------------------- the rescaling
@@ -312,7 +305,7 @@ def test_every_share_has_a_curve():
 
 @pytest.mark.slow
 def test_random_labels_are_fitted_and_the_test_stays_at_chance(tmp_path):
-    done = script("memorization", "--smoke", "--out", tmp_path)
+    done = run_script("memorization", "--smoke", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     runs = ls.load(tmp_path / "runs.zarr")
     assert np.all(runs["history.train_accuracy"][..., -1] == 1)

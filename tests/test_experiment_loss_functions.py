@@ -1,9 +1,6 @@
 """Loss functions: laws against closed forms, exact minima against brute force, the planes, the script."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import _loss_planes as planes
@@ -16,6 +13,7 @@ import numpy as np
 import pytest
 from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
+from scripts import run_script
 
 import landscape as ls
 
@@ -152,8 +150,7 @@ def test_the_error_rate_is_flat_and_cross_entropy_is_not(result):
 
 @pytest.mark.slow
 def test_the_script_draws_and_its_folder_is_resumed(tmp_path):
-    command = [sys.executable, str(ROOT / "experiments" / "loss_functions.py"), "--smoke", "--out", str(tmp_path)]
-    done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    done = run_script("loss_functions", "--smoke", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.stem for path in tmp_path.glob("*.png")} == {"laws", "aggregates", "regression", "classes"}
     again = loss_functions.run(loss_functions.SMOKE, Lab(tmp_path, {"progress": False}))

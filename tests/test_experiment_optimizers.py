@@ -1,8 +1,6 @@
 """The same starts under five optimizers: plain loops, paired tests against SciPy, rules for rates, and the script."""
 
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import _network_optimizers as network
@@ -16,6 +14,7 @@ import pytest
 import scipy.stats
 from _digits_minima import digits_with_decay
 from _runner import Lab, UsageError
+from scripts import run_script
 
 import landscape as ls
 from landscape import minima
@@ -46,9 +45,8 @@ def folder(tmp_path_factory):
     """What the script leaves behind, for a model of one's own."""
     folder = tmp_path_factory.mktemp("optimizers")
     (folder / "my_model.py").write_text(MY_MODEL)
-    command = [sys.executable, str(ROOT / "experiments" / "optimizers.py"), "--smoke", "--out", str(folder / "out")]
-    command += ["--problem", f"{folder / 'my_model.py'}:factory", "--batch", "64"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    problem = ("--problem", f"{folder / 'my_model.py'}:factory")
+    done = run_script("optimizers", "--smoke", "--out", folder / "out", *problem, "--batch", 64)
     assert done.returncode == 0, done.stderr
     assert "starts that change their verdict" in done.stdout
     return folder / "out"

@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +15,7 @@ import student_teacher
 from _published_shares import FAMILY_RUNS, PUBLISHED, Published, band, beside_published, compare_families
 from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
+from scripts import run_script
 from student_teacher import Config, Ends, cases, ends, findings, found_minima, restarts
 
 import landscape as ls
@@ -28,8 +26,7 @@ pytestmark = pytest.mark.xdist_group("student_teacher")  # the tests share one r
 
 
 def script(*arguments):
-    command = [sys.executable, str(ROOT / "experiments" / "student_teacher.py"), *map(str, arguments)]
-    return subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    return run_script("student_teacher", *arguments)
 
 
 @pytest.fixture(scope="module")

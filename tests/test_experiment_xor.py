@@ -1,9 +1,6 @@
 """The exclusive or: plateaus and their certificates, what further descent does, the script."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -16,6 +13,7 @@ import xor
 from _runner import Lab, UsageError, settings_rows, table
 from scipy import stats
 from scipy.special import expit
+from scripts import run_script
 
 import landscape as ls
 from landscape.problems import xor as problem_of
@@ -25,8 +23,7 @@ pytestmark = pytest.mark.xdist_group("xor")  # the tests share one run of the sc
 
 
 def script(*arguments):
-    command = [sys.executable, str(ROOT / "experiments" / "xor.py"), *map(str, arguments)]
-    return subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
+    return run_script("xor", *arguments)
 
 
 def end(landscape, row):

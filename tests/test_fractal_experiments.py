@@ -2,8 +2,6 @@
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import deep_linear
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from _runner import Lab, UsageError
+from scripts import run_script
 
 import landscape as ls
 from landscape import problems
@@ -20,11 +19,6 @@ from landscape import problems
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.xdist_group("fractals")  # the tests share compiled programs
 LIU = [1, 1, 1, 1, 3, 5, 7, 13, 21, 27, 57, 115, 247, 423, 683, 1215, 2303]  # k = 0 ... 16
-
-
-def script(name, *arguments):
-    command = [sys.executable, str(ROOT / "experiments" / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -149,21 +143,21 @@ def test_double_well_switches_where_theory_says():
 
 
 def test_fractal_script(tmp_path):
-    done = script("fractal_1d", "--smoke", "--out", tmp_path)
+    done = run_script("fractal_1d", "--smoke", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1 1 1 1 3 5 7 13 21 27 57 (equal)" in done.stdout
     assert {"labels.png", "dimension.pdf", "multiplicative.zarr", "bar_2.zarr"} <= {p.name for p in tmp_path.iterdir()}
 
 
 def test_double_well_script(tmp_path):
-    done = script("double_well", "--smoke", "--out", tmp_path)
+    done = run_script("double_well", "--smoke", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "η = 0.5: first switch 1.7320508076 1.7320508076" in " ".join(done.stdout.split())
     assert {"basins.png", "zooms.png", "zoom_3.zarr"} <= {p.name for p in tmp_path.iterdir()}
 
 
 def test_linear_script(tmp_path):
-    done = script("deep_linear", "--smoke", "--batch", "20", "--out", tmp_path)
+    done = run_script("deep_linear", "--smoke", "--batch", "20", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     rows = {row["what"]: row for row in json.loads((tmp_path / "findings.json").read_text())}
     for what in ("negative eigenvalues as predicted", "zero eigenvalues as predicted (orbit of GL)"):

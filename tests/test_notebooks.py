@@ -4,11 +4,9 @@ import re
 import runpy
 from pathlib import Path
 
-import jax
 import matplotlib
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 matplotlib.use("Agg")
 
@@ -18,23 +16,6 @@ FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9]*.py"))
 FOR_ANYONE = NOTEBOOKS[:7]
 pytestmark = pytest.mark.xdist_group("notebooks")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Keep compiled programs between the notebooks: several train the same network."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for settings in (options, before):
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if settings is options:
-            yield
 
 
 @pytest.fixture

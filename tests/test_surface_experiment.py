@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +14,7 @@ import numpy as np
 import pytest
 import surface
 from _runner import Lab, UsageError
+from scripts import run_script
 
 import landscape as ls
 
@@ -250,9 +248,8 @@ def test_given_parameters_are_not_trained_again(model):
         surface.run(surface.Config(directions=("pca",)), lab)
 
 
-def script(*arguments, **environment):
-    command = [sys.executable, str(ROOT / "experiments" / "surface.py"), *map(str, arguments)]
-    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+def script(*arguments):
+    return run_script("surface", *arguments)
 
 
 def test_the_script_runs_on_a_users_model_and_resumes(model, tmp_path):
