@@ -23,7 +23,6 @@ import csv
 import importlib
 import json
 import os
-import uuid
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from landscape.grid import Axis, Landscape, dims
-from landscape.store import DONE, encode
+from landscape.store import DONE, beside, check_plain, encode, local_path
 
 RECORD = "landscape"  # the name under which a file keeps axes, errors and meta as JSON text
 UNIFORM = 1e-6  # largest distance from equal spacing, in steps, of an axis of ImageData
@@ -83,24 +82,35 @@ def export(
         The path written.
 
     Raises:
-        TypeError: `landscape` is not a `Landscape`.
+        TypeError: `landscape` is not a `Landscape`, `path` no path, or a value no real number.
         ValueError: an unknown format, or one that cannot hold this landscape; the message says which can.
         FileExistsError: the file is there and `overwrite` is off.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; what was there before is.
         ImportError: the format needs a library of the extra `io`.
     """
-    path = Path(path)
+    if not isinstance(landscape, Landscape):
+        raise TypeError(f"export takes a Landscape, got {type(landscape).__name__}")
+    path = local_path(path)
     kind = _format(path, format)
     _check(landscape, kind)
-    if path.is_dir() or (path.exists() and not overwrite):
-        what = "a directory" if path.is_dir() else "there already; choose another name or pass overwrite=True"
-        raise FileExistsError(f"{path} is {what}")
-    with _appearing(path, kind) as building:
+    if not overwrite or path.is_dir():
+        refuse_existing(path, "pass overwrite=True")
+    with appearing(path, f".{kind}") as building:
         _WRITERS[kind](landscape, building)
     return path
 
 
-def _format(path: Path, asked: str | None) -> str:
+def refuse_existing(path: Path, remedy: str) -> None:
+    """Raise `FileExistsError` where something is at `path`; the remedy says how it may be replaced."""
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a directory; give the name of a file")
+    if path.exists():
+        raise FileExistsError(f"{path} is there already; choose another name, or {remedy}")
+
+
+def _format(path: Path, asked: Any) -> str:
+    if asked is not None and not isinstance(asked, str):
+        raise TypeError(f"format must be one of {', '.join(_WRITERS)}, got {asked!r}")
     kind = (asked or path.suffix).lower().removeprefix(".")
     if kind not in _WRITERS:
         raise ValueError(f"no export format {kind!r} (for {path}); there are {', '.join(_WRITERS)}")
@@ -108,26 +118,33 @@ def _format(path: Path, asked: str | None) -> str:
 
 
 def _check(landscape: Any, kind: str) -> None:
-    if not isinstance(landscape, Landscape):
-        raise TypeError(f"export takes a Landscape, got {type(landscape).__name__}")
-    clash = {*landscape.names} & {*landscape.grid.names, DONE, RECORD}
+    axes = {*landscape.grid.names}
+    clash = {*landscape.names} & {*axes, DONE, RECORD} | axes & {DONE, RECORD}
     if clash:
-        raise ValueError(f"the output {clash.pop()!r} has a name that the file needs for itself; rename it")
+        raise ValueError(f"the output or axis {clash.pop()!r} has a name that the file needs for itself; rename it")
+    landscape.grid.check()
+    check_plain(landscape.meta, "meta")
     for name, value in landscape.values.items():
         if value.dtype.kind not in "biuf":
-            raise ValueError(f"cannot export {name!r}: {kind} holds real numbers, not {value.dtype}")
+            raise ValueError(f"cannot export {name!r}: {kind} holds real numbers, not {value.dtype}; leave it out")
     limit = {"h5": 2, "vti": 3, "vtr": 3}.get(kind, landscape.grid.ndim)
     if landscape.grid.ndim > limit:
         raise ValueError(
-            f".{kind} holds at most {limit} axes, this landscape has {landscape.grid.ndim}; fix some with "
-            "landscape.slice(...), or write .nc or .npz"
+            f".{kind} holds at most {limit} axes, this landscape has {landscape.grid.ndim}; fix some, as in "
+            f"{_slice_advice(landscape, limit)}, or write .nc or .npz"
         )
 
 
+def _slice_advice(landscape: Landscape, limit: int) -> str:
+    """A call that leaves `limit` axes, at coordinates that there are."""
+    spare = landscape.grid.axes[limit:]
+    return f"landscape.slice({', '.join(f'{a.name}={float(a.values[len(a) // 2])!r}' for a in spare)})"
+
+
 @contextlib.contextmanager
-def _appearing(path: Path, kind: str) -> Generator[Path]:
+def appearing(path: Path, suffix: str) -> Generator[Path]:
     """A name beside `path` to write to; renamed to it at the end, removed on any error."""
-    building = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial.{kind}")
+    building = beside(path, suffix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield building

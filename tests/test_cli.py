@@ -333,12 +333,12 @@ def test_maps_of_verdicts_have_views_of_their_own(verdicts, plane, tmp_path, mon
         spy = lambda landscape, name, kind=kind, view=view: drawn.append((kind, name)) or view(landscape, name)  # noqa: E731
         monkeypatch.setattr(plotting, kind, spy)
     out = str(tmp_path / "out.png")
-    assert main(["plot", str(verdicts), "--out", out]) == 0
-    assert main(["plot", str(verdicts), "--out", out, "--kind", "trainability"]) == 0
-    assert main(["plot", str(verdicts), "--out", out, "--output", "train_loss"]) == 0
-    assert main(["plot", str(plane), "--out", out]) == 0
+    assert main(["plot", str(verdicts), "--force", "--out", out]) == 0
+    assert main(["plot", str(verdicts), "--force", "--out", out, "--kind", "trainability"]) == 0
+    assert main(["plot", str(verdicts), "--force", "--out", out, "--output", "train_loss"]) == 0
+    assert main(["plot", str(plane), "--force", "--out", out]) == 0
     assert drawn == [("basins", "label"), ("trainability", "value")]
-    assert main(["plot", str(verdicts), "--out", out, "--kind", "basins", "--vmin", "0.5"]) == 2
+    assert main(["plot", str(verdicts), "--force", "--out", out, "--kind", "basins", "--vmin", "0.5"]) == 2
     assert "--kind basins has colours of its own" in capsys.readouterr().err
-    assert main(["plot", str(verdicts), "--out", out, "--kind", "basins", "--output", "label", "value"]) == 2
+    assert main(["plot", str(verdicts), "--force", "--out", out, "--kind", "basins", "--output", "label", "value"]) == 2
     assert "--kind basins draws one output, got label, value" in capsys.readouterr().err
