@@ -169,7 +169,7 @@ class RunStore:
         """The values of a finished tile, points on the leading axis."""
         size, lead = layout.size(tile), layout.grid.ndim
         with _readable(self.path):
-            parts = {name: self._part(layout, name, tile) for name in self.names}
+            parts = {name: self._whole_part(layout, name, tile) for name in self.names}
         return {name: value.reshape(size, *value.shape[lead:]) for name, value in parts.items()}
 
     def damaged(self, layout: Layout, among: set[int] | None = None) -> dict[int, str]:
@@ -264,7 +264,7 @@ class RunStore:
         values, computed = layout.empty()
         for tile in finished:
             for name in self.names:
-                values[name][layout.region(tile)] = self._part(layout, name, tile)
+                values[name][layout.region(tile)] = self._whole_part(layout, name, tile)
             computed[layout.region(tile)] = True
         return values, computed
 
@@ -366,6 +366,15 @@ class RunStore:
         block = "/".join(str(int(b)) for b in np.unravel_index(tile, layout.blocks))
         array = self._arrays[name]
         return self._chunk(array, name, layout.region(tile), block + "/0" * (len(array.shape) - len(layout.blocks)))
+
+    def _whole_part(self, layout: Layout, name: str, tile: int) -> np.ndarray:
+        """The same, where damage was looked for before and has come since."""
+        try:
+            return self._part(layout, name, tile)
+        except _Damage as damage:
+            raise StoreError(
+                f"{self.path} has a damaged chunk, {damage}: run the sweep again with this store"
+            ) from damage
 
     def _chunk(self, array: Any, name: str, region: tuple[slice, ...], key: str) -> np.ndarray:
         """A part of an array that one chunk holds.
@@ -909,7 +918,7 @@ def _locked(lock: Path) -> Generator[None]:
 def _readable(path: Path) -> Generator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, MemoryError, _Damage) as error:
+    except (OSError, ValueError, KeyError, MemoryError) as error:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"cannot read the run store {path}: {_reason(error)}") from error
@@ -972,8 +981,6 @@ def check_plain(value: Any, where: str, depth: int = MAX_DEPTH) -> None:
         if np.asarray(value).dtype.kind == "O":
             check_plain(np.asarray(value).tolist(), where, depth - 1)
     elif not isinstance(value, str | int | float | os.PathLike | None):
-        raise TypeError(
-            f"{where} is a {type(value).__name__}, not plain data (text, numbers, lists, dicts) or an array"
-        )
+        raise TypeError(f"{where} is of type {type(value).__name__}: give text, numbers, lists, dicts or arrays")
     elif isinstance(value, int) and value.bit_length() > 10_000:
         raise ValueError(f"{where} is a number of more than 3,000 digits; store it as text")
