@@ -30,7 +30,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from landscape.grid import Axis, Landscape, dims
+from landscape.grid import Axis, Landscape, dims, slice_advice
 from landscape.store import DONE, beside, check_plain, encode, local_path
 
 RECORD = "landscape"  # the name under which a file keeps axes, errors and meta as JSON text
@@ -131,14 +131,8 @@ def _check(landscape: Any, kind: str) -> None:
     if landscape.grid.ndim > limit:
         raise ValueError(
             f".{kind} holds at most {limit} axes, this landscape has {landscape.grid.ndim}; fix some, as in "
-            f"{_slice_advice(landscape, limit)}, or write .nc or .npz"
+            f"{slice_advice(landscape.grid, limit)}, or write .nc or .npz"
         )
-
-
-def _slice_advice(landscape: Landscape, limit: int) -> str:
-    """A call that leaves `limit` axes, at coordinates that there are."""
-    spare = landscape.grid.axes[limit:]
-    return f"landscape.slice({', '.join(f'{a.name}={float(a.values[len(a) // 2])!r}' for a in spare)})"
 
 
 @contextlib.contextmanager
@@ -228,17 +222,28 @@ def _write_nc(landscape: Landscape, path: Path) -> None:
     dataset = landscape.to_xarray()
     # A variable, not an attribute: HDF5 refuses attributes above 64 kB, and meta may hold long paths.
     dataset[RECORD] = ((), _record_text(landscape))
+    _try_room(path, landscape)
     dataset.to_netcdf(path, engine="h5netcdf")
 
 
 def _write_h5(landscape: Landscape, path: Path) -> None:
     h5py, outputs = _library("h5py", "h5"), _li_outputs(landscape)
+    _try_room(path, landscape)
     with h5py.File(path, "w") as file:
         for key, axis in zip(("xcoordinates", "ycoordinates"), landscape.grid.axes):
             file[key] = axis.values
         for key, value in {**outputs, DONE: landscape.computed}.items():
             file[key] = value if landscape.grid.ndim == 1 else value.swapaxes(0, 1)
         file[RECORD] = _record_text(landscape)
+
+
+def _try_room(path: Path, landscape: Landscape) -> None:
+    """Fill a file as large as the one to come and delete it: HDF5 does not survive a disk that gets full under it."""
+    size = sum(8 * value.size for value in landscape.values.values()) + len(_record_text(landscape)) + 2**16
+    with path.open("wb") as file:
+        for start in range(0, size, 2**20):
+            file.write(bytes(min(2**20, size - start)))
+    path.unlink()
 
 
 def _li_outputs(landscape: Landscape) -> dict[str, np.ndarray]:

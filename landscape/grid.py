@@ -452,6 +452,12 @@ def _index(axis: Axis, at: Any) -> int:
     return int(at)
 
 
+def slice_advice(grid: Grid, keep: int) -> str:
+    """A call that leaves the first `keep` axes of a landscape, at coordinates that the others have."""
+    middle = {axis.name: float(axis.values[len(axis) // 2]) for axis in grid.axes[keep:]}
+    return f"landscape.slice({', '.join(f'{name}={at!r}' for name, at in middle.items())})"
+
+
 def dims(grid: Grid, name: str, ndim: int) -> tuple[str, ...]:
     """Dimension names of an output: the axes, then `name_0`, `name_1`, ... for what each point holds."""
     return grid.names + tuple(f"{name}_{i}" for i in range(ndim - grid.ndim))
