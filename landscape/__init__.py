@@ -9,7 +9,9 @@ Names are loaded on first use, so importing this package costs nothing and the c
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from landscape._distribution import VERSION, other_landscape
+
+__version__ = VERSION
 
 _HOME = {
     "Axis": "grid",
@@ -93,7 +95,8 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"landscape.{name}")
     if name not in _HOME:
-        raise AttributeError(f"module 'landscape' has no attribute {name!r}")
+        other = "" if name.startswith("_") else other_landscape()
+        raise AttributeError(f"module 'landscape' has no attribute {name!r}{other and f'; {other}'}")
     value = getattr(importlib.import_module(f"landscape.{_HOME[name]}"), name)
     globals()[name] = value
     return value

@@ -1,12 +1,19 @@
 """How a grid is cut into tiles: blocks in C order that are computed, stored and resumed as a whole."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from landscape.grid import Grid
+
+METADATA = "zarr.json"
+PARTIAL = ".partial"  # ends the names of what is being written
+MAX_NAME = 255  # bytes
+STORABLE = {"bool", "float16", "float32", "float64", "complex64", "complex128"} | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,19 +86,39 @@ def fill_value(dtype: np.dtype) -> Any:
     return np.nan if np.issubdtype(dtype, np.inexact) or small_float else np.zeros((), dtype)[()]
 
 
-def check_storable(outputs: Mapping[str, tuple[tuple[int, ...], np.dtype]]) -> None:
-    """Raise unless zarr can hold these outputs, each in a folder of its name.
+def check_storable(outputs: Mapping[str, tuple[tuple[int, ...], np.dtype]], axes: Iterable[str] = ()) -> None:
+    """Raise unless a store can hold these outputs and axes, each in a folder of its name.
 
     Raises:
-        TypeError: a type that zarr does not know.
-        ValueError: a name that is no name of a folder.
+        TypeError: a type that zarr does not know, or a name that is no text.
+        ValueError: a name that is no name of a folder or that the store needs itself, or an output without entries.
     """
-    for name, (_, dtype) in outputs.items():
+    for name in [*axes, *outputs]:
+        _check_name(name)
+    for name, (shape, dtype) in outputs.items():
         if dtype.kind == "V":
             raise TypeError(f"a store cannot hold {dtype}: cast the output {name!r} to float32")
-        if not name.strip(".") or set("/\\") & set(name):
-            safe = "_".join(word for word in name.replace("\\", "/").split("/") if word.strip(".")) or "value"
-            raise ValueError(
-                f"a store keeps every output in a folder of its name, and {name!r} cannot name one: rename the output, "
-                f"for example to {safe!r}"
-            )
+        if dtype.name not in STORABLE:
+            raise TypeError(f"a store holds numbers, the output {name!r} holds {dtype}: leave it out or cast it")
+        if 0 in shape:
+            raise ValueError(f"the output {name!r} holds no entry a point, its shape is {shape}: leave it out")
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"the names of outputs and axes must be text, got {name!r}")
+    odd = {c for c in name if c == "\0" or "\ud800" <= c <= "\udfff"}
+    if not name.strip(".") or set("/\\") & set(name) or odd:
+        words = "".join("_" if c in odd else c for c in name).replace("\\", "/").split("/")
+        safe = "_".join(word for word in words if word.strip(".")) or "value"
+        raise ValueError(
+            f"a store keeps every output in a folder of its name, and {name!r} cannot name one: rename the output, "
+            f"for example to {safe!r}"
+        )
+    if name == METADATA or name.endswith(PARTIAL):
+        raise ValueError(f"{name!r} is a name that the store needs itself ({METADATA}, *{PARTIAL}); rename the output")
+    if len(name.encode()) > MAX_NAME:
+        raise ValueError(
+            f"the name {name[:24]!r}... has {len(name.encode())} bytes, and file systems hold names of up to "
+            f"{MAX_NAME}; shorten it"
+        )

@@ -6,7 +6,6 @@ only on what it was told, so a killed run plays its journal back and goes on whe
 """
 
 import contextlib
-import shutil
 import threading
 import time
 from collections.abc import Generator, Mapping
@@ -41,6 +40,7 @@ def run(task: Task, drivers: Drivers) -> Landscape:
     job = Job.begin(task, expected, {"tolerance": {name: asdict(driver) for name, driver in drivers.items()}})
     tiles = set(range(job.layout.num_tiles))
     if job.store is not None and intact(job.store, job.layout, tiles) == tiles:
+        job.store.discard_journal()  # a kill right after the last tile leaves it behind
         return job.store.read()
     dtypes = {name: dtype for name, (_, dtype) in job.layout.outputs.items()}
     return _Refining(task, job, drivers, Refinement(grid, drivers, dtypes), _journal(job)).finish()
@@ -163,6 +163,7 @@ class _StoredJournal(_Journal):
 
     def __init__(self, run: RunStore, store: RunStore) -> None:
         self.store, self.layout = store, store.layout
+        self.run = run
         super().__init__(self.layout.tile[0])
         self.where = f"from {run.path}"
         self.finished = intact(store, self.layout, set(range(self.layout.num_tiles)))
@@ -186,7 +187,7 @@ class _StoredJournal(_Journal):
         self.store.write(self.layout, piece.number, padded)
 
     def discard(self) -> None:
-        shutil.rmtree(self.store.path, ignore_errors=True)
+        self.run.discard_journal()
 
 
 def _journal(job: Job) -> _Journal:

@@ -78,7 +78,7 @@ class Job:
             timing, strategy = task.timing(num_points)
             return cls(layout_for(fn, grid, timing), strategy, None, _batching(strategy) | extra)
         check_place(path)  # before anything is compiled or timed
-        check_storable(output_types(fn, grid))
+        check_storable(output_types(fn, grid), grid.names)
         what = fingerprint(fn, grid) | extra
         if is_run(path):
             strategy = _stored_strategy(path) if task.batch == "auto" else _asked_for(task.batch)
@@ -206,7 +206,8 @@ def _batching(strategy: Strategy) -> dict[str, Any]:
 
 
 def _stored_strategy(path: Any) -> Strategy:
-    return Strategy(**RunStore(Path(path)).plan.get("batching", {}))
+    batching = RunStore(Path(path)).plan.get("batching")
+    return Strategy(**batching) if isinstance(batching, dict) else Strategy(1)  # of no sweep: the plans will differ
 
 
 def _asked_for(batch: Any) -> Strategy:

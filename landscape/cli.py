@@ -2,6 +2,8 @@
 
 Help must answer at once, so this module imports the standard library only; each command imports what it needs.
 
+The command is also called `loss-atlas`, as the package is to pip: another distribution brings a `landscape` too.
+
 Exit status: 0 done, 2 bad input (the reason is on stderr), 130 stopped by Ctrl-C, 141 the reader of a pipe left.
 """
 
@@ -10,12 +12,11 @@ import contextlib
 import json
 import os
 import sys
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape import __version__
+from landscape._distribution import VERSION, other_landscape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +35,7 @@ WIDTH = 88  # characters of a value in `info` before it is cut
 EXAMPLES = """examples:
   landscape info results/surface/filter.zarr
   landscape plot results/surface/filter.zarr --output train_loss --scale log --out loss.pdf
+  landscape plot cube.zarr --slice c=0.5
   landscape export results/surface/filter.zarr loss.vti
 """
 
@@ -58,9 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("landscape: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, MemoryError) as error:
         # Names are checked before use, so a key that is missing is missing in the run.
         reason = f"the run is incomplete, it lacks {error}" if isinstance(error, KeyError) else error
+        reason = f"too little memory ({error})" if isinstance(error, MemoryError) else reason
         print(f"landscape: {reason}", file=sys.stderr)
         return EXIT_BAD_INPUT
 
@@ -68,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     try:
         args = _parser().parse_args(argv)
+        if warning := other_landscape():
+            print(f"landscape: {warning}", file=sys.stderr)
         args.command(args)
     finally:
         sys.stdout.flush()  # here, where a pipe that broke is noticed, and not when the interpreter ends
@@ -85,12 +90,12 @@ def _silence_stdout() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="landscape",
+        prog="loss-atlas" if Path(sys.argv[0]).stem == "loss-atlas" else "landscape",
         description="Look at saved loss landscapes, draw them, and hand them to other programs.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"landscape {__version__}")
+    parser.add_argument("--version", action="version", version=f"landscape {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_info(commands)
     _add_plot(commands)
@@ -103,6 +108,31 @@ def _add_command(commands: Any, run: Any, name: str, summary: str) -> argparse.A
     parser.add_argument("run", type=Path, metavar="RUN.zarr", help="directory that a sweep or `save` wrote")
     parser.set_defaults(command=run)
     return parser
+
+
+def _add_slice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--slice",
+        nargs="+",
+        action="extend",
+        type=_parse_slice,
+        default=[],
+        metavar="AXIS=AT",
+        help="fix axes: c=0.5 at that coordinate (a number with a point or an exponent), c=3 at that index",
+    )
+
+
+def _parse_slice(text: str) -> tuple[str, int | float]:
+    """An axis and where to cut it: digits are an index, other numbers a coordinate, as in Python."""
+    name, _, at = text.partition("=")
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return name, kind(at)
+    raise argparse.ArgumentTypeError(f"wants AXIS=NUMBER, such as c=0.5 (a coordinate) or c=3 (an index), got {text!r}")
+
+
+def _add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
 
 
 def _add_info(commands: Any) -> None:
@@ -122,13 +152,38 @@ def _add_plot(commands: Any) -> None:
     add("--vmin", type=float, help="lowest value of the colour scale")
     add("--vmax", type=float, help="highest value of the colour scale")
     add("--style", choices=("paper", "doodle"), default="paper", help="how it looks; paper by default")
+    _add_slice(parser)
+    _add_force(parser)
 
 
 def _add_export(commands: Any) -> None:
     summary = "Write a file for other programs; its suffix says which: json npz csv nc h5 vti vtr."
     parser = _add_command(commands, _export, "export", summary)
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write, for example loss.nc")
-    parser.add_argument("--force", action="store_true", help="overwrite OUT")
+    _add_slice(parser)
+    _add_force(parser)
+
+
+def _load(args: argparse.Namespace) -> "Landscape":
+    """The run that was asked for, cut as asked for."""
+    from landscape.store import load
+
+    landscape = load(args.run)
+    twice = sorted({name for name, _ in args.slice if [n for n, _ in args.slice].count(name) > 1})
+    if twice:
+        raise ValueError(f"--slice cuts {twice[0]!r} twice; cut every axis once")
+    return landscape.slice(**dict(args.slice)) if args.slice else landscape
+
+
+def _target(path: Path, force: bool) -> Path:
+    """The file to write, refused before any work where it cannot be."""
+    from landscape.export import refuse_existing
+    from landscape.store import local_path
+
+    path = local_path(path)
+    if not force or path.is_dir():
+        refuse_existing(path, "give --force")
+    return path
 
 
 # ---------------------------------------------------------------------------------------------------- export
@@ -136,11 +191,9 @@ def _add_export(commands: Any) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     from landscape.export import export
-    from landscape.store import load
 
-    if args.out.is_file() and not args.force:
-        raise FileExistsError(f"{args.out} is there already; choose another name, or give --force")
-    print(f"wrote {export(load(args.run), args.out, overwrite=args.force)}")
+    out = _target(args.out, args.force)
+    print(f"wrote {export(_load(args), out, overwrite=args.force)}")
 
 
 # ------------------------------------------------------------------------------------------------------ info
@@ -283,15 +336,15 @@ def _plot(args: argparse.Namespace) -> None:
     out = args.out or Path(f"{args.run.resolve().stem}.png")
     if out.suffix.lower() not in PICTURES:
         raise ValueError(f"cannot draw {out}: pictures are {', '.join(PICTURES)}")
+    out = _target(out, args.force)
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     from landscape import plotting
-    from landscape.store import load
 
-    landscape = load(args.run)
+    landscape = _load(args)
     with plotting.style(args.style):
         figure = _figure(landscape, args)
         _save_picture(figure, out, _provenance(landscape, args.run))
@@ -386,17 +439,13 @@ def _provenance(landscape: "Landscape", path: Path) -> dict[str, str]:
 
 
 def _save_picture(figure: Any, path: Path, made: Mapping[str, str]) -> None:
-    """Write one file, by a rename so that an interrupted one is not left behind."""
+    """Write one file, by a rename so that an interrupted one or half of one is not left behind."""
     import matplotlib
 
     from landscape import plotting
+    from landscape.export import appearing
 
-    suffix = path.suffix.lower()[1:]
-    building = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        # Tight, since the layout does not make room for the z label of a surface.
-        with matplotlib.rc_context({"savefig.bbox": "tight"}):
-            (written,) = plotting.save_figure(figure, building, made, formats=[suffix])
-        written.replace(path)
-    finally:
-        building.with_name(f"{building.name}.{suffix}").unlink(missing_ok=True)
+    suffix = path.suffix.lower()
+    # Tight, since the layout does not make room for the z label of a surface.
+    with appearing(path, suffix) as building, matplotlib.rc_context({"savefig.bbox": "tight"}):
+        plotting.save_figure(figure, building.with_suffix(""), made, formats=[suffix[1:]])

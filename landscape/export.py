@@ -23,7 +23,6 @@ import csv
 import importlib
 import json
 import os
-import uuid
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from landscape.grid import Axis, Landscape, dims
-from landscape.store import DONE, encode
+from landscape.grid import Axis, Landscape, dims, slice_advice
+from landscape.store import DONE, beside, check_plain, encode, local_path
 
 RECORD = "landscape"  # the name under which a file keeps axes, errors and meta as JSON text
 UNIFORM = 1e-6  # largest distance from equal spacing, in steps, of an axis of ImageData
@@ -83,24 +82,35 @@ def export(
         The path written.
 
     Raises:
-        TypeError: `landscape` is not a `Landscape`.
+        TypeError: `landscape` is not a `Landscape`, `path` no path, or a value no real number.
         ValueError: an unknown format, or one that cannot hold this landscape; the message says which can.
         FileExistsError: the file is there and `overwrite` is off.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; what was there before is.
         ImportError: the format needs a library of the extra `io`.
     """
-    path = Path(path)
+    if not isinstance(landscape, Landscape):
+        raise TypeError(f"export takes a Landscape, got {type(landscape).__name__}")
+    path = local_path(path)
     kind = _format(path, format)
     _check(landscape, kind)
-    if path.is_dir() or (path.exists() and not overwrite):
-        what = "a directory" if path.is_dir() else "there already; choose another name or pass overwrite=True"
-        raise FileExistsError(f"{path} is {what}")
-    with _appearing(path, kind) as building:
+    if not overwrite or path.is_dir():
+        refuse_existing(path, "pass overwrite=True")
+    with appearing(path, f".{kind}") as building:
         _WRITERS[kind](landscape, building)
     return path
 
 
-def _format(path: Path, asked: str | None) -> str:
+def refuse_existing(path: Path, remedy: str) -> None:
+    """Raise `FileExistsError` where something is at `path`; the remedy says how it may be replaced."""
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a directory; give the name of a file")
+    if path.exists():
+        raise FileExistsError(f"{path} is there already; choose another name, or {remedy}")
+
+
+def _format(path: Path, asked: Any) -> str:
+    if asked is not None and not isinstance(asked, str):
+        raise TypeError(f"format must be one of {', '.join(_WRITERS)}, got {asked!r}")
     kind = (asked or path.suffix).lower().removeprefix(".")
     if kind not in _WRITERS:
         raise ValueError(f"no export format {kind!r} (for {path}); there are {', '.join(_WRITERS)}")
@@ -108,26 +118,27 @@ def _format(path: Path, asked: str | None) -> str:
 
 
 def _check(landscape: Any, kind: str) -> None:
-    if not isinstance(landscape, Landscape):
-        raise TypeError(f"export takes a Landscape, got {type(landscape).__name__}")
-    clash = {*landscape.names} & {*landscape.grid.names, DONE, RECORD}
+    axes = {*landscape.grid.names}
+    clash = {*landscape.names} & {*axes, DONE, RECORD} | axes & {DONE, RECORD}
     if clash:
-        raise ValueError(f"the output {clash.pop()!r} has a name that the file needs for itself; rename it")
+        raise ValueError(f"the output or axis {clash.pop()!r} has a name that the file needs for itself; rename it")
+    landscape.grid.check()
+    check_plain(landscape.meta, "meta")
     for name, value in landscape.values.items():
         if value.dtype.kind not in "biuf":
-            raise ValueError(f"cannot export {name!r}: {kind} holds real numbers, not {value.dtype}")
+            raise ValueError(f"cannot export {name!r}: {kind} holds real numbers, not {value.dtype}; leave it out")
     limit = {"h5": 2, "vti": 3, "vtr": 3}.get(kind, landscape.grid.ndim)
     if landscape.grid.ndim > limit:
         raise ValueError(
-            f".{kind} holds at most {limit} axes, this landscape has {landscape.grid.ndim}; fix some with "
-            "landscape.slice(...), or write .nc or .npz"
+            f".{kind} holds at most {limit} axes, this landscape has {landscape.grid.ndim}; fix some, as in "
+            f"{slice_advice(landscape.grid, limit)}, or write .nc or .npz"
         )
 
 
 @contextlib.contextmanager
-def _appearing(path: Path, kind: str) -> Generator[Path]:
+def appearing(path: Path, suffix: str) -> Generator[Path]:
     """A name beside `path` to write to; renamed to it at the end, removed on any error."""
-    building = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial.{kind}")
+    building = beside(path, suffix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield building
@@ -211,17 +222,28 @@ def _write_nc(landscape: Landscape, path: Path) -> None:
     dataset = landscape.to_xarray()
     # A variable, not an attribute: HDF5 refuses attributes above 64 kB, and meta may hold long paths.
     dataset[RECORD] = ((), _record_text(landscape))
+    _try_room(path, landscape)
     dataset.to_netcdf(path, engine="h5netcdf")
 
 
 def _write_h5(landscape: Landscape, path: Path) -> None:
     h5py, outputs = _library("h5py", "h5"), _li_outputs(landscape)
+    _try_room(path, landscape)
     with h5py.File(path, "w") as file:
         for key, axis in zip(("xcoordinates", "ycoordinates"), landscape.grid.axes):
             file[key] = axis.values
         for key, value in {**outputs, DONE: landscape.computed}.items():
             file[key] = value if landscape.grid.ndim == 1 else value.swapaxes(0, 1)
         file[RECORD] = _record_text(landscape)
+
+
+def _try_room(path: Path, landscape: Landscape) -> None:
+    """Fill a file as large as the one to come and delete it: HDF5 does not survive a disk that gets full under it."""
+    size = sum(8 * value.size for value in landscape.values.values()) + len(_record_text(landscape)) + 2**16
+    with path.open("wb") as file:
+        for start in range(0, size, 2**20):
+            file.write(bytes(min(2**20, size - start)))
+    path.unlink()
 
 
 def _li_outputs(landscape: Landscape) -> dict[str, np.ndarray]:

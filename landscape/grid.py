@@ -12,11 +12,15 @@ array([-1. , -0.5])
 """
 
 import dataclasses
+import numbers
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
+MASK = "computed"  # beside the outputs, wherever a landscape is kept
+ROUNDING = 1e-6  # of a step, within which a coordinate counts as that of the grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,21 +29,30 @@ class Axis:
 
     Attributes:
         name: identifier, the key of the coordinate in a stored result (`alpha`).
-        values: the coordinates, float64, shape `(n,)`, strictly increasing.
+        values: the coordinates, float64, shape `(n,)`, strictly increasing. A list becomes an array.
         label: text for plots; the name is used when empty.
+
+    Raises:
+        TypeError: the name or the label is no text, or the values are no real numbers.
     """
 
     name: str
     values: np.ndarray
     label: str = ""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not isinstance(self.label, str):
+            raise TypeError(f"the name and the label of an axis must be text, got {self.name!r} and {self.label!r}")
+        object.__setattr__(self, "values", _numbers(self.values, f"the coordinates of axis {self.name!r}"))
+
     @classmethod
     def linspace(cls, name: str, low: float, high: float, num: int, label: str = "") -> "Axis":
         """`num` equally spaced coordinates from `low` to `high`, both included."""
         _check_num(num)
-        if not (np.isfinite(low) and np.isfinite(high)) or (num > 1 and not low < high):
+        low, high = _number(low, "low"), _number(high, "high")
+        if not np.isfinite(high - low) or (num > 1 and not low < high):
             raise ValueError(f"axis {name!r} needs finite low < high, got {low} and {high}")
-        return cls(name, _centred_linspace(float(low), float(high), num), label)
+        return cls(name, _centred_linspace(low, high, num), label)
 
     @classmethod
     def covering(cls, name: str, low: float, high: float, num: int, label: str = "", through: float = 0.0) -> "Axis":
@@ -48,6 +61,7 @@ class Axis:
         Of all such axes, the one with the smallest step.
         """
         _check_num(num)
+        low, high, through = _number(low, "low"), _number(high, "high"), _number(through, "through")
         if num < 3 or not low <= through <= high or not np.isfinite(high - low) or low == high:
             raise ValueError(
                 f"axis {name!r}: needs finite low <= {through} <= high, low < high and num >= 3, "
@@ -78,6 +92,27 @@ def _check_num(num: Any) -> None:
         raise ValueError(f"the number of points must be at least 1, got {num}")
 
 
+def _number(value: Any, what: str) -> float:
+    """A real number as a float; NumPy's and JAX's scalars are numbers too."""
+    scalar = np.asarray(value) if hasattr(value, "dtype") else value
+    if isinstance(scalar, np.ndarray) and scalar.ndim == 0 and scalar.dtype.kind in "iuf":
+        return float(scalar)
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{what} must be a real number, got {value!r} ({type(value).__name__})")
+    return float(value)
+
+
+def _numbers(values: Any, what: str) -> np.ndarray:
+    """An array of real numbers as it is, anything else as float64."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise TypeError(f"{what} must be real numbers, got {values!r}") from error
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{what} must be real numbers, got {values!r} ({array.dtype})")
+    return array if hasattr(values, "dtype") else array.astype(np.float64)
+
+
 def _centred_linspace(low: float, high: float, num: int) -> np.ndarray:
     """`np.linspace`, symmetric about its middle (to the bit about 0): the centre of [-1, 1] is exactly 0."""
     if num == 1:
@@ -90,9 +125,19 @@ def _centred_linspace(low: float, high: float, num: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The outer product of axes: `grid.shape == tuple(len(axis) for axis in grid.axes)`."""
+    """The outer product of axes: `grid.shape == tuple(len(axis) for axis in grid.axes)`.
+
+    Raises:
+        TypeError: something else than axes.
+    """
 
     axes: tuple[Axis, ...]
+
+    def __post_init__(self) -> None:
+        axes = tuple(self.axes) if isinstance(self.axes, tuple | list) else None
+        if axes is None or not all(isinstance(axis, Axis) for axis in axes):
+            raise TypeError(f"a Grid takes a tuple of Axis, got {self.axes!r}; or use Grid.line, Grid.square, Grid.of")
+        object.__setattr__(self, "axes", axes)
 
     @classmethod
     def line(cls, extent: float | tuple[float, float] = (-0.5, 1.5), num: int = 201, name: str = "alpha") -> "Grid":
@@ -112,12 +157,15 @@ class Grid:
         The default is the convention of Li et al. (2018), section 4: 51 x 51 points over [-1, 1]^2 in units of
         the (filter-normalised) directions. An odd `num` puts the centre on the grid.
         """
+        if isinstance(names, str) or len(names) != 2:
+            raise ValueError(f"names must be two names of axes, got {names!r}")
         return cls(tuple(Axis.linspace(name, *_interval(extent), num) for name in names))
 
     @classmethod
     def of(cls, **values: Any) -> "Grid":
         """A grid of any dimension from coordinates by name: `Grid.of(x=np.linspace(0, 1, 7), y=[0., 2.])`."""
-        return cls(tuple(Axis(name, np.asarray(v, dtype=np.float64)) for name, v in values.items()))
+        arrays = {name: _numbers(v, f"the coordinates of axis {name!r}") for name, v in values.items()}
+        return cls(tuple(Axis(name, array.astype(np.float64)) for name, array in arrays.items()))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -152,10 +200,12 @@ class Grid:
                 raise ValueError(f"axis {axis.name!r} must be finite and strictly increasing, got {axis.values}")
 
     def check_outputs(self, names: Iterable[str]) -> None:
-        """Raise `ValueError` where an output is named like an axis or like the mask of computed points."""
-        clash = sorted({*names} & {*self.names, "computed"})
+        """Raise `ValueError` where an output or axis has the name of another or of the mask of computed points."""
+        clash = sorted({*names} & {*self.names, MASK})
         if clash:
-            raise ValueError(f"the output {clash[0]!r} has the name of an axis or of the mask 'computed'; rename it")
+            raise ValueError(f"the output {clash[0]!r} has the name of an axis or of the mask {MASK!r}; rename it")
+        if MASK in self.names:
+            raise ValueError(f"an axis cannot be called {MASK!r}, as the mask of computed points is; rename it")
 
     def points(self, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Coordinates of the points `start..stop` in C order, float64, shape `(stop - start, ndim)`."""
@@ -173,9 +223,12 @@ class Grid:
         All distances between coordinates shrink alike, so unequal spacing stays; the middle of the range goes to
         `center`.
         """
-        center = np.broadcast_to(np.asarray(center, dtype=np.float64), (self.ndim,))
-        if not factor > 0:
+        center = self._point(center, "center")
+        factor = _number(factor, "zoom factor")
+        if not 0 < factor < np.inf:
             raise ValueError(f"zoom factor must be positive, got {factor}")
+        if not np.all(np.isfinite(center)):
+            raise ValueError(f"the center to zoom to must be finite, got {center.tolist()}")
         return Grid(tuple(_zoomed(axis, c, factor) for axis, c in zip(self.axes, center)))
 
     def refined(self, factor: int = 2) -> "Grid":
@@ -185,13 +238,26 @@ class Grid:
 
     def index(self, coords: Any) -> tuple[int, ...]:
         """Index of the grid point nearest to `coords`."""
-        coords = np.broadcast_to(np.asarray(coords, dtype=np.float64), (self.ndim,))
+        coords = self._point(coords, "coords")
+        if np.any(np.isnan(coords)):
+            raise ValueError(f"no grid point is nearest to {coords.tolist()}")
         return tuple(int(np.argmin(np.abs(axis.values - c))) for axis, c in zip(self.axes, coords))
+
+    def _point(self, coords: Any, what: str) -> np.ndarray:
+        """One coordinate for each axis, or one for all."""
+        array = _numbers(coords, what)
+        if array.shape not in ((), (self.ndim,)):
+            raise ValueError(f"{what} must be one number or {self.ndim}, one for each axis, got {array.tolist()}")
+        return np.broadcast_to(array.astype(np.float64), (self.ndim,))
 
 
 def _interval(extent: float | tuple[float, float]) -> tuple[float, float]:
-    low, high = extent if isinstance(extent, tuple | list) else (-extent, extent)
-    return float(low), float(high)
+    if not isinstance(extent, tuple | list):
+        extent = _number(extent, "extent")
+        return -extent, extent
+    if len(extent) != 2:
+        raise ValueError(f"extent must be a number or (low, high), got {extent!r}")
+    return _number(extent[0], "low"), _number(extent[1], "high")
 
 
 def _zoomed(axis: Axis, center: float, factor: float) -> Axis:
@@ -220,6 +286,10 @@ class Landscape:
         computed: boolean, shape `grid.shape`: the points that were evaluated.
         error: `{name: bound or None}`; a sweep of every point has no error to state, so `None`.
         meta: what else is known of the run (plan, provenance, timings, paths), as plain JSON data.
+
+    Raises:
+        TypeError: something of another kind.
+        ValueError: an array of another shape than the grid's.
     """
 
     grid: Grid
@@ -228,19 +298,49 @@ class Landscape:
     error: Mapping[str, float | None] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.grid, Grid):
+            raise TypeError(f"the grid of a Landscape must be a landscape.Grid, got {type(self.grid).__name__}")
+        for name in ("values", "error", "meta"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise TypeError(f"{name} of a Landscape must be a dict, got {type(getattr(self, name)).__name__}")
+        values = {name: self._array(name, value) for name, value in self.values.items()}
+        computed = self._array(MASK, self.computed)
+        if computed.dtype != bool or computed.shape != self.grid.shape:
+            shape = f"{computed.dtype}{list(computed.shape)}"
+            raise ValueError(f"{MASK} must be True or False at each of {self.grid.shape} points, got {shape}")
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, MASK, computed)
+
+    def _array(self, name: Any, value: Any) -> np.ndarray:
+        """Values that have one entry for each point of the grid, whatever an entry is."""
+        if not isinstance(name, str):
+            raise TypeError(f"the names of outputs must be text, got {name!r}")
+        try:
+            array = value if isinstance(value, np.ndarray) else np.asarray(value)
+        except ValueError as error:
+            raise TypeError(f"{name} must be an array, got {type(value).__name__}: {error}") from error
+        if array.dtype.kind == "O":
+            raise TypeError(f"{name} must be an array of numbers, got {type(value).__name__} of objects")
+        if array.shape[: self.grid.ndim] != self.grid.shape:
+            raise ValueError(f"{name} must have shape {self.grid.shape} + (...), as the grid has, got {array.shape}")
+        return array
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the outputs."""
         return tuple(self.values)
 
     def __getitem__(self, name: str) -> np.ndarray:
+        if not isinstance(name, str):
+            raise TypeError(f"an output is chosen by its name, one of {', '.join(self.names)}, got {name!r}")
         try:
             return self.values[name]
         except KeyError:
             raise KeyError(f"no output {name!r} in this landscape; it has {', '.join(self.names)}") from None
 
     def __contains__(self, name: object) -> bool:
-        return name in self.values
+        return isinstance(name, str) and name in self.values
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.values)
@@ -252,14 +352,24 @@ class Landscape:
 
     def predicts(self, name: str) -> bool:
         """Whether the points that were not computed hold predictions of this output, by a sweep at a tolerance."""
-        outputs = (self.meta.get("refinement") or {}).get("outputs", {})
-        return self.error.get(name) is not None or name in outputs
+        refinement = self.meta.get("refinement")
+        outputs = refinement.get("outputs") if isinstance(refinement, Mapping) else None
+        return self.error.get(name) is not None or name in (outputs or {})
 
-    def slice(self, **index: int) -> "Landscape":
-        """The landscape with some axes fixed by index: `landscape.slice(beta=25)` has one axis fewer."""
-        unknown = sorted(index.keys() - set(self.grid.names))
+    def slice(self, **at: int | float) -> "Landscape":
+        """The landscape with some axes fixed, which has so many axes fewer.
+
+        An integer is an index, a float a coordinate: `landscape.slice(beta=25)` keeps the 26th coordinate of `beta`,
+        `landscape.slice(beta=0.5)` the coordinate 0.5.
+
+        Raises:
+            TypeError: neither an integer nor a float.
+            ValueError: no such axis, index or coordinate, or no axis left.
+        """
+        unknown = sorted(at.keys() - set(self.grid.names))
         if unknown:
             raise ValueError(f"no axis {unknown[0]!r}; the axes are {', '.join(self.grid.names)}")
+        index = {axis.name: _place(axis, at[axis.name]) for axis in self.grid.axes if axis.name in at}
         key = tuple(index.get(name, slice(None)) for name in self.grid.names)
         axes = tuple(axis for axis in self.grid.axes if axis.name not in index)
         if not axes:
@@ -269,10 +379,7 @@ class Landscape:
 
     def assign(self, **values: Any) -> "Landscape":
         """A copy with further outputs: `landscape.assign(gap=landscape["test_loss"] - landscape["train_loss"])`."""
-        new = {name: np.asarray(value) for name, value in values.items()}
-        for name, value in new.items():
-            if value.shape[: self.grid.ndim] != self.grid.shape:
-                raise ValueError(f"{name} must have shape {self.grid.shape} + (...), got {value.shape}")
+        new = {name: self._array(name, value) for name, value in values.items()}
         return dataclasses.replace(self, values={**self.values, **new})
 
     def with_meta(self, **entries: Any) -> "Landscape":
@@ -294,8 +401,18 @@ class Landscape:
         return tuple(int(i) for i in np.unravel_index(np.argmin(masked), masked.shape))
 
     def coords(self, index: tuple[int, ...]) -> np.ndarray:
-        """Coordinates of the point with this index, shape `(ndim,)`."""
-        return np.array([axis.values[i] for axis, i in zip(self.grid.axes, index)])
+        """Coordinates of the point with this index, shape `(ndim,)`.
+
+        Raises:
+            TypeError: something else than integers.
+            ValueError: no such point.
+        """
+        if not isinstance(index, Iterable):
+            index = (index,)
+        index = tuple(index)
+        if len(index) != self.grid.ndim:
+            raise ValueError(f"an index has {self.grid.ndim} integers, one for each axis, got {index}")
+        return np.array([axis.values[_index(axis, i)] for axis, i in zip(self.grid.axes, index)])
 
     def to_xarray(self) -> Any:
         """This landscape as an `xarray.Dataset` (extra `io`)."""
@@ -308,6 +425,37 @@ class Landscape:
         data["computed"] = (self.grid.names, self.computed)
         coords = {axis.name: (axis.name, axis.values, {"long_name": axis.text}) for axis in self.grid.axes}
         return xarray.Dataset(data, coords=coords)
+
+
+def _place(axis: Axis, at: Any) -> int:
+    """Index of the coordinate that is meant: an integer is an index, a float a coordinate."""
+    if not isinstance(at, float | np.floating):
+        return _index(axis, at)
+    nearest = int(np.argmin(np.abs(axis.values - at))) if np.isfinite(at) else 0
+    gap = np.min(np.diff(axis.values)) if len(axis) > 1 else abs(axis.values[0])
+    if not abs(axis.values[nearest] - at) <= ROUNDING * max(gap, np.spacing(abs(float(axis.values[nearest])))):
+        raise ValueError(
+            f"axis {axis.name!r} has no coordinate {at!r}; the nearest is {float(axis.values[nearest])!r}, index "
+            f"{nearest}. A float is a coordinate, an integer an index"
+        )
+    return nearest
+
+
+def _index(axis: Axis, at: Any) -> int:
+    if isinstance(at, bool) or not isinstance(at, int | np.integer):
+        raise TypeError(f"axis {axis.name!r} takes an integer (an index) or a float (a coordinate), got {at!r}")
+    if not -len(axis) <= at < len(axis):
+        raise ValueError(
+            f"axis {axis.name!r} has {len(axis)} coordinates, from {float(axis.values[0])!r} to "
+            f"{float(axis.values[-1])!r}: no index {at}. For a coordinate give a float, {axis.name}={float(at)!r}"
+        )
+    return int(at)
+
+
+def slice_advice(grid: Grid, keep: int) -> str:
+    """A call that leaves the first `keep` axes of a landscape, at coordinates that the others have."""
+    middle = {axis.name: float(axis.values[len(axis) // 2]) for axis in grid.axes[keep:]}
+    return f"landscape.slice({', '.join(f'{name}={at!r}' for name, at in middle.items())})"
 
 
 def dims(grid: Grid, name: str, ndim: int) -> tuple[str, ...]:

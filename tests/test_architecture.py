@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "landscape"
 ROWS = [
+    ("_distribution",),
     ("__init__",),
     ("_tree", "grid"),
     ("losses", "_layout", "affine", "_interpolation"),

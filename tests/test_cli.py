@@ -1,10 +1,14 @@
 """The command line as a user meets it: what it prints, what it writes, and how it fails."""
 
 import csv
+import gc
+import importlib.metadata
 import json
 import os
+import resource
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+import landscape as ls
 from landscape import __version__, cli, store
 from landscape.cli import main
 from landscape.grid import Axis, Grid, Landscape
@@ -262,6 +267,94 @@ def test_limits_of_a_profile_are_those_of_its_values(line, monkeypatch):
     assert figure.axes[0].get_ylim() == (2.75, 6.5)
 
 
+# --------------------------------------------------------------------------------- slices, and what is there already
+
+
+def test_a_slice_is_at_a_coordinate_or_at_an_index(tmp_path, monkeypatch, capsys):
+    cube = _cube(tmp_path)  # z = 1.5, 2.5
+    for at, z in (("z=2.5", 2.5), ("z=1", 2.5), ("z=0", 1.5), ("z=1.5e0", 1.5)):
+        assert main(["export", str(cube), str(tmp_path / "a.csv"), "--force", "--slice", at]) == 0
+        rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
+        assert [float(row["loss"]) for row in rows] == [250 + z, 270 + z, 350 + z, 370 + z]
+        assert list(rows[0]) == ["x", "y", "loss", "computed"]
+    figure = figure_of(monkeypatch, "plot", cube, "--slice", "x=2.0", "y=1", "--out", tmp_path / "a.png")
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [271.5, 272.5])
+    out = tmp_path / "b.csv"
+    capsys.readouterr()
+    assert "'z' has no coordinate 2.25; the nearest is" in failing(capsys, "export", cube, out, "--slice", "z=2.25")
+    assert "no axis 'w'; the axes are x, y, z" in failing(capsys, "export", cube, out, "--slice", "w=0")
+    assert "cuts 'z' twice" in failing(capsys, "export", cube, out, "--slice", "z=0", "--slice", "z=2.5")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("at", ["z", "z=", "z=here", "=0.5="])
+def test_a_slice_that_makes_no_sense_is_wrong_usage(plane, at, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["plot", str(plane), "--slice", at])
+    assert "wants AXIS=NUMBER, such as c=0.5 (a coordinate) or c=3 (an index)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "name"), [("plot", "a.png"), ("export", "a.csv")])
+def test_plot_and_export_treat_existing_files_alike(line, tmp_path, capsys, command, name):
+    out = tmp_path / name
+    target = ["--out", str(out)] if command == "plot" else [str(out)]
+    out.write_text("precious")
+    assert "there already; choose another name, or give --force" in failing(capsys, command, line, *target)
+    assert out.read_text() == "precious"
+    assert main([command, str(line), *target, "--force"]) == 0
+    assert out.stat().st_size > 20
+    capsys.readouterr()
+    out.unlink()
+    out.mkdir()
+    assert "is a directory; give the name of a file" in failing(capsys, command, line, *target, "--force")
+
+
+class Full:
+    """A disk on which no file may grow beyond 2 kB."""
+
+    def __enter__(self):
+        self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, self.limits[1]))
+
+    def __exit__(self, *_):
+        resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg", "json", "csv", "npz", "nc", "h5", "vti", "vtr"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of files that others leave open
+def test_a_full_disk_leaves_no_truncated_file(tmp_path, capsys, kind):
+    grid = Grid.square(1.0, 41)
+    noise = np.random.default_rng(5).normal(size=grid.shape)
+    save(Landscape(grid, {"train_loss": noise}, np.ones(grid.shape, dtype=bool)), tmp_path / "noise.zarr")
+    out = tmp_path / "out" / f"a.{kind}"
+    out.parent.mkdir()
+    out.write_text("precious")
+    words = ["plot", "--out"] if out.suffix in cli.PICTURES else ["export"]
+    with Full():
+        err = failing(capsys, words[0], tmp_path / "noise.zarr", *words[1:], out, "--force")
+    gc.collect()
+    assert "cannot write" in err
+    assert out.read_text() == "precious"
+    assert list(out.parent.iterdir()) == [out]
+
+
+# ------------------------------------------------------------------------------------------ the other distribution
+
+
+def test_the_command_has_a_name_that_no_other_distribution_has():
+    scripts = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts["loss-atlas"] == scripts["landscape"] == "landscape.cli:main"
+
+
+def test_the_other_distribution_is_noticed(line, monkeypatch, capsys):
+    version = importlib.metadata.version
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1.1" if name == "landscape" else version(name))
+    assert main(["info", str(line)]) == 0
+    assert "landscape 0.1.1 is installed too" in capsys.readouterr().err
+    with pytest.raises(AttributeError, match=r"no attribute 'forest'; .* pip uninstall landscape; pip install"):
+        ls.forest  # noqa: B018  (the attribute access is the test)
+
+
 # -------------------------------------------------------------------------------------------------------- errors
 
 
@@ -305,7 +398,8 @@ def test_requests_that_cannot_be_met(plane, line, tmp_path, capsys):
 
 def _cube(folder: Path) -> Path:
     grid = Grid.of(x=[2.0, 3.0], y=[5.0, 7.0], z=[1.5, 2.5])
-    save(Landscape(grid, {"loss": np.full(grid.shape, 2.5)}, np.ones(grid.shape, dtype=bool)), folder / "cube.zarr")
+    x, y, z = np.meshgrid(*(axis.values for axis in grid.axes), indexing="ij")
+    save(Landscape(grid, {"loss": 100 * x + 10 * y + z}, np.ones(grid.shape, dtype=bool)), folder / "cube.zarr")
     return folder / "cube.zarr"
 
 
@@ -333,12 +427,12 @@ def test_maps_of_verdicts_have_views_of_their_own(verdicts, plane, tmp_path, mon
         spy = lambda landscape, name, kind=kind, view=view: drawn.append((kind, name)) or view(landscape, name)  # noqa: E731
         monkeypatch.setattr(plotting, kind, spy)
     out = str(tmp_path / "out.png")
-    assert main(["plot", str(verdicts), "--out", out]) == 0
-    assert main(["plot", str(verdicts), "--out", out, "--kind", "trainability"]) == 0
-    assert main(["plot", str(verdicts), "--out", out, "--output", "train_loss"]) == 0
-    assert main(["plot", str(plane), "--out", out]) == 0
+    assert main(["plot", str(verdicts), "--force", "--out", out]) == 0
+    assert main(["plot", str(verdicts), "--force", "--out", out, "--kind", "trainability"]) == 0
+    assert main(["plot", str(verdicts), "--force", "--out", out, "--output", "train_loss"]) == 0
+    assert main(["plot", str(plane), "--force", "--out", out]) == 0
     assert drawn == [("basins", "label"), ("trainability", "value")]
-    assert main(["plot", str(verdicts), "--out", out, "--kind", "basins", "--vmin", "0.5"]) == 2
+    assert main(["plot", str(verdicts), "--force", "--out", out, "--kind", "basins", "--vmin", "0.5"]) == 2
     assert "--kind basins has colours of its own" in capsys.readouterr().err
-    assert main(["plot", str(verdicts), "--out", out, "--kind", "basins", "--output", "label", "value"]) == 2
+    assert main(["plot", str(verdicts), "--force", "--out", out, "--kind", "basins", "--output", "label", "value"]) == 2
     assert "--kind basins draws one output, got label, value" in capsys.readouterr().err

@@ -239,6 +239,41 @@ def test_slice_fixes_an_axis():
     assert (row.error["loss"], row.meta["seed"]) == (0.25, 3)
 
 
+def test_slice_at_a_float_is_at_that_coordinate():
+    values = np.array([asymmetric(*p) for p in seven_by_eleven.points()]).reshape(7, 11)
+    result = landscape(values)
+    for alpha in (-0.5, seven_by_eleven.axes[0].values[3], np.float32(seven_by_eleven.axes[0].values[3]), 1.5):
+        np.testing.assert_allclose(
+            result.slice(alpha=alpha)["loss"], asymmetric(alpha, seven_by_eleven.axes[1].values), rtol=1e-6
+        )
+    np.testing.assert_array_equal(result.slice(alpha=0)["loss"], values[0])
+    np.testing.assert_array_equal(result.slice(alpha=np.int32(2))["loss"], values[2])
+    assert not np.array_equal(result.slice(beta=0)["loss"], result.slice(beta=0.0)["loss"])
+    np.testing.assert_allclose(result.slice(beta=0.0)["loss"], asymmetric(seven_by_eleven.axes[0].values, 0.0))
+    lonely = Landscape(Grid.of(x=[0.0], y=[0.5, 2.0]), {"loss": np.array([[3.0, 5.0]])}, np.ones((1, 2), bool))
+    np.testing.assert_array_equal(lonely.slice(x=0.0)["loss"], [3.0, 5.0])
+
+
+@pytest.mark.parametrize(
+    ("at", "error", "said"),
+    [
+        (0.3, ValueError, r"'alpha' has no coordinate 0.3; the nearest is 0.1666.*, index 2"),
+        (np.nan, ValueError, "'alpha' has no coordinate nan"),
+        (np.inf, ValueError, "'alpha' has no coordinate inf"),
+        (99, ValueError, r"'alpha' has 7 coordinates, from -0.5 to 1.5: no index 99. .* give a float, alpha=99.0"),
+        (-8, ValueError, "no index -8"),
+        (True, TypeError, "takes an integer .an index. or a float .a coordinate., got True"),
+        ("0", TypeError, "takes an integer"),
+        (None, TypeError, "takes an integer"),
+        (slice(2), TypeError, "takes an integer"),
+        ([2, 3], TypeError, "takes an integer"),
+    ],
+)
+def test_slice_where_there_is_nothing(at, error, said):
+    with pytest.raises(error, match=said):
+        landscape(np.full((7, 11), 3.0)).slice(alpha=at)
+
+
 def test_slice_refuses():
     result = landscape(np.full((7, 11), 3.0))
     with pytest.raises(ValueError, match="no axis 'gamma'; the axes are alpha, beta"):

@@ -42,7 +42,8 @@ def start(out, *arguments, **environment):
         "8",
         *arguments,
     ]
-    env = os.environ | {"PYTHONPATH": str(TESTS.parent / "experiments"), "JAX_PLATFORMS": "cpu"} | environment
+    paths = os.pathsep.join([str(TESTS.parent / "experiments"), str(TESTS.parent)])
+    env = os.environ | {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"} | environment
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

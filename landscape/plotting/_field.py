@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.ticker import MaxNLocator
 
-from landscape.grid import Grid, Landscape
+from landscape.grid import Grid, Landscape, slice_advice
 from landscape.plotting import _style
 from landscape.plotting._scale import Scale, number, resolve
 
@@ -98,8 +98,7 @@ def check_ndim(landscape: Landscape, view: str, ndim: int) -> None:
     grid = landscape.grid
     if grid.ndim == ndim:
         return
-    fixed = ", ".join(f"{name}=0" for name in grid.names[ndim:])
-    advice = f"fix some with landscape.slice({fixed})" if fixed else "draw it with profile"
+    advice = f"fix some with {slice_advice(grid, ndim)}" if grid.ndim > ndim else "draw it with profile"
     raise ValueError(
         f"{view} draws {ndim} {'axis' if ndim == 1 else 'axes'}, this landscape has {grid.ndim} "
         f"({', '.join(grid.names)}): {advice}"
