@@ -53,7 +53,7 @@ def checked_value(value: Any, what: str) -> jax.Array:
         TypeError: it is no number and no array of numbers.
     """
     known = isinstance(value, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
-    if known and np.dtype(object) != getattr(value, "dtype", None):
+    if known and not (isinstance(value, np.ndarray | np.generic) and value.dtype.kind in _tree.NO_NUMBERS):
         return jnp.asarray(value)
     advice = ""
     if value is None:
@@ -68,8 +68,15 @@ def checked_value(value: Any, what: str) -> jax.Array:
 
 def output_shapes(fn: Any, num_coords: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of what the point function returns; traces it, in the precision that it will run in."""
-    with jax.default_matmul_precision("highest"):
-        return jax.eval_shape(evaluate_point, fn, jax.ShapeDtypeStruct((num_coords,), coords_dtype()))
+    try:
+        with jax.default_matmul_precision("highest"):
+            return jax.eval_shape(evaluate_point, fn, jax.ShapeDtypeStruct((num_coords,), coords_dtype()))
+    except jax.errors.JAXTypeError as error:
+        error.add_note(
+            "The point function is compiled: compute with jax.numpy and jnp.where in it, not NumPy, float() and if; "
+            "what cannot be traced goes through jax.pure_callback."
+        )
+        raise
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PyTree
 
 KeyPath = tuple[Any, ...]
 T = TypeVar("T")
+NO_NUMBERS = "OUSMm"  # kinds of NumPy's types: objects, text, times
 _PLAIN = (type(None), bool, int, float, str, types.MethodType, types.BuiltinFunctionType)
 
 
@@ -49,7 +50,8 @@ def check_params(params: PyTree, what: str = "params") -> None:
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
-        raise ValueError(f"{what} holds no arrays: got {type(params).__name__} without leaves")
+        advice = ": is a `return` missing?" if params is None else ""
+        raise ValueError(f"{what} holds no arrays: got {type(params).__name__} without leaves{advice}")
     for path, leaf in leaves:
         if not _is_real(leaf):
             raise TypeError(

@@ -117,7 +117,8 @@ def sweep(
         StoreError: `store` cannot be read or written.
         Interrupted: Ctrl-C; the tile under way was stored first.
     """
-    _check_options(batch, store, shard, max_memory, progress)
+    batch = _checked_batch(batch)
+    _check_options(store, shard, max_memory, progress)
     if executor is not None and devices is not None:
         raise ValueError("executor= computes on its workers' own devices; leave devices= away")
     if executor is not None and (isinstance(executor, type) or not callable(getattr(executor, "submit", None))):
@@ -143,7 +144,8 @@ def plan(
     max_memory: int | None = None,
 ) -> Plan:
     """What `sweep` with the same arguments would do, estimated from a timed step; nothing is written."""
-    _check_options(batch, None, None, max_memory)
+    batch = _checked_batch(batch)
+    _check_options(None, None, max_memory)
     fn = _prepare(fn, grid)
     chosen = _resolve_devices(devices)
     timing = Local(fn, grid, chosen).timing(batch, max_memory, grid.size)
@@ -166,8 +168,7 @@ def plan(
 # ---------------------------------------------------------------------------------------------------------- checks
 
 
-def _check_options(batch: Any, store: Any, shard: Any, max_memory: Any, progress: Any = "auto") -> None:
-    _check_batch(batch)
+def _check_options(store: Any, shard: Any, max_memory: Any, progress: Any = "auto") -> None:
     if max_memory is not None:
         _tree.check_number("max_memory", max_memory)
         if not max_memory > 0:
@@ -178,15 +179,18 @@ def _check_options(batch: Any, store: Any, shard: Any, max_memory: Any, progress
         _check_shard(shard)
         if store is None:
             raise ValueError("shard= needs store=: the shards meet in one store")
-    if not isinstance(progress, bool) and not (isinstance(progress, str) and progress == "auto"):
+    if not isinstance(progress, bool | str):
+        raise TypeError(f"progress must be 'auto', True or False, got {_tree.describe(progress)}")
+    if progress not in (True, False, "auto"):
         raise ValueError(f"progress must be 'auto', True or False, got {progress!r}")
 
 
-def _check_batch(batch: Any) -> None:
+def _checked_batch(batch: Any) -> Batch:
+    """The number of points at a time, an integer of Python."""
     if isinstance(batch, str):
         if batch != "auto":
             raise ValueError(f"batch must be 'auto', a positive number of points or a Strategy of one, got {batch!r}")
-        return
+        return "auto"
     width, hoist = (batch.width, batch.hoist) if isinstance(batch, Strategy) else (batch, False)
     if isinstance(width, bool) or not isinstance(width, int | np.integer) or not isinstance(hoist, bool):
         raise TypeError(f"batch must be 'auto', a number of points or a Strategy of one, got {_tree.describe(batch)}")
@@ -194,6 +198,7 @@ def _check_batch(batch: Any) -> None:
         raise ValueError(f"batch must be a positive number of points, at most {MAX_BATCH:,}, or 'auto', got {width}")
     if hoist and width == 1:
         raise ValueError("Strategy(hoist=True) shares work between the points of a step: give it a width above 1")
+    return Strategy(int(width), hoist) if isinstance(batch, Strategy) else int(width)
 
 
 def _check_shard(shard: Any) -> None:

@@ -86,8 +86,8 @@ class LossSurface:
         """Raise `TypeError` or `ValueError` where the outputs, the objectives or the subspace are not usable."""
         self._check_fields()
         _check_at(self.at, grid)
-        _shape_of_point(self.at, grid)
-        params = partial(_point_of, _tree.static_functions(self.at), _middle(grid))
+        _check_returned(self.at, grid)
+        params = partial(self.at, _middle(grid))
         for prefix, objective in self._named():
             name = f"objectives[{prefix[:-1]!r}]" if prefix else "objectives"
             check_means(objective, params, name, per_example="sem" in self.outputs)
@@ -193,18 +193,8 @@ def _backward(objective: Objective, params: PyTree, output: str) -> PyTree:
         ) from error
 
 
-@jax.jit
-def _point_of(at: Any, coords: Array) -> PyTree:
-    return at(coords)
-
-
-def _shape_of_point(at: Any, grid: Grid) -> PyTree:
-    """Shapes of the parameters at a point."""
-    coords = jax.ShapeDtypeStruct((grid.ndim,), coords_dtype())
-    params = jax.eval_shape(_point_of, _tree.static_functions(at), coords)
-    if not jax.tree.leaves(params):
-        raise TypeError(f"at(coords) must return parameters, got {params!r}: is a `return` missing?")
-    return params
+def _point_like(grid: Grid) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((grid.ndim,), coords_dtype())
 
 
 def _middle(grid: Grid) -> Array:
@@ -214,6 +204,16 @@ def _middle(grid: Grid) -> Array:
 
 def _same(coords: Array) -> Array:
     return coords
+
+
+def _check_returned(at: Any, grid: Grid) -> None:
+    """Raise `TypeError` unless `at` returns arrays; functions may be among them, as in a whole equinox model."""
+    made: list[Any] = []
+    jax.eval_shape(lambda coords: made.append(at(coords)), _point_like(grid))
+    leaves = jax.tree.leaves(made)
+    if not any(isinstance(leaf, jax.Array | np.ndarray | np.generic | float) for leaf in leaves):
+        advice = ": is a `return` missing?" if made == [None] else ""
+        raise TypeError(f"at(coords) must return parameters, a pytree of arrays, got {made[0]!r}{advice}")
 
 
 def _check_at(at: Any, grid: Grid) -> None:
@@ -234,7 +234,7 @@ def _check_output(output: Any) -> None:
             f"an output must be one of {', '.join(BUILT_IN)}, a function with a name, or a pair (name, function), "
             f"got {output!r}"
         )
-    _tree.check_takes(fn, f"the function of the output {name!r}", "params")
+    _tree.check_takes(fn, f"outputs.{name}", "params")
 
 
 def _with_standard_errors(examples: dict[str, Array]) -> dict[str, Array]:
@@ -306,10 +306,10 @@ class BasinMap:
         at = _same if self.at is None else self.at
         _tree.check_takes(at, "BasinMap.at", "coords", advice="; None where the coordinates are the parameters")
         _check_at(self.at, grid)
-        params = _shape_of_point(at, grid)
+        params = jax.eval_shape(self._start, _point_like(grid))
         _tree.check_params(params, "the result of at(coords)")
         self._check_minima(params)
-        check_all_means(self.objective, self.track, partial(_point_of, _tree.static_functions(at), _middle(grid)))
+        check_all_means(self.objective, self.track, partial(at, _middle(grid)))
 
     @property
     def refined(self) -> tuple[str, ...]:
@@ -412,7 +412,7 @@ class TrainabilityMap:
         _tree.check_number("max_ratio", self.max_ratio)
         if not self.max_ratio > 1:
             raise ValueError(f"max_ratio must be larger than 1, got {self.max_ratio}")
-        jax.eval_shape(lambda c: self._checked(c), jax.ShapeDtypeStruct((grid.ndim,), coords_dtype()))
+        jax.eval_shape(lambda c: self._checked(c), _point_like(grid))
         objective = self.objective or self._made(_middle(grid))[2]
         check_all_means(objective, self.track, lambda: self._made(_middle(grid))[1])
 

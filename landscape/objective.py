@@ -16,7 +16,7 @@ one method, `Objective.mean`, so batches, and the ragged last one, are dealt wit
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,7 +74,7 @@ class Objective:
             ValueError: the leaves disagree, one has no leading axis, or there are no examples.
         """
         sizes = {}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.data):
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.data, is_leaf=lambda x: isinstance(x, Iterator)):
             _check_data(f"Objective.data.{_tree.key_name(path)}" if path else "Objective.data", leaf)
             sizes[_tree.key_name(path)] = jnp.shape(leaf)[0] if jnp.ndim(leaf) else None
         if not sizes:
@@ -261,7 +261,7 @@ def _tree_as_jax(tree: PyTree) -> PyTree:
 def _check_data(name: str, leaf: Any) -> None:
     """Raise `TypeError` unless it is an array of numbers, or a number."""
     dtype = getattr(leaf, "dtype", None)
-    if isinstance(leaf, np.ndarray | np.generic) and np.dtype(dtype).kind in "OUSMm":
+    if isinstance(leaf, np.ndarray | np.generic) and np.dtype(dtype).kind in _tree.NO_NUMBERS:
         raise TypeError(
             f"{name} must hold numbers, got an array of {np.dtype(dtype)}: encode text and dates, pad ragged rows"
         )
@@ -403,11 +403,12 @@ def check_means(
     rows = max(2, min(size or count, count))
     at = params()
     _check_axes(objective, at, rows, name)
-    if (batched or per_example) and not any(map(_tree.is_traced, jax.tree.leaves((objective, at)))):
-        said = _interaction(objective, at, rows)
-        if said and per_example:
+    if not (batched or per_example) or any(map(_tree.is_traced, jax.tree.leaves((objective, at)))):
+        return
+    for said, of_rows in _interactions(objective, at, rows):
+        if per_example and of_rows:
             raise ValueError(f"{name}: {said}, so there are no independent examples to measure; {_INSTEAD}")
-        if said:
+        if batched:
             warnings.warn(
                 f"{name}: {said}, so the answer depends on batch_size={size}; leave it away, or {_INSTEAD}",
                 stacklevel=4,
@@ -442,17 +443,20 @@ def _check_axes(objective: Objective, params: PyTree, rows: int, name: str) -> N
             )
 
 
-def _interaction(objective: Objective, params: PyTree, rows: int) -> str:
-    """What is wrong with the mean over examples, if anything."""
+def _interactions(objective: Objective, params: PyTree, rows: int) -> list[tuple[str, bool]]:
+    """What is no mean over examples, and why; and whether there is a number for each row. Remembers what is one."""
     bare = dataclasses.replace(objective, data=None, batch_size=None)
     shapes = [jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree) for tree in (params, objective.data)]
     key = jax.tree.structure((bare, params)), str(shapes), rows
     if key in _DIVIDE:
-        return ""
+        return []
+    count = int(objective.num_examples or 0)
+    few = np.random.default_rng(0).choice(count, min(count, 2 * rows), replace=False)
+    pool = np.resize(np.concatenate([few, few[::-1]]), 2 * rows)
     try:
-        said = _compare(bare, params, objective.data, int(objective.num_examples or 0), rows)
-    except Exception:
-        return ""
+        said = _compare(bare, params, jax.tree.map(lambda x: x[pool], objective.data), rows)
+    except Exception:  # what is wrong with the loss, it will raise where it is used
+        return []
     if not said:
         _DIVIDE[key] = None
         while len(_DIVIDE) > MAX_KNOWN:
@@ -460,35 +464,34 @@ def _interaction(objective: Objective, params: PyTree, rows: int) -> str:
     return said
 
 
-def _compare(bare: Objective, params: PyTree, data: PyTree, count: int, rows: int) -> str:
-    """Exchange halves of batches, then take the halves as batches of their own."""
-    few = np.random.default_rng(0).choice(count, min(count, 2 * rows), replace=False)
-    pool = np.resize(np.concatenate([few, few[::-1]]), 2 * rows)
-    data = jax.tree.map(lambda x: x[pool], data)
-
-    def measure(*parts: np.ndarray, nudge: float = 0.0) -> dict[str, np.ndarray]:
-        values = _measured(bare, params, data, np.concatenate(parts), nudge)
-        return {name: np.asarray(value).astype(np.float64) for name, value in values.items()}
-
+def _compare(bare: Objective, params: PyTree, data: PyTree, rows: int) -> list[tuple[str, bool]]:
+    """Exchange halves of two batches, then take the halves of one as batches of their own."""
     half = rows // 2
     a, b, c, d = np.split(np.arange(2 * rows), (half, rows, rows + half))
-    ab, cd, ad, cb = measure(a, b), measure(c, d), measure(a, d), measure(c, b)
-    again, types = measure(a, b, nudge=2.0), jax.eval_shape(_measured, bare, params, data, np.arange(rows), 0.0)
-    with np.errstate(all="ignore"):
-        noise = {name: float(np.max(np.abs(again[name] - x))) for name, x in ab.items()}
-        for name, kind in types.items():
-            eps = float(jnp.finfo(kind.dtype).eps) if _is_float(kind) else 0.0
-            off, scale = _mismatch(half, *(x[name] for x in (ab, cd, ad, cb)))
-            if off > max(eps**0.5 * scale / 4, 8 * noise[name]):
-                return f"the {name} of an example depends on the others of its batch, as by batch norm in training mode"
-        try:
-            first, second = measure(a), measure(b)
-        except Exception:  # a loss for batches of one size
-            return ""
-        for name, x in ab.items():
-            if not _divides(x, first[name], second[name], half / rows, noise[name]):
-                return f"the {name} of a batch is not the mean over its examples (is it a sum, or a maximum?)"
-    return ""
+
+    def measure(*parts: np.ndarray, nudge: float = 0.0) -> dict[str, np.ndarray]:
+        return jax.tree.map(np.asarray, _measured(bare, params, data, np.concatenate(parts), nudge))
+
+    batches = measure(a, b), measure(c, d), measure(a, d), measure(c, b)
+    again = measure(a, b, nudge=2.0)
+    try:
+        parts = measure(a), measure(b)
+    except Exception:  # a loss for batches of one size
+        parts = None
+    said = []
+    for name in again:
+        kind, x = again[name].dtype, [batch[name].astype(np.float64) for batch in batches]
+        with np.errstate(all="ignore"):
+            noise = float(np.max(np.abs(again[name].astype(np.float64) - x[0])))
+            off, scale = _mismatch(half, *x)
+            eps = float(jnp.finfo(kind).eps) if jnp.issubdtype(kind, jnp.floating) else 0.0
+            if off > max(eps**0.5 / 4 * scale, 8 * noise):
+                text = f"the {name} of an example depends on the others of its batch, as by batch norm in training mode"
+                said.append((text, bool(x[0].ndim)))
+            elif parts and not _divides(x[0], *(part[name] for part in parts), half / rows, noise):
+                text = f"the {name} of a batch is not the mean over its examples (is it a sum, or a maximum?)"
+                said.append((text, bool(x[0].ndim)))
+    return said
 
 
 @jax.jit
