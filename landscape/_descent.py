@@ -26,7 +26,7 @@ import optax
 from jaxtyping import Array, Bool, PyTree
 
 from landscape import _tree
-from landscape.objective import Objective, drawn
+from landscape.objective import Objective, drawn, joined
 
 GOING = -1
 CHUNK = (16, 100)  # fewest and most steps between two looks at whether all runs have ended
@@ -117,7 +117,7 @@ class State:
         return self.outcome_code < 0
 
 
-@jax.tree_util.register_dataclass
+@_tree.register
 @dataclass(frozen=True, eq=False)
 class Descent:
     """One run's objective, key and limits, and how it is run."""
@@ -235,7 +235,8 @@ class Descent:
         loss, gradient = self._measure(state)
         entry = {"step": state.step, "loss": loss, "grad_norm": optax.tree.norm(gradient)}
         for name, other in self.track.items():
-            entry |= {f"{name}_{metric}": value for metric, value in other.evaluate(state.params).items()}
+            measured = other.evaluate(state.params)
+            entry = joined(entry, {f"{name}_{metric}": value for metric, value in measured.items()})
         return self._judge(state, loss, gradient), (entry, state.params if self.spec.snapshots else None)
 
 

@@ -13,7 +13,7 @@ import math
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from landscape import _tree
 from landscape.affine import distribute, num_hoisted
 
 MAX_WIDTH = 16**4
@@ -37,14 +38,45 @@ BLOCKING = re.compile(r'custom_call_target="(?!TopK")|\bfft\(')  # in a compiled
 def evaluate_point(fn: Any, coords: jax.Array) -> dict[str, jax.Array]:
     """The point function, traced once for whatever uses it."""
     values = fn(coords)
-    values = values if isinstance(values, dict) else {"value": values}
-    return {name: jnp.asarray(value) for name, value in values.items()}
+    if not isinstance(values, Mapping):
+        return {"value": checked_value(values, "fn(coords)")}
+    for name in values:
+        if not isinstance(name, str):
+            raise TypeError(f"the names of outputs must be strings, got {name!r}")
+    return {name: checked_value(value, f"the output {name!r}") for name, value in values.items()}
+
+
+def checked_value(value: Any, what: str) -> jax.Array:
+    """An output as an array.
+
+    Raises:
+        TypeError: it is no number and no array of numbers.
+    """
+    known = isinstance(value, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
+    if known and not (isinstance(value, np.ndarray | np.generic) and value.dtype.kind in _tree.NO_NUMBERS):
+        return jnp.asarray(value)
+    advice = ""
+    if value is None:
+        advice = ": is a `return` missing?"
+    elif isinstance(value, Mapping):
+        advice = ": the dict of outputs holds arrays, no further dicts"
+    elif isinstance(value, tuple | list):
+        advice = ': return {"loss": .., "accuracy": ..}, or jnp.stack(..) for one output of several numbers'
+    got = _tree.describe(value)
+    raise TypeError(f"{what} must be an array of numbers, or a dict of them by name, got {got}{advice}")
 
 
 def output_shapes(fn: Any, num_coords: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of what the point function returns; traces it, in the precision that it will run in."""
-    with jax.default_matmul_precision("highest"):
-        return jax.eval_shape(evaluate_point, fn, jax.ShapeDtypeStruct((num_coords,), coords_dtype()))
+    try:
+        with jax.default_matmul_precision("highest"):
+            return jax.eval_shape(evaluate_point, fn, jax.ShapeDtypeStruct((num_coords,), coords_dtype()))
+    except jax.errors.JAXTypeError as error:
+        error.add_note(
+            "The point function is compiled: compute with jax.numpy and jnp.where in it, not NumPy, float() and if; "
+            "what cannot be traced goes through jax.pure_callback."
+        )
+        raise
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class _Shrinking:
     """
 
     def __init__(self, kernel: Kernel, max_memory: int | None) -> None:
-        self.kernel, self.asked, self.said = kernel, kernel.width, False
+        self.kernel, self.asked, self.said, self.why = kernel, kernel.width, False, "out of memory"
         self.allowed = math.inf if max_memory is None else max_memory
 
     def use_threads(self, threads: int) -> None:
@@ -115,7 +115,7 @@ class _Shrinking:
         kernel = self._fit()
         if kernel.width < self.asked and not self.said:
             self.said = True
-            say(f"out of memory: going on with {kernel.width} points at a time or fewer, not {self.asked}")
+            say(f"{self.why}: going on with {kernel.width} points at a time or fewer, not {self.asked}")
         try:
             pending = kernel(points)
         except jax.errors.JaxRuntimeError as error:
@@ -136,7 +136,7 @@ class _Shrinking:
         """The kernel, narrowed to what its temporaries may take."""
         self.kernel = self.kernel.checked()
         while self.allowed < math.inf and not self.kernel.narrowest and self._takes_too_much(self.kernel):
-            self.kernel = self.kernel.narrower()
+            self.kernel, self.why = self.kernel.narrower(), f"max_memory={self.allowed:,} bytes"
         return self.kernel
 
     def _takes_too_much(self, kernel: Kernel) -> bool:
@@ -152,7 +152,7 @@ class _Shrinking:
         if failed.narrowest or not is_out_of_memory(error):
             raise error
         if self.kernel.step >= failed.step:
-            self.kernel = self.kernel.narrower()
+            self.kernel, self.why = self.kernel.narrower(), "out of memory"
 
 
 class Remote:

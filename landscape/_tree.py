@@ -4,9 +4,12 @@ A *stack* of `k` trees is one tree whose leaves carry a leading axis of length `
 subspace and the snapshots of a training path are stacks.
 """
 
+import dataclasses
 import functools
+import inspect
+import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,9 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 KeyPath = tuple[Any, ...]
+T = TypeVar("T")
+NO_NUMBERS = "OUSMm"  # kinds of NumPy's types: objects, text, times
+_PLAIN = (type(None), bool, int, float, str, types.MethodType, types.BuiltinFunctionType)
 
 
 def key_name(key_path: KeyPath) -> str:
@@ -44,7 +50,8 @@ def check_params(params: PyTree, what: str = "params") -> None:
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
-        raise ValueError(f"{what} holds no arrays: got {type(params).__name__} without leaves")
+        advice = ": is a `return` missing?" if params is None else ""
+        raise ValueError(f"{what} holds no arrays: got {type(params).__name__} without leaves{advice}")
     for path, leaf in leaves:
         if not _is_real(leaf):
             raise TypeError(
@@ -55,18 +62,18 @@ def check_params(params: PyTree, what: str = "params") -> None:
 def _is_real(leaf: Any) -> bool:
     """Whether it is a floating-point number, or an array of them of NumPy or JAX."""
     dtype = getattr(leaf, "dtype", None)
-    if dtype is None or _is_of_torch(leaf):
+    if dtype is None or is_of_torch(leaf):
         return isinstance(leaf, float)
     return bool(jnp.issubdtype(dtype, jnp.floating))
 
 
-def _is_of_torch(leaf: Any) -> bool:
+def is_of_torch(leaf: Any) -> bool:
     return type(leaf).__module__.partition(".")[0] == "torch"
 
 
 def _advice(leaf: Any) -> str:
     """What to do about a leaf that is no parameter."""
-    if _is_of_torch(leaf):
+    if is_of_torch(leaf):
         return "this is a torch tensor: pass leaf.detach().cpu().numpy()"
     if callable(leaf):
         return (
@@ -77,6 +84,28 @@ def _advice(leaf: Any) -> str:
         "a landscape is drawn over continuous parameters: keep counters, keys and integer tables "
         "out of the parameters (put them in Objective.data or Objective.state)"
     )
+
+
+def check_takes(fn: Any, what: str, *arguments: str, advice: str = "") -> None:
+    """Raise `TypeError` unless it is a function that can be called with these arguments, as far as it tells.
+
+    Args:
+        fn: the function.
+        what: its name in the message.
+        arguments: what it will be given, by name.
+        advice: what else to do, at the end of the message.
+    """
+    call = f"{what.rpartition('.')[2]}({', '.join(arguments)})"
+    if not callable(fn):
+        raise TypeError(f"{what} must be a function, called as {call}, got {describe(fn)}{advice}")
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # some written in C have none
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise TypeError(f"{what} is called as {call}, but it takes {signature}: {error}{advice}") from None
 
 
 def check_key(key: Any, what: str = "key") -> None:
@@ -98,7 +127,7 @@ def check_count(name: str, value: Any, least: int | None = None) -> None:
 
 def check_number(name: str, value: Any) -> None:
     """Raise `TypeError` unless it is a real number."""
-    if np.asarray(value).dtype.kind not in "iuf" or np.ndim(value):
+    if isinstance(value, list | tuple) or np.asarray(value).dtype.kind not in "iuf" or np.ndim(value):
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
 
 
@@ -141,6 +170,114 @@ def check_like(tree: PyTree, reference: PyTree, what: str, reference_name: str, 
                 f"{what}.{name} must have shape {lead}{jnp.shape(theirs[name])} like {reference_name}, "
                 f"got {describe(leaf)}"
             )
+
+
+def as_jax(leaf: Any) -> Any:
+    """Numbers and arrays of NumPy as arrays of JAX, which is what they are in a compiled program; others as is."""
+    return jnp.asarray(leaf) if isinstance(leaf, np.ndarray | np.generic | bool | int | float | complex) else leaf
+
+
+class Fixed:
+    """A callable, or another value, that is a part of a program: JAX compares it to know whether to compile anew.
+
+    Where the value cannot be hashed, or cannot be compared, as a dataclass that holds an array or a method of an
+    equinox module, that goes by what it is made of, and there by identity: what is equal then computes the same. What
+    the program has seen of it must not change after, by the rule of `jax.jit`.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value, self._key = value, (_identity(value),)  # in a tuple, whose comparison begins by identity
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self.value(*arguments, **options)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: Any) -> bool:
+        try:
+            return isinstance(other, Fixed) and bool(self._key == other._key)
+        except Exception:  # arrays have no one answer
+            return False
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+class _Itself:
+    """An object that is equal to nothing but itself."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, _Itself) and self.value is other.value
+
+
+def _identity(value: Any) -> Any:
+    """Something that can be hashed, equal only for what computes the same."""
+    if _has_hash(value):
+        return value
+    if isinstance(value, tuple):
+        return type(value), *map(_identity, value)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return _Itself(value)
+    names = [f.name for f in dataclasses.fields(value)]
+    names += [name for name in getattr(value, "__dict__", {}) if name not in names and not name.startswith("__")]
+    return type(value), *((name, _identity(getattr(value, name, None))) for name in names)
+
+
+def _has_hash(value: Any) -> bool:
+    try:
+        hash(value)
+    except Exception:  # of whatever it is made of
+        return False
+    return True
+
+
+def fixed(value: Any) -> Any:
+    """The value itself where JAX can compare it, otherwise `Fixed`."""
+    alone = isinstance(value, _PLAIN) or type(value).__eq__ is object.__eq__
+    return value if alone and _has_hash(value) else Fixed(value)
+
+
+def static_function(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A function as a pytree without leaves, to be handed to a compiled program."""
+    return jax.tree_util.Partial(fixed(fn))
+
+
+def static_functions(tree: PyTree) -> PyTree:
+    """The functions among the leaves made parts of the program."""
+    return jax.tree.map(lambda leaf: static_function(leaf) if is_function(leaf) else leaf, tree)
+
+
+def is_function(leaf: Any) -> bool:
+    """Whether a leaf is a function, and no array that can be called."""
+    return callable(leaf) and not hasattr(leaf, "dtype")
+
+
+def register(cls: type[T]) -> type[T]:
+    """`jax.tree_util.register_dataclass` for classes whose static fields hold callables of any kind (`Fixed`)."""
+    fields: list[dataclasses.Field[Any]] = [f for f in dataclasses.fields(cls) if f.init]  # ty: ignore[invalid-argument-type]
+    static = [f.name for f in fields if f.metadata.get("static")]
+    dynamic = [f.name for f in fields if not f.metadata.get("static")]
+
+    def flatten(instance: T) -> Any:
+        return [getattr(instance, name) for name in dynamic], tuple(fixed(getattr(instance, name)) for name in static)
+
+    def flatten_with_keys(instance: T) -> Any:
+        leaves, rest = flatten(instance)
+        return [(jax.tree_util.GetAttrKey(name), leaf) for name, leaf in zip(dynamic, leaves)], rest
+
+    def unflatten(rest: Any, leaves: Any) -> T:
+        values = [value.value if isinstance(value, Fixed) else value for value in rest]
+        return cls(**dict(zip(dynamic, leaves)), **dict(zip(static, values)))
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 def stack(trees: list[PyTree]) -> PyTree:

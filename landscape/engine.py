@@ -32,6 +32,7 @@ from landscape.grid import Grid, Landscape
 __all__ = ["sweep", "plan", "Plan", "Strategy", "Interrupted"]
 
 Devices = int | Sequence[jax.Device] | None
+MAX_BATCH = 16**5  # points in one step; the widths that "auto" tries end well below
 Tolerance = float | Mapping[str, float | Smooth | Labels] | None
 
 
@@ -116,9 +117,15 @@ def sweep(
         StoreError: `store` cannot be read or written.
         Interrupted: Ctrl-C; the tile under way was stored first.
     """
-    _check_options(batch, store, shard, max_memory)
+    batch = _checked_batch(batch)
+    _check_options(store, shard, max_memory, progress)
     if executor is not None and devices is not None:
         raise ValueError("executor= computes on its workers' own devices; leave devices= away")
+    if executor is not None and (isinstance(executor, type) or not callable(getattr(executor, "submit", None))):
+        raise TypeError(
+            "executor must be a concurrent.futures.Executor, such as ProcessPoolExecutor(8), "
+            f"got {_tree.describe(executor)}"
+        )
     if shard is not None and tolerance is not None:
         raise ValueError("shard= cannot divide a sweep with tolerance=: its rounds depend on each other; use executor=")
     fn = _prepare(fn, grid)
@@ -137,7 +144,8 @@ def plan(
     max_memory: int | None = None,
 ) -> Plan:
     """What `sweep` with the same arguments would do, estimated from a timed step; nothing is written."""
-    _check_options(batch, None, None, max_memory)
+    batch = _checked_batch(batch)
+    _check_options(None, None, max_memory)
     fn = _prepare(fn, grid)
     chosen = _resolve_devices(devices)
     timing = Local(fn, grid, chosen).timing(batch, max_memory, grid.size)
@@ -160,27 +168,55 @@ def plan(
 # ---------------------------------------------------------------------------------------------------------- checks
 
 
-def _check_options(batch: Any, store: Any, shard: Any, max_memory: Any) -> None:
-    width = batch.width if isinstance(batch, Strategy) else batch
-    if batch != "auto" and (isinstance(width, bool) or not isinstance(width, int) or width < 1):
-        raise ValueError(f"batch must be 'auto', a positive number of points or a Strategy of one, got {batch!r}")
-    if isinstance(batch, Strategy) and batch.hoist and batch.width == 1:
-        raise ValueError("Strategy(hoist=True) shares work between the points of a step: give it a width above 1")
-    if max_memory is not None and max_memory <= 0:
-        raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
+def _check_options(store: Any, shard: Any, max_memory: Any, progress: Any = "auto") -> None:
+    if max_memory is not None:
+        _tree.check_number("max_memory", max_memory)
+        if not max_memory > 0:
+            raise ValueError(f"max_memory must be a positive number of bytes, got {max_memory!r}")
+    if store is not None and not isinstance(store, str | os.PathLike):
+        raise TypeError(f"store must be the path of a directory, got {_tree.describe(store)}")
     if shard is not None:
-        if not (len(shard) == 2 and all(isinstance(i, int) for i in shard) and 0 <= shard[0] < shard[1]):
-            raise ValueError(f"shard=(i, n) needs whole numbers 0 <= i < n, got {shard}")
+        _check_shard(shard)
         if store is None:
             raise ValueError("shard= needs store=: the shards meet in one store")
+    if not isinstance(progress, bool | str):
+        raise TypeError(f"progress must be 'auto', True or False, got {_tree.describe(progress)}")
+    if progress not in (True, False, "auto"):
+        raise ValueError(f"progress must be 'auto', True or False, got {progress!r}")
+
+
+def _checked_batch(batch: Any) -> Batch:
+    """The number of points at a time, an integer of Python."""
+    if isinstance(batch, str):
+        if batch != "auto":
+            raise ValueError(f"batch must be 'auto', a positive number of points or a Strategy of one, got {batch!r}")
+        return "auto"
+    width, hoist = (batch.width, batch.hoist) if isinstance(batch, Strategy) else (batch, False)
+    if isinstance(width, bool) or not isinstance(width, int | np.integer) or not isinstance(hoist, bool):
+        raise TypeError(f"batch must be 'auto', a number of points or a Strategy of one, got {_tree.describe(batch)}")
+    if not 1 <= width <= MAX_BATCH:
+        raise ValueError(f"batch must be a positive number of points, at most {MAX_BATCH:,}, or 'auto', got {width}")
+    if hoist and width == 1:
+        raise ValueError("Strategy(hoist=True) shares work between the points of a step: give it a width above 1")
+    return Strategy(int(width), hoist) if isinstance(batch, Strategy) else int(width)
+
+
+def _check_shard(shard: Any) -> None:
+    if not isinstance(shard, tuple | list) or len(shard) != 2:
+        raise TypeError(f"shard must be a pair (i, n) of whole numbers, 0 <= i < n, got {_tree.describe(shard)}")
+    for name, value in zip(("i", "n"), shard):
+        _tree.check_count(f"{name} of shard=(i, n)", value)
+    if not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"shard=(i, n) needs whole numbers 0 <= i < n, got {shard}")
 
 
 def _prepare(fn: Any, grid: Grid) -> Any:
     """Check everything that can be checked before compiling; return the function as a pytree."""
     if not isinstance(grid, Grid):
         raise TypeError(f"grid must be a landscape.Grid, got {type(grid).__name__}")
-    if not callable(fn):
-        raise TypeError(f"fn must be callable as fn(coords), got {type(fn).__name__}")
+    if not callable(fn) or isinstance(fn, type):
+        raise TypeError(f"fn must be callable as fn(coords), got {_tree.describe(fn)}")
+    _tree.check_takes(fn, "fn", "coords", advice="; the coordinates come as one array, x, y = coords")
     grid.check()
     _check_precision(grid)
     check = getattr(fn, "check_grid", None)
@@ -193,8 +229,8 @@ def _prepare(fn: Any, grid: Grid) -> Any:
 
 def _static_function(path: Any, leaf: Any) -> Any:
     """Functions among the leaves become part of the program; everything else must be an array or a number."""
-    if callable(leaf) and not hasattr(leaf, "dtype"):
-        return jax.tree_util.Partial(leaf)
+    if _tree.is_function(leaf):
+        return _tree.static_function(leaf)
     if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
         raise TypeError(
             f"the point function holds {_tree.describe(leaf)} at {_tree.key_name(path)}, which is neither an array nor "
@@ -220,8 +256,6 @@ def _check_outputs(fn: Any, grid: Grid) -> None:
     if not outputs:
         raise ValueError("fn returned an empty dict: there is nothing to map")
     for name, shape in outputs.items():
-        if not isinstance(name, str):
-            raise TypeError(f"the names of outputs must be strings, got {name!r}")
         if jnp.issubdtype(shape.dtype, jax.dtypes.extended) or 0 in shape.shape:
             raise TypeError(f"the output {name!r} must hold numbers at every point, got {_tree.describe(shape)}")
     grid.check_outputs(outputs)
@@ -235,10 +269,21 @@ def _resolve_devices(devices: Devices) -> tuple[jax.Device, ...]:
     local = jax.local_devices()
     if devices is None:
         return tuple(local)
-    if isinstance(devices, int):
-        if isinstance(devices, bool) or not 1 <= devices <= len(local):
+    if isinstance(devices, int | np.integer) and not isinstance(devices, bool):
+        if not 1 <= devices <= len(local):
             raise ValueError(f"devices={devices}, but there are {len(local)} local devices: {local}")
         return tuple(local[:devices])
+    if isinstance(devices, str) or not isinstance(devices, Sequence) or any(not _is_device(d) for d in devices):
+        raise TypeError(
+            f"devices must be a number of local devices or a list of them, as jax.local_devices('cpu') gives, "
+            f"got {_tree.describe(devices)}"
+        )
     if not devices:
         raise ValueError("devices is empty; give jax devices, a number of them, or None for all")
+    if len(set(devices)) < len(devices):
+        raise ValueError(f"each device can be given once, got {list(devices)}")
     return tuple(devices)
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, jax.Device)

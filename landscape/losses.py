@@ -145,8 +145,9 @@ def zero_one(logits: Any, labels: Any) -> Float[Array, "*n"]:
         TypeError: labels that are not integers.
         ValueError: not one label for each row of logits.
     """
-    if not jnp.issubdtype(jnp.result_type(labels), jnp.integer):
-        raise TypeError(f"zero_one wants integer labels, got {jnp.result_type(labels)}")
+    if not jnp.issubdtype(_dtype(labels, "labels"), jnp.integer):
+        raise TypeError(f"zero_one wants integer labels, got {_dtype(labels, 'labels')}")
+    _check_floating(logits, "logits")
     logits = jnp.asarray(logits)
     if logits.ndim == 0 or jnp.shape(labels) != logits.shape[:-1]:  # (n,) against (n, 1) would be (n, n)
         raise ValueError(
@@ -167,11 +168,21 @@ def aggregate(values: Any, how: str = "mean") -> Float[Array, ""]:
         how: `"mean"`, `"sum"`, `"median"` or `"max"`.
 
     Raises:
-        ValueError: another name.
+        TypeError: values that are not real numbers.
+        ValueError: another name; no values.
     """
-    if how not in AGGREGATES:
-        raise ValueError(f"unknown aggregate {how!r}; there are {', '.join(AGGREGATES)}")
+    _check_aggregate(how)
+    kind = _dtype(values, "values")
+    if jnp.issubdtype(kind, jnp.complexfloating):
+        raise TypeError(f"values must be real numbers, got {kind}")
+    if not jnp.size(values):
+        raise ValueError("aggregate needs at least one value, got none")
     return AGGREGATES[how](jnp.asarray(values))
+
+
+def _check_aggregate(how: Any) -> None:
+    if not isinstance(how, str) or how not in AGGREGATES:
+        raise ValueError(f"unknown aggregate {how!r}; there are {', '.join(AGGREGATES)}")
 
 
 def best_constant(loss: Loss, targets: Any, how: str = "mean") -> Float[Array, ""]:
@@ -190,12 +201,14 @@ def best_constant(loss: Loss, targets: Any, how: str = "mean") -> Float[Array, "
         TypeError: targets that are not real floating-point numbers.
         ValueError: `"median"`, or an unknown aggregate; no targets.
     """
-    if how == "median" or how not in AGGREGATES:
+    _check_aggregate(how)
+    if how == "median":
         raise ValueError(f"best_constant needs a convex aggregate, 'mean', 'sum' or 'max', got {how!r}")
     _check_floating(targets, "targets")
     if not jnp.size(targets):
         raise ValueError("best_constant needs at least one target, got none")
-    known = loss if isinstance(loss, _Huber | _Pinball) else jax.tree_util.Partial(loss)
+    _tree.check_takes(loss, "loss", "prediction", "target")
+    known = loss if isinstance(loss, _Huber | _Pinball) else _tree.static_function(loss)
     # The sum has the minimum of the mean, and the slopes of an absolute error add up without rounding.
     return _least(known, jnp.asarray(targets), "sum" if how == "mean" else how)
 
@@ -225,6 +238,7 @@ def gaussian_efficiency(loss: Loss) -> Float[Array, ""]:
     (Huber 1964). By Stein's lemma $E\,\psi'(z) = E\,z\,\psi(z)$, which needs no second derivative. 1 for the squared
     error, $2 / \pi$ for the absolute error. By the midpoint rule.
     """
+    _tree.check_takes(loss, "loss", "prediction", "target")
     edges = jnp.linspace(-TAIL, TAIL, CELLS + 1)
     z = edges[:-1] + TAIL / CELLS
     weight = jnp.exp(-(z**2) / 2)
@@ -235,6 +249,7 @@ def gaussian_efficiency(loss: Loss) -> Float[Array, ""]:
 def _miss(prediction: Any, target: Any) -> Array:
     """Prediction minus target, checked as optax checks: `(n,)` minus `(n, 1)` would be `(n, n)`."""
     _check_floating(prediction, "predictions")
+    _dtype(target, "targets")
     if jnp.shape(prediction) != jnp.shape(target):
         raise ValueError(
             f"predictions and targets must have one shape, got {jnp.shape(prediction)} and {jnp.shape(target)}"
@@ -243,8 +258,16 @@ def _miss(prediction: Any, target: Any) -> Array:
 
 
 def _check_floating(values: Any, what: str) -> None:
-    if not jnp.issubdtype(jnp.result_type(values), jnp.floating):
-        raise TypeError(f"{what} must be real floating-point numbers, got {jnp.result_type(values)}")
+    if not jnp.issubdtype(_dtype(values, what), jnp.floating):
+        raise TypeError(f"{what} must be real floating-point numbers, got {_dtype(values, what)}")
+
+
+def _dtype(values: Any, what: str) -> Any:
+    """The type of numbers, or of an array of them."""
+    try:
+        return jnp.result_type(jnp.asarray(values))
+    except (TypeError, ValueError):
+        raise TypeError(f"{what} must be an array of numbers, got {_tree.describe(values)}") from None
 
 
 def _check_constant(name: str, value: Any, high: float) -> None:

@@ -11,6 +11,7 @@ computed from a loss surface's parameters is one more entry of its dictionary, m
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,12 +22,12 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._descent import Descent, Outcome, Spec, anyone, batch_of, chunk_length, select, updated
-from landscape._kernel import coords_dtype
+from landscape._descent import Descent, Outcome, Spec, anyone, batch_of, cast_like, chunk_length, select, updated
+from landscape._kernel import checked_value, coords_dtype
 from landscape.grid import Grid
-from landscape.objective import Objective
+from landscape.objective import Objective, check_means, check_named, check_objective, joined
 from landscape.subspace import least_squares
-from landscape.training import CHECK_EVERY, check_optimizer, check_run, limits
+from landscape.training import CHECK_EVERY, check_all_means, check_optimizer, check_run, limits
 from landscape.training import run as carry_out
 
 _static: Any = {"static": True}
@@ -35,7 +36,7 @@ NOT_REACHED, DIVERGED = -1, -2
 LAST = 20  # losses whose mean is compared with the first
 
 
-@jax.tree_util.register_dataclass
+@_tree.register
 @dataclass(frozen=True, eq=False)
 class LossSurface:
     """Losses and metrics of several objectives over a subspace: `coords -> {"train_loss": .., "test_loss": ..}`.
@@ -46,8 +47,10 @@ class LossSurface:
         at: maps coordinates to parameters, usually a `Subspace`.
         objectives: `{"train": .., "test": ..}`, whose names prefix the outputs, or one `Objective` without prefix.
         outputs: what else to measure, each of
-            `"sem"`: standard error over the examples of each loss and metric (`train_loss_sem`);
-            `"gradient"`: exact gradient with respect to the coordinates, by forward mode (`train_gradient`, `(k,)`);
+            `"sem"`: standard error over the examples of each loss and metric (`train_loss_sem`); refused where the loss
+            of an example depends on the others of its batch;
+            `"gradient"`: exact gradient with respect to the coordinates (`train_gradient`, `(k,)`), by forward mode, or
+            by reverse mode for losses that have no other (`jax.custom_vjp`);
             `"gradient_norm"`: Euclidean norm of the gradient with respect to all parameters;
             `"off_plane"`: share of the squared gradient norm that points out of the plane, in [0, 1]
             (NaN where the gradient is 0);
@@ -74,27 +77,37 @@ class LossSurface:
         values = {}
         for prefix, objective in self._calibrated(params):
             measured = self._measure(objective, params, coords)
-            values.update({prefix + name: value for name, value in measured.items()})
+            values = joined(values, {prefix + name: value for name, value in measured.items()})
         for name, fn in self._functions():
-            if name in values:
-                raise ValueError(f"two outputs are called {name!r}; name one of them by a pair (name, function)")
-            values[name] = fn(params)
+            values = joined(values, {name: checked_value(fn(params), f"the output {name!r}")})
         return values
 
     def check_grid(self, grid: Grid) -> None:
         """Raise `TypeError` or `ValueError` where the outputs, the objectives or the subspace are not usable."""
+        self._check_fields()
+        _check_at(self.at, grid)
+        _check_returned(self.at, grid)
+        params = partial(self.at, _middle(grid))
+        for prefix, objective in self._named():
+            name = f"objectives[{prefix[:-1]!r}]" if prefix else "objectives"
+            check_means(objective, params, name, per_example="sem" in self.outputs)
+
+    def _check_fields(self) -> None:
+        _tree.check_takes(self.at, "LossSurface.at", "coords")
         if not isinstance(self.objectives, Objective | Mapping):
             raise TypeError(f"objectives must be an Objective or a dict of them, got {type(self.objectives).__name__}")
-        for prefix, objective in self._named():
-            if not isinstance(objective, Objective):
-                raise TypeError(f"objectives must hold Objective, got {type(objective).__name__} for {prefix[:-1]!r}")
+        if isinstance(self.objectives, Mapping):
+            check_named(self.objectives, "objectives", at_least=1)
+        else:
+            check_objective(self.objectives, "objectives")
         if not isinstance(self.outputs, tuple):
             raise TypeError(f"outputs must be a tuple of names and functions, got {type(self.outputs).__name__}")
         for output in self.outputs:
             _check_output(output)
+        if not isinstance(self.recalibrate, bool):
+            raise TypeError(f"recalibrate must be True or False, got {_tree.describe(self.recalibrate)}")
         if self.recalibrate and self._source().update_state is None:
             raise ValueError("recalibrate=True needs update_state in the objective 'train' (the first, where none is)")
-        _check_at(self.at, grid)
 
     @property
     def refined(self) -> tuple[str, ...]:
@@ -128,22 +141,34 @@ class LossSurface:
     def _measure(self, objective: Objective, params: PyTree, coords: Array) -> dict[str, Array]:
         values = self._means(objective, params)
         if "gradient" in self.outputs:
-            values["gradient"] = jax.jacfwd(lambda c: objective(self.at(c)))(coords)
+            values = joined(values, {"gradient": self._gradient(objective, params, coords)})
         if "gradient_norm" in self.outputs or "off_plane" in self.outputs:
-            values |= self._gradient_shares(objective, params, coords)
+            values = joined(values, self._gradient_shares(objective, params, coords))
         return values
 
     def _means(self, objective: Objective, params: PyTree) -> dict[str, Array]:
         """Loss and metrics, with their standard errors where asked for."""
         if "sem" not in self.outputs:
             return objective.evaluate(params)
-        values = _with_standard_errors(objective.examples(params))
-        if jax.eval_shape(objective.evaluate, params).keys() <= values.keys():
+        examples = objective.examples(params)
+        values = _with_standard_errors(examples)
+        if jax.eval_shape(objective.evaluate, params).keys() <= examples.keys():
             return values
-        return objective.evaluate(params) | values  # metrics that are means of a batch have no examples
+        means = objective.evaluate(params)  # metrics that are means of a batch have no examples
+        return joined({name: mean for name, mean in means.items() if name not in examples}, values)
+
+    def _gradient(self, objective: Objective, params: PyTree, coords: Array) -> Array:
+        """By forward mode, which takes a pass for each coordinate and no memory; else by reverse mode."""
+        try:
+            return jax.jacfwd(lambda c: objective(self.at(c)))(coords)
+        except (TypeError, ValueError, NotImplementedError):  # the loss itself was evaluated: it has no tangents
+            gradient = _backward(objective, params, "gradient")
+        _, pull = jax.vjp(self.at, coords)
+        return pull(cast_like(gradient, params))[0]
 
     def _gradient_shares(self, objective: Objective, params: PyTree, coords: Array) -> dict[str, Array]:
-        _, gradient = objective.value_and_grad(params)
+        asked = [name for name in ("gradient_norm", "off_plane") if name in self.outputs]
+        gradient = _backward(objective, params, asked[0])
         squared = _tree.inner(_tree.as_stack(gradient), _tree.as_stack(gradient))[0, 0]
         shares = {"gradient_norm": jnp.sqrt(squared)}
         if "off_plane" in self.outputs:
@@ -156,14 +181,39 @@ class LossSurface:
         return {name: value for name, value in shares.items() if name in self.outputs}
 
 
-def _check_tracked(track: Mapping[str, Objective], params: PyTree, taken: tuple[str, ...]) -> None:
-    """Raise `ValueError` where what a tracked objective measures has the name of another output."""
-    for name, other in track.items():
-        clash = {f"{name}_{metric}" for metric in jax.eval_shape(other.evaluate, params)}.intersection(taken)
-        if clash:
-            raise ValueError(
-                f"track[{name!r}] would be measured as {min(clash)!r}, which is the objective's own; rename"
-            )
+def _backward(objective: Objective, params: PyTree, output: str) -> PyTree:
+    """The gradient for the parameters."""
+    try:
+        return objective.value_and_grad(params)[1]
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ValueError(
+            f"the output {output!r} needs the gradient of the loss, and JAX has none: {str(error).splitlines()[0]} "
+            "Give loops a length that is known beforehand, give functions of your own a jax.custom_vjp, or leave the "
+            "output away"
+        ) from error
+
+
+def _point_like(grid: Grid) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((grid.ndim,), coords_dtype())
+
+
+def _middle(grid: Grid) -> Array:
+    """The coordinates of a point about the middle, to look at."""
+    return jnp.asarray(grid.points_at(np.array([grid.size // 2]))[0], coords_dtype())
+
+
+def _same(coords: Array) -> Array:
+    return coords
+
+
+def _check_returned(at: Any, grid: Grid) -> None:
+    """Raise `TypeError` unless `at` returns arrays; functions may be among them, as in a whole equinox model."""
+    made: list[Any] = []
+    jax.eval_shape(lambda coords: made.append(at(coords)), _point_like(grid))
+    leaves = jax.tree.leaves(made)
+    if not any(isinstance(leaf, jax.Array | np.ndarray | np.generic | float) for leaf in leaves):
+        advice = ": is a `return` missing?" if made == [None] else ""
+        raise TypeError(f"at(coords) must return parameters, a pytree of arrays, got {made[0]!r}{advice}")
 
 
 def _check_at(at: Any, grid: Grid) -> None:
@@ -184,16 +234,17 @@ def _check_output(output: Any) -> None:
             f"an output must be one of {', '.join(BUILT_IN)}, a function with a name, or a pair (name, function), "
             f"got {output!r}"
         )
+    _tree.check_takes(fn, f"outputs.{name}", "params")
 
 
 def _with_standard_errors(examples: dict[str, Array]) -> dict[str, Array]:
     """Mean and standard error of the mean, s / sqrt(n), of each per-example quantity."""
     means = {name: jnp.mean(x) for name, x in examples.items()}
     errors = {f"{name}_sem": jnp.std(x, ddof=1) / jnp.sqrt(x.shape[0]) for name, x in examples.items()}
-    return means | errors
+    return joined(means, errors)
 
 
-@jax.tree_util.register_dataclass
+@_tree.register
 @dataclass(frozen=True, eq=False)
 class BasinMap:
     """Which minimum a training run from each point ends in: `coords -> {"outcome": .., "label": .., ..}`.
@@ -243,22 +294,22 @@ class BasinMap:
         descent = Descent(self.objective, self.key, limits(self.tol, self.max_loss), dict(self.track), self._spec())
         run = carry_out(descent, self._start(jnp.asarray(coords)))
         last = {name: value[-1] for name, value in run.history.items() if name != "step"}
-        values = {"outcome": run.outcome_code, "steps": run.steps, "train_loss": last.pop("loss"), **last}
+        values = {"outcome": run.outcome_code, "steps": run.steps, "train_loss": last.pop("loss")}
         if self.minima is None and self.labels is None:
-            return values | {"end": ravel_pytree(run.params)[0]}
-        return values | {"label": self._label(run.params, run.outcome_code)}
+            return joined(values, last, {"end": ravel_pytree(run.params)[0]})
+        return joined(values, last, {"label": self._label(run.params, run.outcome_code)})
 
     def check_grid(self, grid: Grid) -> None:
         """Raise `TypeError` or `ValueError` where the start, the training or the minima are not usable."""
         check_run(self.objective, self._spec(), self.key, self.track)
         check_optimizer(self.optimizer)
-        if self.at is not None and not callable(self.at):
-            raise TypeError(f"at must be a function of the coordinates or None, got {type(self.at).__name__}")
+        at = _same if self.at is None else self.at
+        _tree.check_takes(at, "BasinMap.at", "coords", advice="; None where the coordinates are the parameters")
         _check_at(self.at, grid)
-        params = jax.eval_shape(self._start, jax.ShapeDtypeStruct((grid.ndim,), coords_dtype()))
+        params = jax.eval_shape(self._start, _point_like(grid))
         _tree.check_params(params, "the result of at(coords)")
-        _check_tracked(self.track, params, ("train_loss",))
         self._check_minima(params)
+        check_all_means(self.objective, self.track, partial(at, _middle(grid)))
 
     @property
     def refined(self) -> tuple[str, ...]:
@@ -267,8 +318,7 @@ class BasinMap:
 
     def _check_minima(self, params: PyTree) -> None:
         if self.labels is not None:
-            if not callable(self.labels):
-                raise TypeError(f"labels must be a function params -> int, got {type(self.labels).__name__}")
+            _tree.check_takes(self.labels, "labels", "params")
             if self.minima is not None:
                 raise ValueError("minima= and labels= both say what a minimum is: give one of them")
             label = jax.eval_shape(self.labels, params)
@@ -351,17 +401,20 @@ class TrainabilityMap:
         converged, value = curve.verdict(self.num_steps, self.max_ratio)
         values = {"value": value, "converged": converged, "diverged": curve.over, "train_loss": objective(params)}
         for name, other in self.track.items():
-            values |= {f"{name}_{metric}": measured for metric, measured in other.evaluate(params).items()}
+            measured = other.evaluate(params)
+            values = joined(values, {f"{name}_{metric}": value for metric, value in measured.items()})
         return values
 
     def check_grid(self, grid: Grid) -> None:
         """Raise `TypeError` or `ValueError` where the setup or the training is not usable."""
-        if not callable(self.setup):
-            raise TypeError(f"setup must be a function of the coordinates, got {type(self.setup).__name__}")
+        _tree.check_takes(self.setup, "setup", "coords")
         _tree.check_count("num_steps", self.num_steps, 1)
-        if not np.all(np.asarray(self.max_ratio) > 1):
+        _tree.check_number("max_ratio", self.max_ratio)
+        if not self.max_ratio > 1:
             raise ValueError(f"max_ratio must be larger than 1, got {self.max_ratio}")
-        jax.eval_shape(lambda c: self._checked(c), jax.ShapeDtypeStruct((grid.ndim,), coords_dtype()))
+        jax.eval_shape(lambda c: self._checked(c), _point_like(grid))
+        objective = self.objective or self._made(_middle(grid))[2]
+        check_all_means(objective, self.track, lambda: self._made(_middle(grid))[1])
 
     @property
     def refined(self) -> tuple[str, ...]:
@@ -379,7 +432,6 @@ class TrainabilityMap:
         check_optimizer(optimizer, "the optimizer of setup(coords)")
         _tree.check_params(params, "the params of setup(coords)")
         check_run(objective, Spec(optimizer, self.num_steps, 1, batch_size=self.batch_size), self.key, self.track)
-        _check_tracked(self.track, params, ("train_loss",))
 
     def _made(self, coords: Array) -> Any:
         made = self.setup(coords)

@@ -30,7 +30,7 @@ from landscape._census import Census, census
 from landscape._newton import Minimum, Target
 from landscape._symmetry import Distinct, HiddenUnits, Identity, Neurons, Points, Symmetry, distinct, student_family
 from landscape.curvature import Flat
-from landscape.objective import Objective, check_objective
+from landscape.objective import Objective, check_means, check_objective
 
 __all__ = [
     "Census", "Classification", "Distinct", "HiddenUnits", "Identity", "Kind", "Minimum", "Neurons", "Points",
@@ -86,6 +86,7 @@ def polish(
 def _check(objective: Any, params: PyTree) -> None:
     check_objective(objective)
     _tree.check_params(params)
+    check_means(objective, lambda: params)
 
 
 @dataclass(frozen=True, eq=False)

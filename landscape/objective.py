@@ -15,20 +15,26 @@ one method, `Objective.mean`, so batches, and the ragged last one, are dealt wit
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from landscape import _tree
 
 _static: Any = {"static": True}
+COARSE = 0.05  # of a loss: what another program for another batch size does not make of rounding
+MAX_KNOWN = 256
+
+_DIVIDE: dict[Any, None] = {}  # what was found to divide into examples, the oldest first
 
 
-@jax.tree_util.register_dataclass
+@_tree.register
 @dataclass(frozen=True, eq=False)
 class Objective:
     """A mean loss over data, callable as `objective(params)`.
@@ -39,10 +45,14 @@ class Objective:
     Attributes:
         loss_fn: `loss_fn(params, batch)`, or `loss_fn(params, batch, state)` when `state` is given. Returns the
             per-example losses, shape `(n,)`, or their mean, a scalar; with `has_aux` a pair of that and a dict
-            of metrics, each per example `(n,)` or a scalar mean.
+            of metrics, each per example `(n,)` or a scalar mean. Always given JAX arrays. It may be any callable,
+            a method or an object with arrays in it too; by the rule of `jax.jit` these are part of the compiled
+            program, so they must not change after.
         data: pytree whose leaves share their leading axis, the examples. `None` for a plain function.
         has_aux: whether `loss_fn` also returns metrics.
-        batch_size: examples per pass; `None` takes all at once. Bounds the memory, never the answer.
+        batch_size: examples per pass; `None` takes all at once. Bounds the memory and leaves the answer as it is, to
+            rounding, where the loss of an example has nothing to do with the others of its batch. Where it has, as
+            under batch norm in training mode, the mean is one over batches of this size, and the tools warn.
         state: pytree of model state that is not trained, such as batch-norm statistics.
         update_state: `update_state(params, batch, state) -> state` *as measured on that batch alone* (a running
             average with momentum 0). `recalibrated` averages it over all batches.
@@ -60,20 +70,31 @@ class Objective:
         """Length of the leading axis of the data, `None` without data.
 
         Raises:
+            TypeError: a leaf is no array of numbers, of NumPy or JAX.
             ValueError: the leaves disagree, one has no leading axis, or there are no examples.
         """
-        sizes = {
-            _tree.key_name(path): jnp.shape(leaf)[0] if jnp.ndim(leaf) else None
-            for path, leaf in jax.tree_util.tree_leaves_with_path(self.data)
-        }
+        sizes = {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.data, is_leaf=lambda x: isinstance(x, Iterator)):
+            _check_data(f"Objective.data.{_tree.key_name(path)}" if path else "Objective.data", leaf)
+            sizes[_tree.key_name(path)] = jnp.shape(leaf)[0] if jnp.ndim(leaf) else None
         if not sizes:
             return None
         if len(set(sizes.values())) > 1 or None in sizes.values():
-            raise ValueError(f"all leaves of Objective.data need the same leading axis (examples), got {sizes}")
+            advice = "; make arrays of numbers, np.asarray(..)" if None in sizes.values() else ""
+            raise ValueError(f"all leaves of Objective.data need the same leading axis (examples), got {sizes}{advice}")
         count = next(iter(sizes.values()))
         if count == 0:  # the mean over none is NaN, which would look like a loss that diverged
             raise ValueError(f"Objective.data holds no examples, its leaves have the leading axes {sizes}")
         return count
+
+    def check(self, name: str = "objective") -> None:
+        """Raise `TypeError` or `ValueError` for fields that are not what they should be; `name` is for the message."""
+        self._check_loss_fn(f"{name}.loss_fn")
+        if not isinstance(self.has_aux, bool):
+            raise TypeError(f"{name}.has_aux must be True or False, got {_tree.describe(self.has_aux)}")
+        if self.update_state is not None:
+            _tree.check_takes(self.update_state, f"{name}.update_state", "params", "batch", "state")
+        self._count_and_size()
 
     def __call__(self, params: PyTree) -> Float[Array, ""]:
         """Mean loss."""
@@ -117,7 +138,7 @@ class Objective:
 
         count, size = self._count_and_size()
         if count is None or size is None or size >= count:
-            return of_batch(self.data)
+            return of_batch(self._whole())
         full, rest = divmod(count, size)
         parts = jax.lax.map(lambda i: of_batch(self._slice(i * size, size)), jnp.arange(full))
         flat = jax.tree.map(lambda x: x.reshape(-1), parts)
@@ -132,10 +153,15 @@ class Objective:
         Args:
             fn: maps a batch to a pytree of real numbers, each a *mean over that batch*. The gradient of the
                 batch loss is one, so is a Hessian-vector product.
+
+        Raises:
+            TypeError: `fn` is no function, or the data are no arrays of numbers.
+            ValueError: the data have no common axis of examples, or the batch size makes no sense.
         """
+        _tree.check_takes(fn, "fn", "batch")
         count, size = self._count_and_size()
         if count is None or size is None or size >= count:
-            return jax.tree.map(_promote, fn(self.data))
+            return jax.tree.map(_promote, fn(self._whole()))
         full, rest = divmod(count, size)
 
         def add(total: PyTree, part: PyTree, share: float) -> PyTree:
@@ -150,7 +176,16 @@ class Objective:
         return add(total, fn(self._slice(full * size, rest)), rest / count) if rest else total
 
     def take(self, indices: Int[Array, " b"]) -> "Objective":
-        """The objective over some of the examples, as one batch."""
+        """The objective over some of the examples, as one batch.
+
+        Raises:
+            TypeError: indices that are not integers.
+            ValueError: there are no data.
+        """
+        if self.num_examples is None:
+            raise ValueError("this objective has no data to take examples from")
+        if not jnp.issubdtype(getattr(indices, "dtype", type(indices)), jnp.integer):
+            raise TypeError(f"indices must be an array of integers, got {_tree.describe(indices)}")
         data = jax.tree.map(lambda x: jnp.take(x, indices, axis=0), self.data)
         return dataclasses.replace(self, data=data, batch_size=None)
 
@@ -167,11 +202,12 @@ class Objective:
         if self.update_state is None:
             raise ValueError("recalibrating needs Objective(update_state=...), the state as measured on one batch")
         update = self.update_state
-
-        leaves, treedef = jax.tree.flatten(self.state)
+        _tree.check_takes(update, "Objective.update_state", "params", "batch", "state")
+        params, old_state = _tree_as_jax((params, self.state))
+        leaves, treedef = jax.tree.flatten(old_state)
 
         def floats(batch: PyTree) -> list[Array]:
-            state = update(params, batch, self.state)
+            state = update(params, batch, old_state)
             _tree.check_like(state, self.state, "the result of update_state", "Objective.state")
             return [new for new, old in zip(jax.tree.leaves(state), leaves) if _is_float(old)]
 
@@ -188,25 +224,73 @@ class Objective:
     def _slice(self, start: Any, size: int) -> PyTree:
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(jnp.asarray(x), start, size), self.data)
 
+    def _whole(self) -> PyTree:
+        return _tree_as_jax(self.data)
+
     def _named(self, params: PyTree, batch: PyTree) -> dict[str, Any]:
         """Loss and metrics of a batch as returned by `loss_fn`, checked."""
-        arguments = (params, batch) if self.state is None else (params, batch, self.state)
-        result = self.loss_fn(*arguments)
-        if self.has_aux:
-            loss, metrics = _split_aux(result)
-        else:
-            loss, metrics = result, {}
         leaves = jax.tree.leaves(batch)
         count = jnp.shape(leaves[0])[0] if leaves else None
-        return {name: _checked(name, value, count) for name, value in {"loss": loss, **metrics}.items()}
+        return {name: _checked(name, value, count) for name, value in self._returned(params, batch).items()}
+
+    def _returned(self, params: PyTree, batch: PyTree) -> dict[str, Any]:
+        """Loss and metrics of a batch by name."""
+        self._check_loss_fn("Objective.loss_fn")
+        arguments = (params, batch) if self.state is None else (params, batch, self.state)
+        result = self.loss_fn(*_tree_as_jax(arguments))
+        if not self.has_aux:
+            return {"loss": result}
+        loss, metrics = _split_aux(result)
+        return {"loss": loss, **metrics}
+
+    def _check_loss_fn(self, name: str) -> None:
+        arguments = ("params", "batch") if self.state is None else ("params", "batch", "state")
+        _tree.check_takes(self.loss_fn, name, *arguments, advice=_WRAP)
 
     def _batch_means(self, params: PyTree, batch: PyTree) -> dict[str, Array]:
         return {name: jnp.mean(_promote(value)) for name, value in self._named(params, batch).items()}
 
 
+_WRAP = "; wrap a function of the parameters alone as Objective(lambda params, _: fn(params))"
+
+
+def _tree_as_jax(tree: PyTree) -> PyTree:
+    return jax.tree.map(_tree.as_jax, tree)
+
+
+def _check_data(name: str, leaf: Any) -> None:
+    """Raise `TypeError` unless it is an array of numbers, or a number."""
+    dtype = getattr(leaf, "dtype", None)
+    if isinstance(leaf, np.ndarray | np.generic) and np.dtype(dtype).kind in _tree.NO_NUMBERS:
+        raise TypeError(
+            f"{name} must hold numbers, got an array of {np.dtype(dtype)}: encode text and dates, pad ragged rows"
+        )
+    known = isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct | bool | int | float | complex)
+    if not known and not hasattr(leaf, "__jax_array__"):
+        raise TypeError(f"{name} must be an array of NumPy or JAX, got {_tree.describe(leaf)}; {_data_advice(leaf)}")
+
+
+def _data_advice(leaf: Any) -> str:
+    """How to make an array of it."""
+    if isinstance(leaf, str | bytes):
+        return "encode text as numbers"
+    if _tree.is_of_torch(leaf) and hasattr(leaf, "numpy"):
+        return "this is a torch tensor: pass tensor.detach().cpu().numpy()"
+    if hasattr(leaf, "__array__"):
+        return "pass np.asarray(..) of it"
+    if hasattr(leaf, "__iter__") or hasattr(leaf, "__getitem__"):
+        return (
+            "an Objective holds all examples, and batch_size= bounds the memory of a pass: collect what comes in "
+            "batches by data = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)"
+        )
+    return "a pytree of arrays whose first axis counts the examples is what it takes"
+
+
 def _split_aux(result: Any) -> tuple[Any, Mapping[str, Any]]:
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
         raise TypeError(f"with has_aux=True, loss_fn must return (loss, {{name: metric}}), got {type(result).__name__}")
+    if not all(isinstance(name, str) and name for name in result[1]):
+        raise TypeError(f"metrics must be named by strings, got {list(result[1])}")
     if "loss" in result[1]:
         raise ValueError("a metric cannot be called 'loss': the loss itself has that name")
     return result
@@ -216,6 +300,8 @@ def _checked(name: str, value: Any, count: int | None) -> Any:
     """Raise unless `value` is one real number per example or one in all."""
     if isinstance(value, tuple):
         raise TypeError(f"loss_fn returned a tuple as its {name}; pass has_aux=True for (loss, {{name: metric}})")
+    if value is None:
+        raise TypeError(f"loss_fn must return real numbers, got None as its {name}: is a `return` missing?")
     if not isinstance(value, int | float | complex) and not hasattr(value, "dtype"):
         raise TypeError(f"loss_fn must return real numbers, got {_tree.describe(value)} as its {name}")
     if jnp.iscomplexobj(value):
@@ -249,12 +335,188 @@ def drawn(key: Array, num: int, size: int) -> Int[Array, " size"]:
 
 
 def check_objective(value: Any, name: str = "objective", otherwise: str = "") -> None:
-    """Raise `TypeError` unless it is an objective; `otherwise` says what else would do."""
+    """Raise unless it is an objective whose fields are what they should be; `otherwise` says what else would do."""
     if not isinstance(value, Objective):
         raise TypeError(
             f"{name} must be a landscape.Objective, got {type(value).__name__}; "
             f"wrap a plain function as Objective(lambda params, _: fn(params)){otherwise}"
         )
+    value.check(name)
+
+
+def check_named(objectives: Mapping[Any, Any], what: str, at_least: int = 0) -> None:
+    """Raise unless they are objectives by name."""
+    if len(objectives) < at_least:
+        raise ValueError(f"{what} must hold at least one Objective, got none")
+    for name, objective in objectives.items():
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"{what} must be named by strings, got {name!r}")
+        check_objective(objective, f"{what}[{name!r}]")
+
+
+def joined(*measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Several dicts of outputs as one.
+
+    Raises:
+        ValueError: two outputs have one name, so that one of them would be lost.
+    """
+    everything: dict[str, Any] = {}
+    for outputs in measured:
+        twice = sorted(everything.keys() & outputs.keys())
+        if twice:
+            raise ValueError(
+                f"two outputs are called {twice[0]!r}; rename a metric or an objective (what it measures is called "
+                "{objective}_{metric}), or name a function by a pair (name, function)"
+            )
+        everything |= outputs
+    return everything
+
+
+# ------------------------------------------------------------------------------------------ what makes it a mean
+
+
+def check_means(
+    objective: Objective, params: Callable[[], PyTree], name: str = "objective", *, per_example: bool = False
+) -> None:
+    """Warn where the mean of what an objective measures depends on `batch_size`, since rows of a batch interact.
+
+    Looks once, before anything is compiled, at a few batches of the objective's own size: two halves of one are
+    exchanged for others, by one program, so what is added up over examples adds up again to the last digits. What
+    cannot be looked at, for it is traced, not finite or raises, is let pass.
+
+    Args:
+        objective: a checked objective.
+        params: gives parameters to look at it; called only where there is something to find.
+        name: the objective's name in messages.
+        per_example: whether what is asked for needs the loss of each example.
+
+    Raises:
+        ValueError: `per_example`, and examples interact; or a metric has the shape `(n,)` of per-example numbers by
+            chance, as it keeps it for another number of examples.
+    """
+    count, size = objective._count_and_size()
+    if count is None or count < 2:
+        return
+    batched = size is not None and size < count
+    if not batched and not per_example and not objective.has_aux:
+        return
+    rows = max(2, min(size or count, count))
+    at = params()
+    _check_axes(objective, at, rows, name)
+    if not (batched or per_example) or any(map(_tree.is_traced, jax.tree.leaves((objective, at)))):
+        return
+    for said, of_rows in _interactions(objective, at, rows):
+        if per_example and of_rows:
+            raise ValueError(f"{name}: {said}, so there are no independent examples to measure; {_INSTEAD}")
+        if batched:
+            warnings.warn(
+                f"{name}: {said}, so the answer depends on batch_size={size}; leave it away, or {_INSTEAD}",
+                stacklevel=4,
+            )
+
+
+_INSTEAD = (
+    "use what does not depend on the batch (stored statistics of batch norm, Objective(state=..)), or make batches the "
+    "examples, as under 'Batches as examples' in docs/your_own_model.md"
+)
+
+
+def _check_axes(objective: Objective, params: PyTree, rows: int, name: str) -> None:
+    """Raise where a result of `rows` numbers keeps that number for half as many examples."""
+
+    def shapes(num: int) -> dict[str, Any]:
+        data = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((num, *jnp.shape(x)[1:]), jnp.result_type(x)), objective.data
+        )
+        values = jax.eval_shape(objective._returned, params, data)
+        return {metric: getattr(value, "shape", None) for metric, value in values.items()}
+
+    try:
+        whole, half = shapes(rows), shapes(rows // 2)
+    except Exception:  # for one batch size only; what the loss itself raises, it will raise again
+        return
+    for metric, shape in whole.items():
+        if shape == half[metric] == (rows,):
+            raise ValueError(
+                f"{name}: loss_fn returns {rows} numbers as its {metric} for {rows} examples and for {rows // 2}: one "
+                "for each class or output, not for each example; average them, or return one scalar metric for each"
+            )
+
+
+def _interactions(objective: Objective, params: PyTree, rows: int) -> list[tuple[str, bool]]:
+    """What is no mean over examples, and why; and whether there is a number for each row. Remembers what is one."""
+    bare = dataclasses.replace(objective, data=None, batch_size=None)
+    shapes = [jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree) for tree in (params, objective.data)]
+    key = jax.tree.structure((bare, params)), str(shapes), rows
+    if key in _DIVIDE:
+        return []
+    count = int(objective.num_examples or 0)
+    few = np.random.default_rng(0).choice(count, min(count, 2 * rows), replace=False)
+    pool = np.resize(np.concatenate([few, few[::-1]]), 2 * rows)
+    try:
+        said = _compare(bare, params, jax.tree.map(lambda x: x[pool], objective.data), rows)
+    except Exception:  # what is wrong with the loss, it will raise where it is used
+        return []
+    if not said:
+        _DIVIDE[key] = None
+        while len(_DIVIDE) > MAX_KNOWN:
+            del _DIVIDE[next(iter(_DIVIDE))]
+    return said
+
+
+def _compare(bare: Objective, params: PyTree, data: PyTree, rows: int) -> list[tuple[str, bool]]:
+    """Exchange halves of two batches, then take the halves of one as batches of their own."""
+    half = rows // 2
+    a, b, c, d = np.split(np.arange(2 * rows), (half, rows, rows + half))
+
+    def measure(*parts: np.ndarray, nudge: float = 0.0) -> dict[str, np.ndarray]:
+        return jax.tree.map(np.asarray, _measured(bare, params, data, np.concatenate(parts), nudge))
+
+    batches = measure(a, b), measure(c, d), measure(a, d), measure(c, b)
+    again = measure(a, b, nudge=2.0)
+    try:
+        parts = measure(a), measure(b)
+    except Exception:  # a loss for batches of one size
+        parts = None
+    said = []
+    for name in again:
+        kind, x = again[name].dtype, [batch[name].astype(np.float64) for batch in batches]
+        with np.errstate(all="ignore"):
+            noise = float(np.max(np.abs(again[name].astype(np.float64) - x[0])))
+            off, scale = _mismatch(half, *x)
+            eps = float(jnp.finfo(kind).eps) if jnp.issubdtype(kind, jnp.floating) else 0.0
+            if off > max(eps**0.5 / 4 * scale, 8 * noise):
+                text = f"the {name} of an example depends on the others of its batch, as by batch norm in training mode"
+                said.append((text, bool(x[0].ndim)))
+            elif parts and not _divides(x[0], *(part[name] for part in parts), half / rows, noise):
+                text = f"the {name} of a batch is not the mean over its examples (is it a sum, or a maximum?)"
+                said.append((text, bool(x[0].ndim)))
+    return said
+
+
+@jax.jit
+def _measured(bare: Objective, params: PyTree, data: PyTree, index: Array, nudge: Any) -> dict[str, Array]:
+    """What is measured on some rows, with parameters off by `nudge` units in the last place."""
+
+    def nudged(x: Any) -> Any:
+        return x * (1 + nudge * jnp.finfo(x.dtype).eps).astype(x.dtype) if _is_float(x) else x
+
+    batch = jax.tree.map(lambda x: x[index], data)
+    values = bare._named(jax.tree.map(nudged, _tree_as_jax(params)), batch)
+    return jax.tree.map(jnp.asarray, values)
+
+
+def _mismatch(half: int, ab: np.ndarray, cd: np.ndarray, ad: np.ndarray, cb: np.ndarray) -> tuple[float, float]:
+    """By how much the halves of batches do not add up, and the largest value: the rows are rounded alike in all."""
+    off = np.concatenate([(ab - ad)[:half], (ab - cb)[half:]]) if ab.ndim else (ab - ad) + (cd - cb)
+    return float(np.max(np.abs(off))), max(float(np.max(np.abs(x))) for x in (ab, cd, ad, cb))
+
+
+def _divides(whole: np.ndarray, first: np.ndarray, second: np.ndarray, share: float, noise: float) -> bool:
+    """Whether a mean is that of its parts, coarsely: programs for other sizes round otherwise."""
+    total, one, other = (float(np.mean(x)) for x in (whole, first, second))
+    off = abs(total - (share * one + (1 - share) * other))
+    return not off > max(COARSE * max(abs(total), abs(one), abs(other)), 64 * noise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,5 +547,4 @@ class Problem:
             names = list(self.objectives) if isinstance(self.objectives, Mapping) else type(self.objectives).__name__
             raise ValueError(f"Problem.objectives must be a dict with the key 'train', got {names}")
         for name, objective in self.objectives.items():
-            if not isinstance(objective, Objective):
-                raise TypeError(f"Problem.objectives[{name!r}] must be an Objective, got {type(objective).__name__}")
+            check_objective(objective, f"Problem.objectives[{name!r}]")

@@ -276,7 +276,7 @@ def filter_normalize(
     if filter_axis is None:
         _warn_of_rows(params)
         filter_axis = -1
-    return _normalize_filters(dirs, params, _filter_rule(filter_axis), include_vectors)
+    return _normalize_filters(dirs, params, _tree.fixed(_filter_rule(filter_axis)), include_vectors)
 
 
 def _warn_of_rows(params: PyTree) -> None:

@@ -34,7 +34,7 @@ from landscape._descent import Descent, Outcome, Spec
 from landscape._kernel import coords_dtype
 from landscape.engine import Devices, sweep
 from landscape.grid import Grid, Landscape
-from landscape.objective import Objective, check_objective
+from landscape.objective import Objective, check_means, check_named, check_objective
 
 _static: Any = {"static": True}
 CHECK_EVERY = 100
@@ -125,7 +125,8 @@ def train(
         check_every: steps between two looks at `tol` and `max_loss`, counted from each entry; by default they are
             looked at only when an entry is recorded.
         snapshots: whether to keep the parameters at every entry.
-        tol: stop when the norm of the full gradient is at most this.
+        tol: stop when the norm of the full gradient is at most this: of all parameters, those too that the optimizer
+            leaves alone. What is frozen belongs into `Objective.state` or the data, where it has no gradient.
         max_loss: call the run diverged when the full loss exceeds this; a loss or a gradient that is not finite
             always counts.
         track: further objectives to record, for example `{"test": objective}`.
@@ -142,6 +143,7 @@ def train(
     check_run(objective, spec, key, track)
     check_optimizer(optimizer)
     _tree.check_params(params)
+    check_all_means(objective, track, lambda: params)
     return _train(Descent(objective, key, limits(tol, max_loss), dict(track or {}), spec), params)
 
 
@@ -166,8 +168,8 @@ def check_run(objective: Any, spec: Spec, key: Any, track: Any) -> None:
     """Raise `TypeError` or `ValueError` for what no training can do."""
     if not isinstance(track or {}, Mapping):
         raise TypeError(f"track must be a dict of objectives by name, got {type(track).__name__}")
-    for name, one in {"objective": objective, **{f"track[{n!r}]": o for n, o in (track or {}).items()}}.items():
-        check_objective(one, name)
+    check_objective(objective)
+    check_named(track or {}, "track")
     if key is not None:
         _tree.check_key(key)
     _tree.check_count("num_steps", spec.num_steps, 0)
@@ -182,6 +184,13 @@ def check_run(objective: Any, spec: Spec, key: Any, track: Any) -> None:
             raise ValueError(f"batch_size={spec.batch_size}, but the objective has {objective.num_examples} examples")
 
 
+def check_all_means(objective: Objective, track: Mapping[str, Objective] | None, params: Callable[[], PyTree]) -> None:
+    """Warn where what is recorded of the objectives depends on their batch sizes (`check_means`)."""
+    check_means(objective, params)
+    for name, other in (track or {}).items():
+        check_means(other, params, f"track[{name!r}]")
+
+
 def check_optimizer(optimizer: Any, what: str = "optimizer") -> None:
     """Raise `TypeError` unless it is an optax optimizer."""
     if not isinstance(optimizer, optax.GradientTransformation):
@@ -191,7 +200,7 @@ def check_optimizer(optimizer: Any, what: str = "optimizer") -> None:
 # ------------------------------------------------------------------------------------------------------- many runs
 
 
-@jax.tree_util.register_dataclass
+@_tree.register
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Runs:
     """The point function behind `train_many`: the number of a run -> how it went.
@@ -230,7 +239,8 @@ class Runs:
 
     def __call__(self, coords: Float[Array, " 1"]) -> dict[str, Array]:
         """Everything about one run: `outcome`, `steps`, `history.loss`, `params.dense.kernel`, ..."""
-        return dict(_named(self.run(coords[0].astype(jnp.int32))))
+        named = _named(self.run(coords[0].astype(jnp.int32)))
+        return {name: leaf for name, leaf in named if jnp.size(leaf)}  # an empty leaf needs no measuring
 
     def run(self, number: Any) -> Run:
         """Run number `number`."""
@@ -244,7 +254,7 @@ class Runs:
     def gather(self, landscape: Landscape) -> Run:
         """The runs of a landscape as one `Run` with a leading axis, in NumPy arrays."""
         template = self._template()
-        leaves = [landscape[name] for name, _ in _named(template)]
+        leaves = [_gathered(landscape, name, like) for name, like in _named(template)]
         leaves[-2] = np.where(landscape.computed, leaves[-2], np.int32(NOT_RUN))
         return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
@@ -262,10 +272,15 @@ class Runs:
         self._check_inits()
         self._check_optimizer()
         _named(self._template())  # refuses two leaves of one name
+        check_all_means(self.objective, self.track, self._first)
+
+    def _first(self) -> PyTree:
+        """The start of the first run."""
+        return _row(self.inits, 0) if self.init is None else self.init(self._keys(0)[0])
 
     def _template(self) -> Run:
         """The shapes of one run; traced once."""
-        init = None if self.init is None else jax.tree_util.Partial(self.init)
+        init = None if self.init is None else _tree.static_function(self.init)
         return jax.eval_shape(_run_of, dataclasses.replace(self, init=init), jax.ShapeDtypeStruct((), jnp.int32))
 
     def _spec(self, optimizer: Any) -> Spec:
@@ -294,6 +309,13 @@ class Runs:
         made: list[Any] = []
         jax.eval_shape(lambda: made.append(self.optimizer(_row(self.hyper, 0))))
         return check_optimizer(made[0], "the result of optimizer(hyper_i)")
+
+
+def _gathered(landscape: Landscape, name: str, like: Any) -> np.ndarray:
+    """All runs' values of one leaf; those without entries were not measured."""
+    if like.size:
+        return landscape[name]
+    return np.zeros((*landscape.grid.shape, *like.shape), like.dtype)
 
 
 @jax.jit
@@ -372,7 +394,7 @@ def train_many(
         record_every: steps between two entries of the history; by default only the first and the last are kept.
         check_every: steps between two looks at `tol` and `max_loss`, besides those at every entry; `None` for none.
         snapshots: whether to keep the parameters at every entry.
-        tol: stop when the norm of the full gradient is at most this.
+        tol: stop when the norm of the full gradient, frozen parameters included, is at most this.
         max_loss: call the run diverged when the full loss exceeds this.
         track: further objectives to record.
         batch: as for `sweep`, with runs for points.
@@ -395,7 +417,7 @@ def train_many(
         objective=objective,
         optimizer=optimizer,
         inits=inits if num_runs is None else None,
-        init=None if num_runs is None else jax.tree_util.Partial(inits),
+        init=None if num_runs is None else _tree.static_function(inits),
         num_runs=count,
         num_steps=num_steps,
         hyper=hyper,

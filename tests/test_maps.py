@@ -218,7 +218,11 @@ def test_bowl_on_a_non_square_grid_and_its_centre(x64):
         ({"outputs": (functools.partial(weight_norm),)}, TypeError, "or a pair \\(name, function\\)"),
         ({"outputs": (("bias", 3),)}, TypeError, "an output must be one of"),
         ({"objectives": [objective()]}, TypeError, "must be an Objective or a dict of them, got list"),
-        ({"objectives": {"train": quadratic}}, TypeError, "objectives must hold Objective, got function for 'train'"),
+        (
+            {"objectives": {"train": quadratic}},
+            TypeError,
+            r"objectives\['train'\] must be a landscape.Objective, got function",
+        ),
         (
             {"objectives": {"test": objective()}, "recalibrate": True},
             ValueError,

@@ -245,7 +245,7 @@ def test_data_without_examples_are_refused():
         (lambda b: b[:-1], False, ValueError, r"shape \(7,\), one number per example, .* loss, got shape \(6,\)"),
         (lambda b: b[:, None], False, ValueError, r"shape \(7,\), one number per example, .* got shape \(7, 1\)"),
         (lambda b: "high", False, TypeError, "must return real numbers, got str 'high' as its loss"),
-        (lambda b: None, False, TypeError, "must return real numbers, got NoneType"),
+        (lambda b: None, False, TypeError, "must return real numbers, got None as its loss: is a `return` missing"),
         (lambda b: [b], False, TypeError, "must return real numbers, got list"),
         (lambda b: b * 2j, False, TypeError, r"real numbers, got complex complex64\[7\] .*take jnp.abs"),
         (lambda b: (b, {"error": b}), False, TypeError, "returned a tuple as its loss; pass has_aux=True"),
@@ -275,5 +275,5 @@ def test_problem_check_names_the_field():
         dataclasses.replace(good, objectives={"test": linear()}).check()
     with pytest.raises(ValueError, match="must be a dict with the key 'train', got Objective"):
         dataclasses.replace(good, objectives=linear()).check()
-    with pytest.raises(TypeError, match=r"Problem.objectives\['test'\] must be an Objective, got function"):
+    with pytest.raises(TypeError, match=r"Problem.objectives\['test'\] must be a landscape.Objective, got function"):
         dataclasses.replace(good, objectives={"train": linear(), "test": squared_error}).check()

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape.objective import Objective, check_objective
+from landscape.objective import Objective, check_means, check_objective
 
 MAX_DENSE = 4096  # parameters; the matrix then takes 128 MiB in float64
 COLUMNS = 128  # products at a time in a dense matrix
@@ -29,7 +29,7 @@ class Operator(Protocol):
         ...
 
 
-@jax.tree_util.register_dataclass
+@_tree.register
 @dataclass(frozen=True, eq=False)
 class GaussNewton:
     r"""The generalised Gauss-Newton matrix $G = \frac1n \sum_i J_i' \, \nabla^2_z \ell_i \, J_i$ (Schraudolph 2002).
@@ -80,7 +80,7 @@ class _Composed:
         return self.output_loss(self.predict(params, batch), batch)
 
 
-@jax.tree_util.register_dataclass
+@_tree.register
 @dataclass(frozen=True, eq=False)
 class Fisher:
     r"""The Fisher information $F = \frac1n \sum_i J_i' \, F_z \, J_i$ of the model's own distribution over labels.
@@ -266,6 +266,10 @@ def check(operator: Any, params: PyTree) -> None:
     if isinstance(operator, Fisher) and operator.family not in ("categorical", "gaussian"):
         raise ValueError(f"Fisher.family must be 'categorical' or 'gaussian', got {operator.family!r}")
     _tree.check_params(params)
+    if isinstance(operator, Objective):
+        check_means(operator, lambda: params)
+    if isinstance(operator, EmpiricalFisher):
+        check_means(operator.objective, lambda: params, "EmpiricalFisher.objective", per_example=True)
 
 
 @dataclass(frozen=True, eq=False)

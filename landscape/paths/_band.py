@@ -27,7 +27,7 @@ from landscape import _tree
 from landscape._descent import select
 from landscape.curvature import Flat
 from landscape.minima import Minimum, polish
-from landscape.objective import Objective, check_objective
+from landscape.objective import Objective, check_means, check_objective
 from landscape.paths._curves import Chain
 from landscape.subspace import line
 
@@ -136,6 +136,7 @@ def saddles(objective: Objective, band: Band, **options: Any) -> list[Minimum]:
 def _check(objective: Any, a: PyTree, b: PyTree, start: Any, num_images: Any, num_steps: Any) -> None:
     check_objective(objective)
     _tree.check_params(a, "a")
+    check_means(objective, lambda: a)
     _tree.check_like(b, a, "b", "a")
     _tree.check_count("num_images", num_images, 3)
     _tree.check_count("num_steps", num_steps, 1)

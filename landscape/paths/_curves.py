@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PyTree
 from landscape import _tree
 from landscape._descent import Spec, batch_of, updated
 from landscape.grid import Grid
-from landscape.objective import Objective
+from landscape.objective import Objective, check_means
 from landscape.subspace import line
 from landscape.training import check_optimizer, check_run
 
@@ -212,8 +212,9 @@ def _checked_fit(spec: _Spec, key: Any, objective: Any, a: PyTree, b: PyTree) ->
     _tree.check_count("num_positions", spec.num_positions, 1)
     check_optimizer(spec.optimizer)
     check_run(objective, Spec(spec.optimizer, spec.num_steps, 1, batch_size=spec.batch_size), key, None)
+    check_means(objective, lambda: a)
     with jax.default_matmul_precision("highest"):
-        return _fit(spec, key, objective, a, b)
+        return _fit(_tree.Fixed(spec), key, objective, a, b)
 
 
 @jax.tree_util.register_dataclass
@@ -244,7 +245,8 @@ class _Along:
 
 
 @partial(jax.jit, static_argnums=0)
-def _fit(spec: _Spec, key: Array, objective: Objective, a: PyTree, b: PyTree) -> Fit:
+def _fit(fixed: _tree.Fixed, key: Array, objective: Objective, a: PyTree, b: PyTree) -> Fit:
+    spec: _Spec = fixed.value
     ends = jax.tree.map(jnp.asarray, (a, b))
     for_positions, for_batches = jax.random.split(key)
 

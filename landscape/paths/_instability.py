@@ -18,15 +18,15 @@ from jaxtyping import Array, Float, PyTree
 from landscape import _tree
 from landscape._descent import Spec, batch_of, updated
 from landscape.grid import Grid
-from landscape.objective import Objective
+from landscape.objective import Objective, joined
 from landscape.subspace import line
-from landscape.training import check_optimizer, check_run
+from landscape.training import check_all_means, check_optimizer, check_run
 
 _static: Any = {"static": True}
 SHARED = 0  # the minibatches that all children see before they part; child i has its own, i + 1
 
 
-@jax.tree_util.register_dataclass
+@_tree.register
 @dataclass(frozen=True, eq=False)
 class Instability:
     """Losses on the line between two children of one training: `[split]` or `[split, run] -> {"train_loss": .., ..}`.
@@ -68,7 +68,7 @@ class Instability:
         values = {"distance": optax.tree.norm(away)}
         for name, objective in {"train": self.objective, **self.track}.items():
             measured = jax.lax.map(lambda t, o=objective: o.evaluate(between(t)), positions)
-            values |= {f"{name}_{metric}": value for metric, value in measured.items()}
+            values = joined(values, {f"{name}_{metric}": value for metric, value in measured.items()})
         return values
 
     def children(self, coords: Float[Array, " k"] | Float[np.ndarray, " k"]) -> tuple[PyTree, PyTree]:
@@ -96,8 +96,7 @@ class Instability:
 
     def check_grid(self, grid: Grid) -> None:
         """Raise `TypeError` or `ValueError` where the trainings cannot be carried out."""
-        if not callable(self.init):
-            raise TypeError(f"init must be a function of a random key, got {type(self.init).__name__}")
+        _tree.check_takes(self.init, "init", "key")
         check_run(
             self.objective, Spec(self.optimizer, self.num_steps, 1, batch_size=self.batch_size), self.key, self.track
         )
@@ -113,3 +112,4 @@ class Instability:
         if np.any(grid.axes[0].values > self.num_steps):
             raise ValueError(f"a split must come within the {self.num_steps} steps, got {grid.axes[0].values}")
         _tree.check_params(jax.eval_shape(self.init, self.key), "the result of init(key)")
+        check_all_means(self.objective, self.track, lambda: self.init(self.key))
