@@ -12,8 +12,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "landscape"
 ROWS = [
     ("__init__",),
+    ("_caller",),
     ("_tree", "grid"),
-    ("losses", "_layout", "affine", "_interpolation"),
+    ("losses", "_layout", "affine", "_lanes", "_interpolation"),
     ("_fields",),
     ("adaptive",),
     ("store",),
