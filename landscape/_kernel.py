@@ -162,11 +162,10 @@ class Kernel:
         """Points of one step of all devices and threads."""
         return self.width * len(self.devices) * self.threads
 
-    def using(self, strategy: Strategy, threads: int | None = None) -> "Kernel":
+    def using(self, strategy: Strategy, threads: int | None = None, patience: float = math.inf) -> "Kernel":
         """The same kernel with another strategy, and another number of threads if given."""
-        width = strategy.width
-        rows = -(-self.capacity // width) * width
-        other = dataclasses.replace(self, strategy=strategy, capacity=rows, threads=threads or self.threads)
+        rows, threads = -(-self.capacity // strategy.width) * strategy.width, threads or self.threads
+        other = dataclasses.replace(self, strategy=strategy, capacity=rows, threads=threads, patience=patience)
         if strategy == self.strategy:  # which compiles to the same program
             vars(other).update({name: vars(self)[name] for name in ("program", "overlaps") if name in vars(self)})
         return other
@@ -410,3 +409,8 @@ def _machine_memory() -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device ran out of memory."""
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+def last_line(error: BaseException) -> str:
+    """The kind of an error and the last line of its text: where XLA quotes Python's traceback, what went wrong."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1][:300]}"
