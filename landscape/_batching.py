@@ -18,7 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape._kernel import Kernel, Strategy, coords_dtype, default_memory, is_out_of_memory
+from landscape._caller import warn
+from landscape._kernel import (
+    Kernel,
+    OutOfPatience,
+    Strategy,
+    coords_dtype,
+    default_memory,
+    is_out_of_memory,
+    last_line,
+    refusal,
+)
 
 # Ratio of neighbouring widths tried first, and of those tried around the best. Steps of hoisted widths are finer: what
 # a step shares soon outweighs what each point adds, and then more points only fill the cache.
@@ -28,8 +38,11 @@ PROBE_SECONDS = 0.04
 CLOSE = 1.7  # widths within this factor of the best are timed again in turns
 LEVEL = 1.25  # a climb goes on over a level stretch ...
 PATIENCE = 2  # ... and over one step that is worse: where XLA begins to use more cores, they cost more than they bring
-HOPELESS = 3  # where two points at a time take so many times as long each, more will not help
+HOPELESS = 3  # where some points at a time take so many times as long each, more will not help
+TRIAL = 10  # a trial is given up after so many times what compiling and the same points take otherwise, and ...
+GRACE = 10.0  # ... so many seconds, as another program may have the machine just then
 PLAY_OFF_ROUNDS = 5
+PLAY_OFF_SHARE = 0.5  # of the time of the sweep, at most
 THREADS_GAIN = 0.25  # share of the time that another number of threads may save
 BETTER = 0.9  # a wider step must take at most this share of the time per point, or it is not worth its memory
 MAX_CHOICES = 256
@@ -64,7 +77,8 @@ def measure(kernel: Kernel, points: np.ndarray, max_memory: float = math.inf) ->
     """Time one strategy on real points, or `None` where its temporaries take more than `max_memory` bytes a device.
 
     The first call is a warm-up and never counts; the number of points then grows until a run is long enough that the
-    fixed cost of a call does not matter.
+    fixed cost of a call does not matter. A kernel of finite patience first runs one step from one thread: if it does
+    not end, it has no more than one of XLA's threads.
     """
     start = time.perf_counter()
     kernel = kernel.checked()
@@ -72,6 +86,9 @@ def measure(kernel: Kernel, points: np.ndarray, max_memory: float = math.inf) ->
     compile_seconds = time.perf_counter() - start
     if temporaries > max_memory:
         return None
+    if kernel.patience < math.inf:
+        kernel.using(kernel.strategy, 1, kernel.patience)(points[: kernel.width]).wait()
+        kernel = kernel.using(kernel.strategy)
     step, limit = kernel.step, min(len(points), kernel.max_points)
     count = min(step, limit)
     warm = _seconds(kernel, points[:count])
@@ -105,12 +122,16 @@ def tune(kernel: Kernel, points: np.ndarray, num_points: int, max_memory: int | 
         num_points: points that the sweep will evaluate.
         max_memory: bytes that the temporaries of one device may take; `None` for `default_memory`.
     """
-    key = _key(kernel, ("auto", max_memory))
+    key, given_up = _key(kernel, ("auto", max_memory)), (_function(kernel), "given up")
+    if given_up in _CHOICES:
+        return _CHOICES[given_up]
     known = _CHOICES.get(key, Timing(Strategy(), math.inf))
     total = known.num_points + num_points
     if known.settled or (known.tried and total < 2 * known.tuned_for):
         return _remember(key, dataclasses.replace(known, num_points=total))
-    return _remember(key, _Climb(kernel, points, total, max_memory, known.tried).best_of_all())
+    climb = _Climb(kernel, points, total, max_memory, known.tried)
+    chosen = climb.best_of_all()
+    return _remember(given_up if climb.stuck else key, chosen)
 
 
 def time_once(kernel: Kernel, points: np.ndarray, num_points: int) -> Timing:
@@ -153,7 +174,7 @@ class _Climb:
     ) -> None:
         self.kernel, self.points, self.num_points = kernel, points, num_points
         self.memory = default_memory(kernel.devices[0]) if max_memory is None else max_memory
-        self.settled = True
+        self.settled, self.closed, self.stuck = True, False, False
         self.timings = {(timing.strategy, timing.threads): timing for timing in tried}
         if not self.timings:
             first = measure(kernel.using(Strategy()), points)
@@ -188,8 +209,11 @@ class _Climb:
         """Whether the first coarse step may be tried.
 
         It costs many points. Where each takes long, two at a time come first: convolutions on a CPU, for one, take ten
-        times as long under `vmap`, and half a minute would be gone before that is known.
+        times as long under `vmap`, and half a minute would be gone before that is known. What cannot be vmapped stays
+        at one point at a time, whatever the number of points.
         """
+        if refusal(self.kernel.fn, self.kernel.num_coords) is not None:
+            return False
         single, pair = self._timing(Strategy()), Strategy(2)
         assert single is not None
         if single.seconds * self.kernel.threads <= PROBE_SECONDS:
@@ -203,6 +227,9 @@ class _Climb:
         width, patience = coarse, PATIENCE
         while width <= self.kernel.capacity and patience:
             patience -= not self._try(width, gain=0.9 if width == coarse else 0.5 * patience / PATIENCE)
+            known = self._timing(Strategy(width, self.hoist))
+            if known is not None and known.seconds > HOPELESS * self.best.seconds:
+                break
             width *= coarse
         for neighbour in (self.best.strategy.width * fine, self.best.strategy.width // fine):
             if 1 < neighbour <= self.kernel.capacity:
@@ -228,9 +255,9 @@ class _Climb:
 
     def _play_off(self, close: list[Timing]) -> Timing:
         """Time close ones again, in turns, since a machine's speed drifts; the narrowest that is about the best."""
-        rounds = PLAY_OFF_ROUNDS if self.best.seconds * self.num_points > 10 * PROBE_SECONDS * len(close) else 0
-        if len(close) > 1 and rounds:
-            runs = np.array([[self._run(t) for t in close] for _ in range(rounds)])
+        cost = PLAY_OFF_ROUNDS * sum(max(PROBE_SECONDS, t.seconds * t.strategy.width * t.threads) for t in close)
+        if len(close) > 1 and cost < PLAY_OFF_SHARE * self.best.seconds * self.num_points:
+            runs = np.array([[self._run(t) for t in close] for _ in range(PLAY_OFF_ROUNDS)])
             close = [dataclasses.replace(t, seconds=float(s)) for t, s in zip(close, np.median(runs, axis=0))]
         fastest = min(t.seconds for t in close)
         narrow = [t for t in close if BETTER * t.seconds <= fastest]
@@ -246,28 +273,62 @@ class _Climb:
     def _measure(self, strategy: Strategy, gain: float, threads: int | None = None) -> Timing | None:
         """Time a new strategy that could pay, or None; also where it does not fit into the memory."""
         kernel = self.kernel.using(strategy, threads)
-        if (strategy, kernel.threads) in self.timings:
+        if self.closed or (strategy, kernel.threads) in self.timings:
             return None
         if not self._pays(strategy, gain, kernel.threads):
             self.settled = False
             return None
-        try:
-            timing = measure(kernel, self.points, self.memory)
-        except jax.errors.JaxRuntimeError as error:
-            if is_out_of_memory(error):
-                return None
-            raise
+        timing = self._trial(kernel)
         if timing is not None:
             self.compile_seconds = max(self.compile_seconds, timing.compile_seconds)
             self.timings[strategy, kernel.threads] = timing
         return timing
 
+    def _trial(self, kernel: Kernel, limit: float | None = None) -> Timing | None:
+        """Time a kernel that nobody asked for: what goes wrong is a reason to leave it, not to stop the sweep."""
+        limit = self._limit(kernel) if limit is None else limit
+        try:
+            return measure(kernel.using(kernel.strategy, patience=limit), self.points, self.memory)
+        except OutOfPatience:
+            usual = _seconds(self.kernel.using(self.best.strategy, 1), self.points[: kernel.width])
+            if TRIAL * usual > limit:  # these points take longer than those timed before
+                return self._trial(kernel, 2 * TRIAL * usual)
+            self._close(
+                f"a trial of {kernel.width} points at a time had not ended after {limit:.0f} s, where they take "
+                f"{usual:.2g} s otherwise, and is given up. XLA cannot stop it: it keeps a core busy until it ends or "
+                f"this process does. batch={self.best.strategy.width} tries nothing"
+            )
+            self.stuck = True
+        except Exception as error:
+            if not is_out_of_memory(error):
+                self._close(
+                    f"{kernel.width} points at a time were tried, and fail where fewer do not, which go on. "
+                    f"batch={self.best.strategy.width} tries nothing. {last_line(error)}"
+                )
+        return None
+
+    def _limit(self, kernel: Kernel) -> float:
+        """Seconds that compiling or a first step may take; no end where the rest could not go on beside it."""
+        if len(kernel.devices) > 1 or kernel.devices[0].platform != "cpu":
+            return math.inf
+        usual = self.compile_seconds + kernel.width * self.best.seconds * self.best.threads
+        return TRIAL * usual + GRACE
+
+    def _close(self, reason: str) -> None:
+        """Say why nothing more is tried."""
+        self.closed = True
+        warn(reason)
+
 
 def _key(kernel: Kernel, request: Any) -> Any:
+    shape = kernel.num_coords, kernel.capacity, kernel.threads
+    return _function(kernel), shape, str(coords_dtype()), request
+
+
+def _function(kernel: Kernel) -> Any:
     leaves, treedef = jax.tree.flatten(kernel.fn)
     avals = tuple((jnp.shape(x), str(jnp.result_type(x)), getattr(x, "weak_type", None)) for x in leaves)
-    shape = kernel.num_coords, kernel.capacity, kernel.threads
-    return treedef, avals, kernel.devices, shape, str(coords_dtype()), request
+    return treedef, avals, kernel.devices
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ import optax
 from jaxtyping import Array, Bool, PyTree
 
 from landscape import _tree
+from landscape._lanes import anyone
 from landscape.objective import Objective, drawn, joined
 
 GOING = -1
@@ -86,17 +87,6 @@ def chunk_length(*lengths: int) -> int:
     longest = max(*lengths, 1)
     choices = range(min(CHUNK[0], longest), min(CHUNK[1], longest) + 1)
     return min(choices, key=lambda k: (any(n % k for n in lengths), -k))
-
-
-@jax.custom_batching.custom_vmap
-def anyone(going: Bool[Array, ""]) -> Bool[Array, ""]:
-    """`going`, and under `vmap` whether it holds for any run of the batch: one boolean for all."""
-    return going
-
-
-@anyone.def_vmap
-def _anyone_of_batch(_: int, in_batched: list[bool], going: Array) -> tuple[Array, bool]:
-    return anyone(jnp.any(going, axis=0) if in_batched[0] else going), False
 
 
 @jax.tree_util.register_dataclass

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape import _tree
+from landscape._caller import warn
 from landscape._kernel import coords_dtype, evaluate_point, output_shapes
 from landscape.grid import Grid
 
@@ -21,9 +21,7 @@ def fingerprint(fn: Any, grid: Grid) -> dict[str, Any]:
     with jax.default_matmul_precision("highest"):
         program = jax.make_jaxpr(evaluate_point)(fn, coords)
     if "callback" in str(program.jaxpr):
-        warnings.warn(
-            "the function calls back to Python; a store cannot tell whether that code has changed", stacklevel=4
-        )
+        warn("the function calls back to Python; a store cannot tell whether that code has changed")
     outputs = {name: f"{s.dtype}{list(s.shape)}" for name, s in output_shapes(fn, grid.ndim).items()}
     return {
         "axes": list(grid.names),

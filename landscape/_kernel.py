@@ -13,10 +13,12 @@ import math
 import multiprocessing
 import os
 import re
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +26,17 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from landscape import _tree
+from landscape._lanes import lanewise
 from landscape.affine import distribute, num_hoisted
+
+T = TypeVar("T")
 
 MAX_WIDTH = 16**4
 BUFFER_BYTES = 2**26  # output of one kernel call
 ASSUMED_MEMORY = 2**33  # bytes of a machine that does not say how many it has
 MIN_ROWS = 1024  # rows of the shortest buffer
 ROW_STEP = 4  # ratio of neighbouring lengths: sweeps within this factor in size share a compiled program
+LOOK_SECONDS = 5e-3  # longest sleep between two looks at whether a call has ended
 BLOCKING = re.compile(r'custom_call_target="(?!TopK")|\bfft\(')  # in a compiled program
 
 
@@ -79,6 +85,17 @@ def output_shapes(fn: Any, num_coords: int) -> dict[str, jax.ShapeDtypeStruct]:
         raise
 
 
+def refusal(fn: Any, num_coords: int) -> Exception | None:
+    """What `jax.vmap` says against the point function, `None` where it takes it; traces alone."""
+    coords = jax.ShapeDtypeStruct((2, num_coords), coords_dtype())
+    try:
+        with jax.default_matmul_precision("highest"):
+            jax.eval_shape(jax.vmap(partial(evaluate_point, fn)), coords)
+    except Exception as error:  # each primitive complains in its own way
+        return error
+    return None
+
+
 @dataclass(frozen=True)
 class Strategy:
     """How points go through one program.
@@ -97,7 +114,9 @@ def _evaluate_steps(fn: Any, coords: jax.Array, num_points: jax.Array, strategy:
     shapes = output_shapes(fn, coords.shape[1])
     start = {name: jnp.zeros((coords.shape[0], *s.shape), s.dtype) for name, s in shapes.items()}
     width, point = strategy.width, partial(evaluate_point, fn)
-    together = jax.vmap(distribute(point) if strategy.hoist else point)
+    if width > 1:
+        apart = lanewise(point)
+        together = jax.vmap(distribute(apart) if strategy.hoist else apart)
 
     def step(i: jax.Array, values: dict[str, jax.Array]) -> dict[str, jax.Array]:
         if width == 1:
@@ -137,6 +156,8 @@ class Kernel:
         threads: calls that a single device is given at a time, each from a thread of its own. XLA runs a small program
             on one core of a CPU; here the other cores run the same program on other points. No part of the strategy,
             as it changes no bit of the answer. Programs that do not overlap have one (`checked`).
+        patience: seconds that compiling or a call may take before `OutOfPatience` is raised. XLA goes on with it all
+            the same.
     """
 
     fn: Any
@@ -145,6 +166,7 @@ class Kernel:
     capacity: int
     strategy: Strategy = Strategy()
     threads: int = 1
+    patience: float = math.inf
 
     @classmethod
     def build(cls, fn: Any, num_coords: int, devices: Sequence[jax.Device], num_points: int | None = None) -> "Kernel":
@@ -172,11 +194,10 @@ class Kernel:
         """Points of one step of all devices and threads."""
         return self.width * len(self.devices) * self.threads
 
-    def using(self, strategy: Strategy, threads: int | None = None) -> "Kernel":
+    def using(self, strategy: Strategy, threads: int | None = None, patience: float = math.inf) -> "Kernel":
         """The same kernel with another strategy, and another number of threads if given."""
-        width = strategy.width
-        rows = -(-self.capacity // width) * width
-        other = dataclasses.replace(self, strategy=strategy, capacity=rows, threads=threads or self.threads)
+        rows, threads = -(-self.capacity // strategy.width) * strategy.width, threads or self.threads
+        other = dataclasses.replace(self, strategy=strategy, capacity=rows, threads=threads, patience=patience)
         if strategy == self.strategy:  # which compiles to the same program
             vars(other).update({name: vars(self)[name] for name in ("program", "overlaps") if name in vars(self)})
         return other
@@ -226,14 +247,16 @@ class Kernel:
         return [self._share(points[i : i + size]) for i in range(0, len(points), size)]
 
     def start(self, shares: list["Share"]) -> "Pending":
-        """Give the device all calls, from as many threads as there are to be; does not wait, unless it has to."""
-        program, x64 = self.program, coords_dtype() == jnp.float64  # compiled here and once
-        calls = [(program, x64, self.fn, share.coords, share.counts) for share in shares]
-        if not self.overlaps:
-            return Pending([partial(_identity, _run(*call)) for call in calls], shares)
-        if self.threads == 1:
-            return Pending([partial(_identity, program(*arguments)) for _, _, *arguments in calls], shares)
-        return Pending([_pool(self.threads).submit(_run, *call).result for call in calls], shares)
+        """Give the device all calls, from as many threads as there are to be; does not wait."""
+        program, x64, turns = self.program, coords_dtype() == jnp.float64, self._turns()  # compiled here and once
+        calls = [begin(_in_turn, turns, program, x64, self.fn, share.coords, share.counts) for share in shares]
+        return Pending([partial(result_of, call, self.patience) for call in calls], shares)
+
+    def _turns(self) -> threading.Semaphore:
+        """As many calls at a time as there are threads; of a program that must not overlap, one in this process."""
+        if self.threads == 1 and self.overlaps:
+            return threading.Semaphore(1)
+        return _shared_turns(self.threads if self.overlaps else 1)
 
     @cached_property
     def program(self) -> Any:
@@ -243,7 +266,8 @@ class Kernel:
         coords = jax.ShapeDtypeStruct(shape, coords_dtype(), sharding=self._sharding())
         counts = jax.ShapeDtypeStruct((len(self.devices),), jnp.int32, sharding=self._sharding())
         with jax.default_matmul_precision("highest"):
-            return _evaluate.lower(self.fn, coords, counts, strategy=self.strategy, mesh=mesh).compile()
+            lowered = _evaluate.lower(self.fn, coords, counts, strategy=self.strategy, mesh=mesh)
+        return result_of(begin(_compile, lowered, coords_dtype() == jnp.float64), self.patience)
 
     @cached_property
     def temp_bytes(self) -> int:
@@ -294,20 +318,72 @@ class Pending:
         return {name: part[0] if len(part) == 1 else np.concatenate(part) for name, part in parts.items()}
 
 
-def _identity(values: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return values
+class OutOfPatience(Exception):
+    """Something took longer than it was given; XLA cannot be stopped and goes on with it in the background."""
+
+
+def begin(work: Callable[..., T], *arguments: Any) -> concurrent.futures.Future[T]:
+    """Work done in a thread of its own, so that one can wait for it as Python waits.
+
+    What waits inside XLA hears no Ctrl-C. The thread is a daemon, those of a pool are not: a program that does not end
+    would keep the process from ending too.
+    """
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*arguments))
+        except BaseException as error:  # whoever waits is told
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="landscape", daemon=True).start()
+    return future
+
+
+def result_of(future: concurrent.futures.Future[T], seconds: float = math.inf) -> T:
+    """What the work gives; Ctrl-C interrupts the wait. `OutOfPatience` after so many seconds.
+
+    In looks of half a second, since on Windows nothing interrupts a wait without end.
+    """
+    end = time.monotonic() + seconds
+    try:
+        while not future.done() and (left := end - time.monotonic()) > 0:
+            concurrent.futures.wait([future], min(0.5, left))
+    except BaseException:
+        _shared_turns.cache_clear()
+        raise
+    if not future.done():
+        _shared_turns.cache_clear()  # what comes later does not queue behind it
+        raise OutOfPatience(f"no end after {seconds:.0f} s")
+    return future.result()
+
+
+def _compile(lowered: Any, x64: bool) -> Any:
+    with jax.enable_x64(x64):
+        return lowered.compile()
+
+
+def _in_turn(turns: threading.Semaphore, *call: Any) -> dict[str, jax.Array]:
+    with turns:
+        return _run(*call)
 
 
 def _run(program: Any, x64: bool, *arguments: Any) -> dict[str, jax.Array]:
-    """One call, to its end; a new thread has the default precision."""
+    """One call, to its end; a new thread has the default precision.
+
+    It sleeps between looks: a thread that waits inside XLA when the process ends takes it down with an abort.
+    """
     with jax.enable_x64(x64):
-        return jax.block_until_ready(program(*arguments))
+        values, start = program(*arguments), time.monotonic()
+        while not all(value.is_ready() for value in values.values()):
+            time.sleep(min(LOOK_SECONDS, (time.monotonic() - start) / 20))
+        return jax.block_until_ready(values)
 
 
 @cache
-def _pool(threads: int) -> concurrent.futures.ThreadPoolExecutor:
-    """Threads that wait for calls, the same for every sweep."""
-    return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="landscape")
+def _shared_turns(threads: int) -> threading.Semaphore:
+    """The same for every sweep, so that two of them do not take the cores from each other."""
+    return threading.Semaphore(threads)
 
 
 def threads_for(devices: Sequence[jax.Device]) -> int:
@@ -365,3 +441,8 @@ def _machine_memory() -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device ran out of memory."""
     return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+def last_line(error: BaseException) -> str:
+    """The kind of an error and the last line of its text: where XLA quotes Python's traceback, what went wrong."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1][:300]}"

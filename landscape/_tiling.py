@@ -5,7 +5,6 @@ import dataclasses
 import platform
 import threading
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from landscape import __version__
 from landscape._batching import Timing
+from landscape._caller import warn
 from landscape._fingerprint import fingerprint
 from landscape._kernel import Strategy, capacity, coords_dtype, output_shapes
 from landscape._layout import Layout, check_storable, row_tile
@@ -179,7 +179,7 @@ class _InStore:
 def intact(store: RunStore, layout: Layout, mine: set[int]) -> set[int]:
     """The finished tiles; damaged ones among `mine` are discarded, with a warning."""
     for tile in store.damaged(layout, mine):
-        warnings.warn(f"tile {tile} of {store.path} is damaged and is computed again", stacklevel=6)
+        warn(f"tile {tile} of {store.path} is damaged and is computed again")
         store.discard(layout, tile)
     return store.finished()
 

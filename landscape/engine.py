@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape import _refining, _tiling, _tree
-from landscape._kernel import Strategy, coords_dtype, output_shapes
+from landscape._caller import warn
+from landscape._kernel import MAX_WIDTH, Strategy, coords_dtype, last_line, output_shapes, refusal
 from landscape._progress import Interrupted
 from landscape._runners import Batch, Local, Remote
 from landscape.adaptive import Labels, Smooth, drivers
@@ -31,8 +32,9 @@ from landscape.grid import Grid, Landscape
 
 __all__ = ["sweep", "plan", "Plan", "Strategy", "Interrupted"]
 
+MAX_BATCH = 16 * MAX_WIDTH  # points at a time that may be asked for, or all points of the grid if those are more
+
 Devices = int | Sequence[jax.Device] | None
-MAX_BATCH = 16**5  # points in one step; the widths that "auto" tries end well below
 Tolerance = float | Mapping[str, float | Smooth | Labels] | None
 
 
@@ -129,6 +131,9 @@ def sweep(
     if shard is not None and tolerance is not None:
         raise ValueError("shard= cannot divide a sweep with tolerance=: its rounds depend on each other; use executor=")
     fn = _prepare(fn, grid)
+    _check_batch(fn, grid, batch)
+    if shard is None and executor is None:
+        _warn_of_repetition()
     driven = None if tolerance is None else _drivers(fn, grid, tolerance)
     runner = Local(fn, grid, _resolve_devices(devices)) if executor is None else Remote(fn, grid, executor)
     task = _tiling.Task(fn, grid, runner, batch, max_memory, store, progress)
@@ -147,6 +152,7 @@ def plan(
     batch = _checked_batch(batch)
     _check_options(None, None, max_memory)
     fn = _prepare(fn, grid)
+    _check_batch(fn, grid, batch)
     chosen = _resolve_devices(devices)
     timing = Local(fn, grid, chosen).timing(batch, max_memory, grid.size)
     layout = _tiling.layout_for(fn, grid, timing)
@@ -194,8 +200,8 @@ def _checked_batch(batch: Any) -> Batch:
     width, hoist = (batch.width, batch.hoist) if isinstance(batch, Strategy) else (batch, False)
     if isinstance(width, bool) or not isinstance(width, int | np.integer) or not isinstance(hoist, bool):
         raise TypeError(f"batch must be 'auto', a number of points or a Strategy of one, got {_tree.describe(batch)}")
-    if not 1 <= width <= MAX_BATCH:
-        raise ValueError(f"batch must be a positive number of points, at most {MAX_BATCH:,}, or 'auto', got {width}")
+    if width < 1:
+        raise ValueError(f"batch must be 'auto', a positive number of points or a Strategy of one, got {width}")
     if hoist and width == 1:
         raise ValueError("Strategy(hoist=True) shares work between the points of a step: give it a width above 1")
     return Strategy(int(width), hoist) if isinstance(batch, Strategy) else int(width)
@@ -210,6 +216,23 @@ def _check_shard(shard: Any) -> None:
         raise ValueError(f"shard=(i, n) needs whole numbers 0 <= i < n, got {shard}")
 
 
+def _check_batch(fn: Any, grid: Grid, batch: Batch) -> None:
+    """Refuse a step wider than anything there is to compute, and `vmap` of what cannot be vmapped."""
+    width = batch.width if isinstance(batch, Strategy) else 1 if batch == "auto" else batch
+    widest = max(MAX_BATCH, grid.size)
+    if width > widest:
+        raise ValueError(
+            f"batch={width:,} points at a time are more than the {widest:,} that may be asked for on this grid of "
+            f"{grid.size:,}, and a step computes them all; take fewer, or 'auto'"
+        )
+    error = refusal(fn, grid.ndim) if width > 1 else None
+    if error is not None:
+        raise ValueError(
+            f"batch={width} evaluates points together by jax.vmap, which this function does not allow; pass batch=1 or "
+            f"'auto', which take point after point, or give a jax.pure_callback its vmap_method=. {last_line(error)}"
+        ) from error
+
+
 def _prepare(fn: Any, grid: Grid) -> Any:
     """Check everything that can be checked before compiling; return the function as a pytree."""
     if not isinstance(grid, Grid):
@@ -222,13 +245,25 @@ def _prepare(fn: Any, grid: Grid) -> Any:
     check = getattr(fn, "check_grid", None)
     if check is not None:
         check(grid)
-    fn = jax.tree_util.tree_map_with_path(_static_function, fn)
+    fn = jax.tree_util.tree_map_with_path(_usable_leaf, fn)
     _check_outputs(fn, grid)
+    _warn_of_copies(fn)
     return fn
 
 
-def _static_function(path: Any, leaf: Any) -> Any:
-    """Functions among the leaves become part of the program; everything else must be an array or a number."""
+def _usable_leaf(path: Any, leaf: Any) -> Any:
+    """Functions among the leaves become part of the program; everything else must be a number or an array held here.
+
+    Of an array that several processes share, each takes its own copy, if it has a whole one.
+    """
+    if not getattr(leaf, "is_fully_addressable", True):
+        if not leaf.is_fully_replicated:
+            raise ValueError(
+                f"{_tree.key_name(path)} {_tree.describe(leaf)} is a global array: other processes of jax.distributed "
+                "hold some of it, and a sweep runs within each process. Gather it first, by "
+                "jax.experimental.multihost_utils.process_allgather(tree, tiled=True)"
+            )
+        return leaf.addressable_data(0)
     if _tree.is_function(leaf):
         return _tree.static_function(leaf)
     if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
@@ -237,6 +272,27 @@ def _static_function(path: Any, leaf: Any) -> Any:
             "a function; make it a static field"
         )
     return leaf
+
+
+def _warn_of_copies(fn: Any) -> None:
+    """Say so where arrays are spread over devices because one of them may be too small for them."""
+    leaves = [leaf for leaf in jax.tree.leaves(fn) if isinstance(leaf, jax.Array)]
+    spread = [leaf for leaf in leaves if not leaf.is_fully_replicated]
+    if spread:
+        devices = max(len(leaf.sharding.device_set) for leaf in spread)
+        warn(
+            f"{len(spread)} arrays of the point function are sharded over {devices} devices; a sweep copies them whole "
+            f"to every device that evaluates points, {sum(leaf.nbytes for leaf in spread) / 2**20:,.1f} MiB on each"
+        )
+
+
+def _warn_of_repetition() -> None:
+    """Say so where several processes are about to do the same."""
+    if jax.process_count() > 1:
+        warn(
+            f"each of the {jax.process_count()} processes of jax.distributed computes all points of this sweep; divide "
+            "them by shard=(jax.process_index(), jax.process_count()) with store=, or by executor="
+        )
 
 
 def _check_precision(grid: Grid) -> None:
@@ -282,6 +338,9 @@ def _resolve_devices(devices: Devices) -> tuple[jax.Device, ...]:
         raise ValueError("devices is empty; give jax devices, a number of them, or None for all")
     if len(set(devices)) < len(devices):
         raise ValueError(f"each device can be given once, got {list(devices)}")
+    foreign = [device for device in devices if device not in local and device.process_index != jax.process_index()]
+    if foreign:
+        raise ValueError(f"devices must be those of this process, as jax.local_devices() lists them, got {foreign}")
     return tuple(devices)
 
 

@@ -17,7 +17,6 @@ leading axis of length `k`.
 
 import math
 import re
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -29,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
+from landscape._caller import warn
 from landscape.grid import Grid
 
 FilterAxis = int | tuple[int, ...] | None
@@ -284,10 +284,9 @@ def _warn_of_rows(params: PyTree) -> None:
     named = [(_tree.key_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
     rows = [name for name, leaf in named if _words(name)[-1] == "weight" and jnp.ndim(leaf) >= 2]
     if rows:
-        warnings.warn(
+        warn(
             f"{rows[0]} looks like a PyTorch or equinox weight, whose filters are on its first axis, and filter_axis "
-            'was left at -1: pass filter_axis="torch", or -1 if the last axis it is',
-            stacklevel=3,
+            'was left at -1: pass filter_axis="torch", or -1 if the last axis it is'
         )
 
 

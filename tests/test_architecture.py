@@ -13,8 +13,9 @@ PACKAGE = ROOT / "landscape"
 ROWS = [
     ("_distribution",),
     ("__init__",),
+    ("_caller",),
     ("_tree", "grid"),
-    ("losses", "_layout", "affine", "_interpolation"),
+    ("losses", "_layout", "affine", "_lanes", "_interpolation"),
     ("_fields",),
     ("adaptive",),
     ("store",),
