@@ -5,16 +5,20 @@ it holds values at all nodes, as told where they were told and predicted elsewhe
 be refined. Both fields have the same methods, so the course in `adaptive` knows of no difference.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from landscape._interpolation import Cells, Levels, Nodes, disagreeing, neighbours, touching, widened
+from landscape._interpolation import Cells, Levels, Nodes, disagreeing, touching, widened
 
 SAFETY, GUARD, DROP = 2.0, 4.0, 2.5
 ROUNDING = 20.0  # units of rounding of the largest value: a tolerance below would refine noise
 SPIKE = 1e4
+ORDER = 12  # of the differences that tell scatter from a smooth function
+SCATTER = 26.0  # deviations of noise that are GUARD times the largest of many surpluses: 4 x 1.4 x 4.6
+MOST_ROUNDING = 256.0  # units of rounding of the largest value: scatter beyond is the function's own
 ROUGH_LEVEL, MAX_BOUNDARY = 4, 0.25  # labels that disagree in so many cells of 129 x 129 nodes are not worth refining
 FINITE, NAN, POSITIVE, NEGATIVE, ZERO, BELOW_ZERO = range(6)
 REPLACED = np.array([0.0, np.nan, np.inf, -np.inf, 0.0, np.nan])  # what a point of each kind holds
@@ -62,6 +66,7 @@ class Surface:
         self._number, self._kind = np.zeros(size), np.zeros(size, np.uint8)
         self.fraction = 1.0
         self.range, self.tolerance = 0.0, float(spec.tolerance) if spec.absolute else 0.0
+        self._wanted = self._typical = 0.0  # share of cells and median surplus at the last level
 
     def tell(self, flat: np.ndarray, values: np.ndarray) -> None:
         """Keep the values of these points."""
@@ -79,8 +84,8 @@ class Surface:
             np.log10(number, out=number, where=kind == FINITE)
         return number, kind.astype(np.uint8)
 
-    def begin(self, first: np.ndarray) -> list[str]:
-        """Freeze range and tolerance after the first round; what there is to warn of."""
+    def begin(self, first: np.ndarray, level: int) -> list[str]:
+        """Freeze range and tolerance after the first round, all nodes of a level; what there is to warn of."""
         number = self._number[first & (self._kind == FINITE)]
         if not number.size:
             return ["has no finite value in the first round"]
@@ -88,12 +93,12 @@ class Surface:
             self.range = min(float(number.max() - number.min()), float(np.finfo(np.float64).max))
             median = float(np.median(number - number.min()))
         wanted = self.spec.tolerance * (1.0 if self.spec.absolute else self.range)
-        self.tolerance = max(wanted, self._floor(number))
+        self.tolerance = max(wanted, self._floor(number, level))
         return self._doubts(wanted, median, first)
 
     def _doubts(self, wanted: float, median: float, first: np.ndarray) -> list[str]:
         said = []
-        if self.tolerance > wanted:
+        if self.tolerance > wanted and self.range > 0:
             said.append(
                 f"is refined to {self.tolerance:.3g}, not {wanted:.3g}: below that it is rounding ({self.raw.dtype})"
             )
@@ -106,36 +111,66 @@ class Surface:
             said.append("has negative values, of which there is no logarithm: all points about them are evaluated")
         return said
 
-    def _floor(self, number: np.ndarray) -> float:
-        """The smallest tolerance that is not about rounding."""
-        scale = 1 / np.log(10) if self.spec.transform == "log" else float(np.abs(number).max())
-        return ROUNDING * _epsilon(self.raw.dtype) * scale
+    def _floor(self, number: np.ndarray, level: int) -> float:
+        """The smallest tolerance that is not about rounding: that of the values, or more where their sums had more."""
+        rounding = _rounding(1 / np.log(10) if self.spec.transform == "log" else number, self.raw.dtype)
+        scatter = self._scatter(level)
+        return max(rounding, SCATTER * scatter if ROUNDING * scatter <= MOST_ROUNDING * rounding else 0.0)
+
+    def _scatter(self, level: int) -> float:
+        """Standard deviation of the noise at the nodes of a level; 0 where what is there is no noise, and at level 0.
+
+        It is read off differences of a high order, as by More & Wild (2011): those of a smooth function fall with the
+        order and with the spacing, those of kinks with the spacing; those of noise do not. We take the median, since
+        noise need not be everywhere.
+        """
+        if level == 0:
+            return 0.0
+        fine, lower, coarse = (
+            self._deviation(at, order) for at, order in ((level, ORDER), (level, ORDER - 4), (level - 1, ORDER))
+        )
+        return fine if fine >= 0.5 * max(lower, coarse) else 0.0
+
+    def _deviation(self, level: int, order: int) -> float:
+        """Standard deviation of noise of which these are the differences, from their median."""
+        finite, number = (self._levels.pick(level, values) for values in (self._kind == FINITE, self._number))
+        number = np.where(finite, number, np.nan)
+        with np.errstate(over="ignore", invalid="ignore"):
+            differences = self._levels.differences(level, number, order)
+        sizes = np.abs(differences[np.isfinite(differences)])
+        return float(np.median(sizes)) / 0.6745 if sizes.size else 0.0
 
     def stepped(self, level: int) -> bool:
-        """Whether to leave it out since its values at a level look piecewise constant."""
+        """Whether to leave it out since its values at a level look piecewise constant.
+
+        Floating-point numbers are multiples of one unit in the last place, so there are steps in everything: what is
+        no larger than rounding is none.
+        """
         if not self.spec.unless_stepped:
             return False
         values = self._levels.pick(level, self.raw).astype(np.float64)
-        finite = values[np.isfinite(values)]
-        distinct = np.unique(finite)
-        if distinct.size < 2 or np.median(np.diff(distinct)) <= self._floor(distinct):  # rounding makes steps too
+        finite = np.isfinite(values)
+        numbers = np.unique(values[finite])
+        floor = _rounding(numbers, self.raw.dtype)
+        steps = _apart(numbers, floor)
+        if steps.size < 2:
             return False
-        return (distinct.size <= finite.size // 4 and _on_plateaus(values, distinct)) or self._counts(level, distinct)
+        which = np.where(finite, np.searchsorted(steps, values, side="right"), 0)
+        few = steps.size <= finite.sum() // 4
+        return (few and _on_plateaus(which, steps.size)) or self._counts(level, values, steps, floor)
 
-    def _counts(self, level: int, distinct: np.ndarray) -> bool:
-        """Whether all values are multiples of one step, as counts are, and scatter about their interpolation by it.
+    def _counts(self, level: int, values: Nodes, steps: np.ndarray, floor: float) -> bool:
+        """Whether all values are multiples of one step, as counts are, and scatter by it from node to node.
 
-        Polynomials on equally spaced coordinates have the first property too, and not the second.
+        Polynomials on equally spaced coordinates have the first property too, and not the second: differences of a
+        higher order than their degree vanish. From `ORDER` on, their steps are as small as rounding.
         """
-        gaps = np.diff(distinct)
-        step = gaps.min()
-        if np.mean(np.abs(gaps / step - np.rint(gaps / step)) <= 0.05) < 0.9:
+        step = _common_step(np.diff(steps), floor)
+        if not step:
             return False
-        coarse, exact = (self._levels.pick(at, self._number) for at in (level - 1, level))
-        new = ~self._levels.embed(level - 1, np.ones(coarse.shape, dtype=bool))
-        predicted = (self._levels.spline(level - 1, coarse), self._levels.lagrange(level - 1, coarse))
-        surplus = np.minimum(*(np.abs(exact - one) for one in predicted))
-        return bool(np.mean(surplus[new] > 0.1 * step) >= 0.25)
+        differences = np.abs(self._levels.differences(level, values, ORDER))
+        differences = differences[np.isfinite(differences)]
+        return differences.size > 0 and bool(np.mean(differences > 0.1 * step) >= 0.5)
 
     def described(self) -> dict[str, Any]:
         """Its part of the statement."""
@@ -164,7 +199,9 @@ class Surface:
             value[kinds != FINITE] = 0.0
             marked |= kinds == BELOW_ZERO
         self._known, self._value, self._kinds = known.copy(), value, kinds
-        return touching(marked) | disagreeing(kinds) if kinds.any() else touching(marked)
+        cells = touching(marked) | disagreeing(kinds) if kinds.any() else touching(marked)
+        self._wanted = float(cells.mean())
+        return cells
 
     def _compared(self, level: int, measured: Nodes) -> tuple[Nodes, Nodes]:
         """The prediction of the next level, and the measured nodes at which it is not good enough."""
@@ -181,7 +218,9 @@ class Surface:
             np.copyto(self._local, about[1] < about[0], where=seen)
             self._surplus = np.where(seen, np.minimum(*about), before)
             safety = np.where(self._surplus > before / DROP, GUARD, SAFETY)
-            marked = measured & (safety * np.where(self._local, own[1], own[0]) > self.tolerance)
+            surplus = np.where(self._local, own[1], own[0])
+            self._typical = float(np.median(surplus[measured]))
+            marked = measured & (safety * surplus > self.tolerance)
         np.copyto(spline, local, where=self._local)
         return spline, marked
 
@@ -194,6 +233,16 @@ class Surface:
             self.predicted = value.astype(self.raw.dtype).reshape(-1)
 
     rough = False  # whether refining has turned out not to be worth while
+
+    @property
+    def complaint(self) -> str:
+        """What kept it from being predicted, if that was so at the last level."""
+        if self._wanted <= MAX_BOUNDARY:
+            return ""
+        return (
+            f"cannot be known to {self.tolerance:.2g} from the points around: even at the finest spacing that is off "
+            f"by {self._typical:.2g} in the median (it is rough, jumps or is noisy)"
+        )
 
     def wrong(self, flat: np.ndarray) -> np.ndarray:
         """Whether the predictions of these points, which have been told since, are off by more than the tolerance."""
@@ -218,13 +267,13 @@ class LabelMap:
         self.spec, self._levels = spec, levels
         self.raw = np.zeros(int(np.prod(levels.shape, dtype=np.int64)), dtype)
         self.predicted = np.zeros_like(self.raw)
-        self.fraction, self.tolerance, self.rough = 1.0, None, False
+        self.fraction, self.tolerance, self.rough, self.complaint = 1.0, None, False, ""
 
     def tell(self, flat: np.ndarray, values: np.ndarray) -> None:
         """Keep the values of these points."""
         self.raw[flat] = values
 
-    def begin(self, first: np.ndarray) -> list[str]:
+    def begin(self, first: np.ndarray, level: int) -> list[str]:
         """Nothing depends on the first round."""
         return []
 
@@ -245,7 +294,9 @@ class LabelMap:
         self._labels = self._levels.inherit(level, self._labels)
         np.copyto(self._labels, self._levels.pick(level + 1, self.raw), where=known)
         cells = disagreeing(self._labels)
-        self.rough = self.rough or (level + 1 == ROUGH_LEVEL and float(cells.mean()) > MAX_BOUNDARY)
+        wanted = float(cells.mean())
+        self.rough = self.rough or (level + 1 == ROUGH_LEVEL and wanted > MAX_BOUNDARY)
+        self.complaint = f"changes in {wanted:.0%} of the cells" if wanted > MAX_BOUNDARY else ""
         return cells
 
     def settle(self) -> None:
@@ -280,21 +331,54 @@ def _surplus(exact: Nodes, predicted: Nodes, measured: Nodes) -> Nodes:
     return surplus
 
 
-def _on_plateaus(values: Nodes, distinct: np.ndarray) -> bool:
-    """Whether neighbours share many of the values.
+def _apart(numbers: np.ndarray, floor: float) -> np.ndarray:
+    """The first of each group of increasing numbers that are one but for rounding; none where a group is no such.
 
-    That there are few distinct ones is not enough: so it is with a symmetric function, or with one of a single axis. A
-    plateau alone is one value that neighbours share.
+    Steps leave gaps. Where the numbers come as close together as rounding, they fill a range.
     """
-    shared = np.concatenate([_shared(low, high) for low, high in neighbours(values)])
-    return np.unique(shared).size >= distinct.size / 4
+    with np.errstate(over="ignore"):
+        first = np.diff(numbers, prepend=-np.inf) > floor
+        wide = numbers - np.maximum.accumulate(np.where(first, numbers, -np.inf)) > floor
+    return numbers[:0] if wide.any() else numbers[first]
 
 
-def _shared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Finite values that neighbours share along an axis; none where nothing varies along it."""
-    finite = np.isfinite(a) & np.isfinite(b)
-    equal = finite & (a == b)
-    return a[equal] if (finite & ~equal).any() else a[:0].ravel()
+def _on_plateaus(which: np.ndarray, count: int) -> bool:
+    """Whether the values, numbered from 1 (0: not finite) to `count`, stay the same from node to node and then jump.
+
+    That there are few is not enough: so it is with a symmetric function, or with one of a single axis. Neither is that
+    neighbours share one, as along an axis on which little depends: along a line, several must be shared.
+    """
+    shared = np.concatenate([_shared_along(line) for line in _lines(which)])
+    return np.unique(shared).size >= count / 4
+
+
+def _lines(nodes: Nodes) -> Iterator[np.ndarray]:
+    """All lines along each axis, shape `(lines, nodes)`."""
+    return (np.moveaxis(nodes, axis, -1).reshape(-1, n) for axis, n in enumerate(nodes.shape))
+
+
+def _shared_along(lines: np.ndarray) -> np.ndarray:
+    """What neighbours share on those lines where they share more than one value."""
+    line, at = np.nonzero((lines[:, 1:] == lines[:, :-1]) & (lines[:, 1:] > 0))
+    pairs = np.unique(np.stack([line, lines[line, at]]), axis=1)
+    return pairs[1, np.bincount(pairs[0], minlength=len(lines))[pairs[0]] > 1]
+
+
+def _common_step(gaps: np.ndarray, floor: float) -> float:
+    """The step of which nine in ten of these gaps are multiples to 5 %; 0 where there is none above the floor."""
+    for divisor in (1, 2, 3):
+        step = gaps.min() / divisor
+        for reach in (4, 16, 64, 256):  # the more steps a gap has, the better it tells their size
+            used = gaps[gaps <= reach * step]
+            step = used.sum() / np.rint(used / step).sum() if used.size else step
+        if step > floor and np.mean(np.abs(gaps / step - np.rint(gaps / step)) <= 0.05) >= 0.9:
+            return float(step)
+    return 0.0
+
+
+def _rounding(number: np.ndarray, dtype: np.dtype) -> float:
+    """What may be rounding in numbers of this type, of which these are some."""
+    return ROUNDING * _epsilon(dtype) * float(np.abs(number).max(initial=0.0))
 
 
 def _epsilon(dtype: np.dtype) -> float:

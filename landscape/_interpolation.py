@@ -23,7 +23,7 @@ class Levels:
     """The nested sub-grids of a grid."""
 
     def __init__(self, grid: Grid) -> None:
-        axes = [axis.values for axis in grid.axes if len(axis) > 1]
+        self._axes = axes = [axis.values for axis in grid.axes if len(axis) > 1]
         self.shape = tuple(map(len, axes))
         self.last = max((_depth(n) for n in self.shape), default=0)
         self._nodes = [tuple(_nodes(n, level) for n in self.shape) for level in range(self.last + 1)]
@@ -79,6 +79,16 @@ class Levels:
     def lagrange(self, level: int, values: Nodes) -> Nodes:
         """Prediction of the next level by the cubic through the four nearest nodes along each axis."""
         return self._predict(level, values, "lagrange")
+
+    def differences(self, level: int, values: Nodes, order: int) -> np.ndarray:
+        """Divided differences of every run of `order + 1` nodes along each axis; NaN where all of a run is the same.
+
+        The weights of a difference have unit norm. So a polynomial of lower degree gives 0, and independent noise
+        gives its own standard deviation, whatever the spacing (More & Wild 2011, "Estimating computational noise").
+        """
+        lines = (np.moveaxis(values, axis, -1).reshape(-1, n) for axis, n in enumerate(values.shape))
+        nodes = (x[index] for x, index in zip(self._axes, self._nodes[level]))
+        return np.concatenate([_differences(x, line, order).ravel() for x, line in zip(nodes, lines)])
 
     def _predict(self, level: int, values: Nodes, method: str) -> Nodes:
         for axis in reversed(range(values.ndim)):  # the first axis last: the result is in C order
@@ -168,6 +178,20 @@ def _lagrange_weights(x: np.ndarray, at: np.ndarray) -> np.ndarray:
     """Weights of four nodes `x`, shape `(k, 4)`, at `at`, `(k,)`; shape `(4, k)`."""
     others = [[j for j in range(4) if j != i] for i in range(4)]
     return np.stack([np.prod((at[:, None] - x[:, o]) / (x[:, [i]] - x[:, o]), axis=1) for i, o in enumerate(others)])
+
+
+def _differences(x: np.ndarray, lines: np.ndarray, order: int) -> np.ndarray:
+    """Divided differences along lines of values at `x`, shape `(lines, runs)`; see `Levels.differences`."""
+    if len(x) <= order:
+        return np.zeros((len(lines), 0))
+    nodes = np.lib.stride_tricks.sliding_window_view(x, order + 1)
+    away = order * (nodes[:, :, None] - nodes[:, None, :]) / (nodes[:, -1:, None] - nodes[:, :1, None])
+    weights = 1 / np.prod(away + np.eye(order + 1), axis=2)
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    runs = np.lib.stride_tricks.sliding_window_view(lines, order + 1, axis=1)
+    differences = np.einsum("lrk,rk->lr", runs, weights)
+    differences[runs.min(axis=2) == runs.max(axis=2)] = np.nan
+    return differences
 
 
 def _hermite_weights(left: np.ndarray, right: np.ndarray, at: np.ndarray) -> np.ndarray:

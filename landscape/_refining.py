@@ -8,15 +8,16 @@ only on what it was told, so a killed run plays its journal back and goes on whe
 import contextlib
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from landscape._caller import warn
 from landscape._layout import Layout
 from landscape._progress import Interrupted, Progress, interruptible
-from landscape._tiling import Job, Task, call_record, intact, output_types, record
+from landscape._tiling import Job, Task, call_record, intact, output_types, read_on, record
 from landscape.adaptive import Labels, Refinement, Smooth
 from landscape.grid import Axis, Grid, Landscape
 from landscape.store import INDEX, JOURNAL, RunStore, open_run
@@ -24,6 +25,7 @@ from landscape.store import INDEX, JOURNAL, RunStore, open_run
 MAX_PIECE = 4096  # points that a tile of the journal holds at most
 MAX_ROUNDS = 512  # pieces that may be partly empty, since every round ends with one
 AXIS = "evaluation"
+SMALL = 4096  # points: no word on sweeps that are over in no time
 EXPECTED_SHARE = 16  # points per evaluation that a large sweep is tuned for
 
 Drivers = Mapping[str, Smooth | Labels]
@@ -41,9 +43,25 @@ def run(task: Task, drivers: Drivers) -> Landscape:
     tiles = set(range(job.layout.num_tiles))
     if job.store is not None and intact(job.store, job.layout, tiles) == tiles:
         job.store.discard_journal()  # a kill right after the last tile leaves it behind
-        return job.store.read()
-    dtypes = {name: dtype for name, (_, dtype) in job.layout.outputs.items()}
-    return _Refining(task, job, drivers, Refinement(grid, drivers, dtypes), _journal(job)).finish()
+        landscape = read_on(grid, job.store)
+    else:
+        dtypes = {name: dtype for name, (_, dtype) in job.layout.outputs.items()}
+        landscape = _Refining(task, job, drivers, Refinement(grid, drivers, dtypes), _journal(job)).finish()
+    for said in _doubts(landscape):
+        warn(f"tolerance: {said}")
+    return landscape
+
+
+def _doubts(landscape: Landscape) -> Iterator[str]:
+    """What the caller must know: outputs that were left out, points that could not be saved, tolerances not met."""
+    refinement = landscape.meta["refinement"]
+    missing = int((~landscape.computed).sum())
+    for name, why in refinement["left_out"].items() if missing else ():
+        yield f"{name!r} is NaN at the {missing:,} points that were not evaluated, since it {why}"
+    yield from refinement["warnings"]
+    reason = refinement.get("reason", "")
+    if reason and landscape.grid.size > SMALL:
+        yield f"{landscape.grid.size - missing:,} of {landscape.grid.size:,} points were evaluated: {reason}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +148,7 @@ class _Refining:
             part = {name: _rows(value[region], layout.shape(tile)) for name, value in self.values.items()}
             store.write(layout, tile, part, self.computed[region])
         self.journal.discard()
-        return store.read()
+        return read_on(self.task.grid, store)
 
 
 def _rows(part: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -173,7 +173,12 @@ class _InStore:
     def landscape(self, meta: dict[str, Any], call: dict[str, Any]) -> Landscape:
         if call["evaluations"]:
             record(self.store, meta, call)
-        return dataclasses.replace(self.store.read(), grid=self.layout.grid)
+        return read_on(self.layout.grid, self.store)
+
+
+def read_on(grid: Grid, store: RunStore) -> Landscape:
+    """What a store holds, on the grid of this call: the labels of its axes are no part of the plan."""
+    return dataclasses.replace(store.read(), grid=grid)
 
 
 def intact(store: RunStore, layout: Layout, mine: set[int]) -> set[int]:

@@ -63,6 +63,7 @@ MAX_AXES = 3
 CONFIDENCE = 0.95
 VALIDATIONS = 6
 ALPHA = (1 - CONFIDENCE) / VALIDATIONS  # each validation's share of what may go wrong (Bonferroni)
+MOST = 0.75  # a larger share of the points is most of them
 SAMPLE = (128, 1024)  # fewest and most validation points at a time; a quarter of the evaluations in between
 
 Outputs = Mapping[str, tuple[tuple[int, ...], np.dtype]]
@@ -76,10 +77,11 @@ def drivers(tolerance: Any, outputs: Outputs, candidates: Iterable[str] | None =
 
     Args:
         tolerance: a number: that share of the range, for each of the `candidates` that is one floating-point number
-            a point; those that look piecewise constant are left out later. Or a mapping `{name: number, Smooth or
-            Labels}`: these outputs alone. A number for an integer or boolean output is its `max_wrong`.
+            a point. Or a mapping `{name: number, Smooth or Labels}`: these outputs alone. A number for an integer or
+            boolean output is its `max_wrong`.
         outputs: `{name: (shape at a point, dtype)}`.
-        candidates: names; all outputs by default.
+        candidates: names, of outputs that are to be known everywhere; all outputs by default, and then those that look
+            piecewise constant are left out later.
 
     Raises:
         TypeError: a tolerance, or a named output, of the wrong kind.
@@ -90,7 +92,7 @@ def drivers(tolerance: Any, outputs: Outputs, candidates: Iterable[str] | None =
         _check_names(tolerance, outputs)
         chosen = {name: _driver(name, wanted, *outputs[name]) for name, wanted in tolerance.items()}
     else:
-        wanted = Smooth(_number("tolerance", tolerance), unless_stepped=True)
+        wanted = Smooth(_number("tolerance", tolerance), unless_stepped=candidates is None)
         names = list(outputs if candidates is None else candidates)
         if not names:
             labels = [name for name, (shape, dtype) in outputs.items() if shape == () and dtype.kind in "biu"]
@@ -186,6 +188,7 @@ class Refinement:
         self._left_out: dict[str, str] = {}
         self._warnings: list[str] = []
         self._checks: list[dict[str, Any]] = []
+        self._small = ""  # why nothing is to be saved
         self._rounds = 0
         self._random = np.random.default_rng(seed)
         self._course = self._refine()
@@ -260,7 +263,21 @@ class Refinement:
             },
             "left_out": dict(self._left_out),
             "warnings": list(self._warnings),
+            "reason": self._reason,
         }
+
+    @property
+    def _reason(self) -> str:
+        """Why most points were evaluated, if they were."""
+        if self.computed.mean() <= MOST:
+            return ""
+        if self._small:
+            return self._small
+        if not self._fields:
+            return f"{', '.join(map(repr, self._left_out))}: piecewise constant, and nothing else is left to refine"
+        said = [f"{name!r} {one.complaint}" for name, one in self._fields.items() if one.complaint]
+        failed = sum(sum(check["failures"].values()) for check in self._checks)
+        return "; ".join(said) or f"{failed} predictions that were checked were off"
 
     # The course: every part yields the points that it needs and goes on once they were told.
 
@@ -279,21 +296,28 @@ class Refinement:
     def _first(self) -> np.ndarray:
         """The points of the first round: all of them where less than half could be saved."""
         everything = np.arange(self.grid.size)
-        if self._levels.last <= START or len(self._levels.shape) > MAX_AXES:
+        if len(self._levels.shape) > MAX_AXES:
+            self._small = f"the grid has more than {MAX_AXES} axes"
             return everything
-        first = self._levels.flat(START, np.ones(self._levels.shape_at(START), dtype=bool))
-        return first if 2 * (first.size + _quarter(first.size)) < self.grid.size else everything
+        if self._levels.last > START:
+            first = self._levels.flat(START, np.ones(self._levels.shape_at(START), dtype=bool))
+            if 2 * (first.size + _quarter(first.size)) < self.grid.size:
+                return first
+        self._small = "the grid is so small that not half of it could be saved"
+        return everything
 
     def _begin(self, first: np.ndarray) -> None:
         """What is decided once, after the first round."""
         told = np.zeros(self.grid.size, dtype=bool)
         told[first] = True
+        whole = first.size == self.grid.size  # then all is exact, and nothing is to be said of a tolerance
         for name, one in list(self._fields.items()):
-            if first.size < self.grid.size and one.stepped(START):
+            if not whole and one.stepped(START):
                 self._left_out[name] = "looks piecewise constant in the first round; name it in a mapping to refine it"
                 del self._fields[name]
-            else:
-                self._warnings += [f"{name!r} {said}" for said in one.begin(told)]
+                continue
+            said = one.begin(told, 0 if whole else START)
+            self._warnings += [f"{name!r} {doubt}" for doubt in said if not whole]
 
     @property
     def _hopeless(self) -> bool:

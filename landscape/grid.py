@@ -348,7 +348,20 @@ class Landscape:
     def __repr__(self) -> str:
         axes = ", ".join(f"{a.name}: {len(a)} in [{a.values[0]:.4g}, {a.values[-1]:.4g}]" for a in self.grid.axes)
         done = "" if self.computed.all() else f", {int(self.computed.sum())} of {self.grid.size} computed"
-        return f"Landscape({axes}; {', '.join(self.names)}{done})"
+        return f"Landscape({axes}; {', '.join(self.names)}{done}{self._refined()})"
+
+    def _refined(self) -> str:
+        """Which outputs a sweep at a tolerance predicted between the points computed, and which it did not."""
+        refinement = self.meta.get("refinement")
+        if not refinement or self.computed.all():
+            return ""
+        predicted = [name for name in self.names if self.predicts(name)]
+        others = [name for name in self.error if name in self and name not in predicted]
+        why = refinement.get("left_out", {})
+        known = [f"{name} (left out: {why[name].split(';')[0]})" if name in why else name for name in others]
+        return f"; predicted elsewhere: {', '.join(predicted)}" + (
+            f"; known only where computed: {', '.join(known)}" if known else ""
+        )
 
     def predicts(self, name: str) -> bool:
         """Whether the points that were not computed hold predictions of this output, by a sweep at a tolerance."""
