@@ -15,7 +15,7 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.backend_bases import MouseEvent
 from matplotlib.collections import QuadMesh
-from matplotlib.colors import CenteredNorm, LogNorm, Normalize, SymLogNorm, TwoSlopeNorm, to_rgba
+from matplotlib.colors import CenteredNorm, LogNorm, Normalize, SymLogNorm, to_rgba
 from matplotlib.contour import ContourSet
 from PIL import Image
 
@@ -236,13 +236,62 @@ def test_values_of_both_signs_are_centred_on_zero(plane):
 
 def test_the_centre_can_be_chosen(plane):
     landscape = plane.assign(gap=np.linspace(-0.5, 2.0, 77).reshape(7, 11))
-    mesh = mesh_of(plotting.heatmap(landscape, "gap", vmin=-0.3, vmax=1.2))
-    assert isinstance(mesh.norm, TwoSlopeNorm)
-    assert [mesh.norm(v) for v in (-0.3, 0.0, 1.2)] == [0.0, 0.5, 1.0]
+    ax = plotting.heatmap(landscape, "gap", vmin=-0.3, vmax=1.2)
+    # one slope, as the words "linear scale" say: the half-width of the colours is 1.2 on both sides
+    np.testing.assert_allclose(mesh_of(ax).norm([-0.3, 0.0, 0.6, 1.2]), [0.375, 0.5, 0.75, 1.0])
+    assert mesh_of(ax).norm(-0.5) == mesh_of(ax).norm(-0.3)  # clipped, as the tip of the bar shows
+    assert (bar_of(ax).get_ylim(), bar_of(ax)._colorbar.extend) == ((-0.3, 1.2), "both")
     mesh = mesh_of(plotting.heatmap(landscape, "gap", center=None))
     assert (type(mesh.norm), mesh.get_cmap().name) == (Normalize, "viridis")
     assert mesh_of(plotting.heatmap(plane, "train_loss", center=9.0)).norm(9.0) == 0.5
     assert mesh_of(plotting.heatmap(landscape, "gap", cmap="PuOr")).get_cmap().name == "PuOr"
+
+
+def share_of_depth(mesh, value):
+    """How far the colour of a value is from the middle colour, of the way to the end of the map."""
+    return abs(2 * float(mesh.norm(value)) - 1)
+
+
+def test_panels_with_shared_limits_have_the_same_colours_and_a_small_negative_one_is_pale(plane):
+    small = np.linspace(-0.07, -0.03, 77).reshape(7, 11)
+    wide = np.linspace(-0.02, 3.0, 77).reshape(7, 11)
+    landscape = make(plane.grid, train_loss=small, test_loss=wide)
+    overview = plotting.overview(landscape, ["train_loss", "test_loss"])
+    alone = [plotting.heatmap(landscape, name, vmin=-0.07, vmax=3.0).figure for name in landscape]
+    for panels in (overview.axes[:2], [figure.axes[0] for figure in alone]):
+        meshes = [mesh_of(ax) for ax in panels]
+        for mesh in meshes:
+            assert share_of_depth(mesh, -0.07) == pytest.approx(0.07 / 3)
+            assert share_of_depth(mesh, 1.5) == pytest.approx(0.5)
+        assert len({mesh.get_cmap().name for mesh in meshes}) == 1
+        assert bar_of(panels[1]).get_ylabel().endswith("loss (linear scale)")
+        np.testing.assert_allclose(bar_of(panels[1]).get_ylim(), (-0.07, 3.0))
+
+
+@pytest.mark.parametrize("limits", [(-0.07, 3.0), (0.02, 30.0), (-4.0, 5.0)])
+@pytest.mark.parametrize("scale", ["auto", "symlog"])
+def test_both_limits_alone_decide_the_scale(plane, limits, scale):
+    panels = [np.linspace(*ends, 77).reshape(7, 11) for ends in ((-9.0, -8.0), (0.5, 0.6), (1e-3, 40.0), (-2.0, 2.0))]
+    probe = np.linspace(-10, 50, 23)
+    drawn = []
+    for values in panels:
+        ax = plotting.heatmap(make(plane.grid, loss=values), "loss", scale=scale, vmin=limits[0], vmax=limits[1])
+        drawn.append((np.ma.filled(mesh_of(ax).norm(probe), -1), bar_of(ax).get_ylabel(), bar_of(ax).get_ylim()))
+    for norm, *words in drawn[1:]:
+        np.testing.assert_array_equal(norm, drawn[0][0])
+        assert words == list(drawn[0][1:])
+
+
+def test_a_constant_of_one_sign_has_no_centre(plane):
+    assert type(mesh_of(plotting.heatmap(plane.assign(loss=np.zeros((7, 11))), "loss")).norm) is Normalize
+
+
+def test_a_centre_that_a_scale_cannot_have_is_refused(plane):
+    with pytest.raises(ValueError, match=r"a log scale has no middle, got center=9.0: use scale='linear'"):
+        plotting.heatmap(plane, "train_loss", scale="log", center=9.0)
+    with pytest.raises(ValueError, match="a symlog scale has its middle at 0, got center=2"):
+        plotting.heatmap(plane, "train_loss", scale="symlog", center=2)
+    assert mesh_of(plotting.heatmap(wide(plane), "train_loss", center=9.0)).norm(9.0) == 0.5
 
 
 def test_symlog_is_symmetric_and_says_where_it_is_linear(plane):
@@ -672,3 +721,55 @@ def test_importing_landscape_or_its_plotting_loads_no_pyplot_and_no_jax():
 
 def test_cell_edges():
     np.testing.assert_allclose(_field.cell_edges(np.array([2.0, 3.0, 7.0])), [1.5, 2.5, 5.0, 9.0])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.geomspace(1e-4, 10, 11), [0.01, 0.1, 1.0], [1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0], [1.0, 2.0, 5.0, 10.0],
+        2.0 ** np.arange(-6, 3), [1e-3, 1.0], [1e-4, 1e-3, 1e-1, 1.0], np.geomspace(1.0, 1.2, 9),
+    ],
+)  # fmt: skip
+def test_edges_on_a_log_spaced_axis_are_geometric_means(values):
+    values = np.asarray(values)
+    edges = _field.cell_edges(values)
+    np.testing.assert_allclose(edges[1:-1], np.sqrt(values[:-1] * values[1:]))
+    np.testing.assert_allclose(edges[[0, -1]] * edges[[1, -2]], values[[0, -1]] ** 2)
+    assert edges[0] > 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [np.linspace(0.1, 20.1, 9), np.linspace(100, 110, 11), [-1.0, 10.0, 100.0, 1000.0], [0.5, 1.5], [0.0, 1.0]],
+)
+def test_edges_on_other_axes_are_arithmetic_means(values):
+    values = np.asarray(values)
+    np.testing.assert_allclose(_field.cell_edges(values)[1:-1], 0.5 * (values[:-1] + values[1:]))
+
+
+@pytest.mark.parametrize("value", [-1e9, -2.0, 0.0, 0.003, 3.0, 4e200])
+def test_edges_of_one_point_keep_its_sign_and_are_apart(value):
+    low, high = _field.cell_edges(np.array([value]))
+    assert low < value < high
+    assert value <= 0 or low > 0
+
+
+def test_log_spaced_axes_are_drawn_on_a_log_scale():
+    rates = Axis("rate", np.geomspace(1e-3, 10, 9))
+    grid = Grid((rates, Axis.linspace("beta", 0.0, 2.0, 5)))
+    values = np.log10(rates.values)[:, None] ** 2 + grid.axes[1].values + 0.5
+    landscape = make(grid, loss=values, label=np.arange(45).reshape(9, 5) % 3)
+    for view, name in (("heatmap", "loss"), ("contours", "loss"), ("trainability", "loss"), ("basins", "label")):
+        ax = getattr(plotting, view)(landscape, name)
+        assert (ax.get_xscale(), ax.get_yscale()) == ("log", "linear"), view
+        np.testing.assert_allclose(ax.get_xlim(), [1e-3 / 10**0.25, 10 * 10**0.25])
+    line = plotting.profile(make(Grid((rates,)), loss=values[:, 0]), "loss")
+    assert (line.get_xscale(), line.get_xlim()) == ("log", (1e-3, 10.0))
+    solid = plotting.surface3d(landscape, "loss")
+    np.testing.assert_allclose(solid.get_xlim(), (-3, 1))
+    assert solid.get_xlabel() == r"$\log_{10}$ rate"
+
+
+def test_tiny_axes_are_square_only_if_their_ranges_are_alike():
+    grid = Grid((Axis.linspace("x", -1e-10, 1e-10, 3), Axis.linspace("y", -1e-12, 1e-12, 3)))
+    assert plotting.heatmap(make(grid, loss=np.arange(9.0).reshape(3, 3)), "loss").get_aspect() == "auto"

@@ -6,9 +6,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from landscape.plotting import _style
+from landscape.plotting._checks import as_array
 from landscape.plotting._field import calm_ticks, flat_axes
 from landscape.plotting._labels import explain_labels, label_color, label_hatch
-from landscape.plotting._scale import dress_log_ticks, resolve
+from landscape.plotting._scale import check_scale, dress_log_ticks, resolve
 
 
 @_style.wearable
@@ -44,11 +45,10 @@ def endpoints(
             3-D axes.
     """
     losses, labels = _checked(losses, labels)
-    if scale not in ("auto", "linear", "log"):
-        raise ValueError(f"scale must be one of auto, linear, log, got {scale!r}")
-    ax = flat_axes(ax, "endpoints")
+    check_scale(scale)
     finite = np.isfinite(losses)
     log, edges = _edges(losses[finite], scale, bins)
+    ax = flat_axes(ax, "endpoints")
     shown = finite & (losses > 0) if log else finite
     kinds = np.unique(labels[shown])[::-1]  # the best minimum last, on top of the stack
     look: dict[str, Any] = {"stacked": True, "histtype": "stepfilled", "linewidth": 0, **options}
@@ -73,12 +73,12 @@ def _outline(areas: Any, kinds: np.ndarray) -> None:
 
 def _checked(losses: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
     """Losses and labels, flat; every label is 0 where none are given."""
-    losses = np.asarray(losses)
+    losses = as_array("endpoints: losses", losses, "real numbers")
     if losses.dtype.kind not in "biuf":
         raise TypeError(f"endpoints draws real losses, got {losses.dtype}")
     if not losses.size:
         raise ValueError("there are no losses to draw")
-    labels = np.zeros(losses.shape, dtype=np.int64) if labels is None else np.asarray(labels)
+    labels = np.zeros(losses.shape, dtype=np.int64) if labels is None else as_array("labels", labels, "integers")
     if labels.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers, got {labels.dtype}")
     if labels.shape != losses.shape:
@@ -90,11 +90,11 @@ def _edges(losses: np.ndarray, scale: str, bins: Any) -> tuple[bool, np.ndarray]
     """Whether the axis is logarithmic, and the edges of the bins. Edges that are given decide, unless the scale is."""
     if np.ndim(bins):
         edges = np.asarray(bins, dtype=np.float64)
-        log = scale == "log" or (scale == "auto" and edges[0] > 0 and resolve(edges).kind == "log")
+        log = scale == "log" or (scale == "auto" and edges[0] > 0 and resolve(edges, signed_log=False).kind == "log")
         if log and edges[0] <= 0:
             raise ValueError(f"a log scale needs positive edges, got bins from {edges[0]:g}")
         return log, edges
-    resolved = resolve(losses, scale if scale != "log" or np.any(losses > 0) else "linear")
+    resolved = resolve(losses, scale if scale != "log" or np.any(losses > 0) else "linear", signed_log=False)
     log = resolved.kind == "log"
     space = np.geomspace if log else np.linspace
     return log, space(resolved.low, resolved.high, int(bins) + 1)

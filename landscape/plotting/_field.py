@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.grid import Grid, Landscape, slice_advice
 from landscape.plotting import _style
-from landscape.plotting._scale import Scale, number, resolve
+from landscape.plotting._scale import Scale, dress_log_ticks, number, resolve
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,19 +71,31 @@ def field_of(landscape: Landscape, name: str, view: str, ndim: int) -> Field:
     A point that was not computed may still hold a value, one that a sweep with a tolerance predicted; it is drawn.
     Integers have no NaN to tell the two apart, so theirs count only where the landscape says that it predicts them.
     """
-    values = landscape[name]
+    values = np.asarray(landscape[name])
     check_ndim(landscape, view, ndim)
     if values.shape != landscape.grid.shape:
         raise ValueError(
             f"{view} draws one number a point, {name!r} holds an array of shape {values.shape[ndim:]} a point: "
             f"choose an entry, as in landscape.assign(first=landscape[{name!r}][..., 0])"
         )
-    if values.dtype.kind in "cOSU":
-        raise TypeError(f"{view} draws real numbers, {name!r} holds {values.dtype}")
+    numbers = as_numbers(values, view, name)
     predicted = values.dtype.kind not in "biu" or landscape.predicts(name)
-    numbers = values.astype(np.float64)
     shown = np.isfinite(numbers) & (landscape.computed | predicted)
     return Field(name, numbers, shown, ~landscape.computed & ~shown)
+
+
+def as_numbers(values: np.ndarray, view: str, name: str) -> np.ndarray:
+    """An output in float64.
+
+    Raises:
+        TypeError: it does not hold real numbers.
+    """
+    if values.dtype.kind not in "biufV" or values.dtype.names:  # V: the small floats of ml_dtypes, such as bfloat16
+        raise TypeError(f"{view} draws real numbers, {name!r} holds {values.dtype}")
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{view} draws real numbers, {name!r} holds {values.dtype}") from error
 
 
 def scale_of(fields: Sequence[Field], scale: str, **limits: Any) -> Scale:
@@ -124,12 +136,40 @@ def flat_axes(ax: Axes | None, view: str) -> Axes:
     return ax
 
 
+def is_log_spaced(values: np.ndarray) -> bool:
+    """Whether increasing coordinates are positive and step by ratios rather than by differences.
+
+    The steps need not be equal: 1, 3, 10, 30, .. are log-spaced. Two or three points are so only over a decade.
+    """
+    if len(values) < 2 or values[0] <= 0 or (len(values) < 4 and values[-1] < 10 * values[0]):
+        return False
+    if len(values) == 2:
+        return True
+    steps, ratios = np.diff(values), np.diff(np.log(values))
+    if ratios.min() <= 0:  # steps of a rounding
+        return False
+    uneven, ratios_uneven = steps.max() / steps.min(), ratios.max() / ratios.min()
+    if ratios_uneven < 1 + 1e-6:
+        return bool(uneven > 1 + 1e-4)
+    return bool(uneven / ratios_uneven > (4 / 3 if ratios_uneven < 1.6 else 10))
+
+
 def cell_edges(values: np.ndarray) -> np.ndarray:
-    """Edges of the cells around increasing coordinates, shape `(n + 1,)`: midway, and as far outside at the ends."""
+    """Edges of the cells around increasing coordinates, shape `(n + 1,)`: midway, and as far outside at the ends.
+
+    Midway is the geometric mean where the coordinates are log-spaced, so that no edge leaves the positive side.
+    """
     if len(values) == 1:
-        return values[0] + np.array([-0.5, 0.5])
-    middle = 0.5 * (values[:-1] + values[1:])
-    return np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
+        size = abs(float(values[0]))
+        return values[0] + np.array([-1, 1]) * (max(min(0.5, 0.5 * size), 1e-3 * size) or 0.5)
+    if is_log_spaced(values):
+        return np.exp(_midway(np.log(values)))
+    return _midway(values)
+
+
+def _midway(values: np.ndarray) -> np.ndarray:
+    middle = values[:-1] + 0.5 * np.diff(values)
+    return np.concatenate([[values[0] - (middle[0] - values[0])], middle, [values[-1] + (values[-1] - middle[-1])]])
 
 
 def draw_reserved(ax: Axes, grid: Grid, field: Field) -> None:
@@ -171,12 +211,22 @@ def mark_best(ax: Axes, landscape: Landscape, field: Field) -> None:
 def frame(ax: Axes, grid: Grid, aspect: Any) -> None:
     """Axis labels, limits at the outer cell edges, and aspect: `auto` is equal for axes of one range."""
     x, y = (cell_edges(axis.values)[[0, -1]] for axis in grid.axes)
-    ax.set(xlim=x, ylim=y, xlabel=grid.axes[0].text, ylabel=grid.axes[1].text)
-    if aspect == "auto" and np.allclose(x, y):
+    for axis, drawn, limits in zip(grid.axes, (ax.xaxis, ax.yaxis), (x, y)):
+        lay_out(drawn, axis.values, limits)
+    ax.set(xlabel=grid.axes[0].text, ylabel=grid.axes[1].text)
+    if aspect == "auto" and np.allclose(x, y, rtol=1e-5, atol=1e-8 * (x[1] - x[0])):
         aspect = "equal"
     ax.set_aspect(aspect)
-    for axis in (ax.xaxis, ax.yaxis):
-        calm_ticks(axis)
+
+
+def lay_out(axis: Any, values: np.ndarray, limits: Any) -> None:
+    """Limits, scale and ticks of an axis with these coordinates: logarithmic where they are log-spaced."""
+    if is_log_spaced(values):
+        axis.axes.set(**{f"{axis.axis_name}scale": "log", f"{axis.axis_name}lim": limits})
+        dress_log_ticks(axis, *limits)
+        return
+    axis.axes.set(**{f"{axis.axis_name}lim": limits})
+    calm_ticks(axis)
 
 
 def calm_ticks(axis: Any) -> None:

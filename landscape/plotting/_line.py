@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 
 from landscape.grid import Landscape
 from landscape.plotting import _style
-from landscape.plotting._field import Field, calm_ticks, cell_edges, explain_reserved, field_of, flat_axes, scale_of
-from landscape.plotting._scale import dress_log_ticks
+from landscape.plotting._field import Field, cell_edges, explain_reserved, field_of, flat_axes, lay_out, scale_of
+from landscape.plotting._scale import check_scale, dress_log_ticks
 
 BAND_ERRORS = 2  # half-width of the band in standard errors
 SPLITS = {"train": "-", "test": "--", "validation": "-.", "valid": "-.", "val": "-."}
@@ -56,12 +56,13 @@ def profile(
         raise ValueError(f"profile needs at least one output; the landscape has {', '.join(landscape.names)}")
     fields = {name: field_of(landscape, name, "profile", 1) for name in left + right}
     colors = dict(zip(dict.fromkeys(metric(name) for name in fields), _style.inks().cycle * len(fields)))
+    check_scale(scale)
     ax = flat_axes(ax, "profile")
     x = landscape.grid.axes[0]
     _draw_side(ax, landscape, [fields[n] for n in left], colors, bands, options)
     _scale_side(ax, [fields[n] for n in left], scale, label)
-    ax.set(xlabel=x.text, xlim=x.values[[0, -1]] if len(x) > 1 else cell_edges(x.values))
-    calm_ticks(ax.xaxis)
+    ax.set_xlabel(x.text)
+    lay_out(ax.xaxis, x.values, x.values[[0, -1]] if len(x) > 1 else cell_edges(x.values))
     sides = [ax]
     if right:
         sides.append(ax.twinx())
@@ -109,9 +110,7 @@ def _isolated(shown: np.ndarray) -> np.ndarray:
 
 def _scale_side(ax: Axes, fields: Sequence[Field], scale: str, label: str | None) -> None:
     """The scale of the values and the text of their axis."""
-    if scale not in ("auto", "linear", "log"):
-        raise ValueError(f"scale must be one of auto, linear, log, got {scale!r}")
-    colors = scale_of(fields, scale)
+    colors = scale_of(fields, scale, signed_log=False)
     text = label or ", ".join(dict.fromkeys(metric(field.name) for field in fields))
     ax.set_ylabel(f"{text} (log scale)" if colors.kind == "log" else text)
     if colors.kind == "log":

@@ -1,19 +1,21 @@
 """Everything about a landscape in one figure."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landscape.analysis import generalization_gap
 from landscape.grid import Landscape
 from landscape.plotting import _style
-from landscape.plotting._field import Field, field_of, scale_of
+from landscape.plotting._checks import check_arguments
+from landscape.plotting._field import field_of, scale_of
 from landscape.plotting._line import metric, profile
 from landscape.plotting._path import trajectory
-from landscape.plotting._plane import heatmap, overlay_contours
-from landscape.plotting._scale import Scale
+from landscape.plotting._plane import draw_map, heatmap, overlay_contours
 
 LOSSES = ("train_loss", "test_loss")
 GAP = "generalization_gap"
@@ -25,7 +27,11 @@ COLUMNS = 3
 
 @_style.wearable
 def overview(
-    landscape: Landscape, names: Sequence[str] | None = None, *, contours: bool = True, **options: Any
+    landscape: Landscape,
+    names: Sequence[str] | None = None,
+    *,
+    contours: bool | int | Sequence[float] = True,
+    **options: Any,
 ) -> Figure:
     """The outputs of a landscape side by side: of losses over two axes, training, test and their gap.
 
@@ -37,14 +43,15 @@ def overview(
         names: the outputs to draw. When None: both losses and the gap between them if there are both, else every
             output of one real number a point. `"generalization_gap"` is computed where it is not stored. Over one
             axis, each metric gets a panel.
-        contours: whether to draw contour lines.
+        contours: whether to draw contour lines; a number of levels, or the levels.
         options: passed to `heatmap`, or to `profile` for one axis.
 
     Raises:
         KeyError: there is no such output.
         ValueError: more than two axes, or no output to draw.
     """
-    names = list(names) if names is not None else _default_names(landscape)
+    names = [names] if isinstance(names, str) else names
+    names = list(dict.fromkeys(names)) if names is not None else _default_names(landscape)
     if not names:
         raise ValueError(f"overview draws outputs of one real number a point, and there is none: {landscape!r}")
     if landscape.grid.ndim == 1:
@@ -62,7 +69,8 @@ def _default_names(landscape: Landscape) -> list[str]:
 def _with_gap(landscape: Landscape, names: Sequence[str]) -> Landscape:
     if GAP not in names or GAP in landscape:
         return landscape
-    return landscape.assign(**{GAP: generalization_gap(landscape)})
+    with np.errstate(over="ignore"):  # an infinite gap is drawn as what it is
+        return landscape.assign(**{GAP: generalization_gap(landscape)})
 
 
 def _groups(names: Sequence[str]) -> dict[str, list[str]]:
@@ -82,29 +90,24 @@ def _curves(landscape: Landscape, names: Sequence[str], options: dict[str, Any])
 
 
 def _maps(landscape: Landscape, names: Sequence[str], contours: bool, options: dict[str, Any]) -> Figure:
+    check_arguments("heatmap", options)
+    limits = {name: options[name] for name in ("vmin", "vmax", "robust", "center") if name in options}
+    look = {k: v for k, v in options.items() if k not in inspect.signature(heatmap).parameters or k == "cmap"}
+    groups = {what: [field_of(landscape, name, "overview", 2) for name in g] for what, g in _groups(names).items()}
+    scales = {what: (g, scale_of(g, options.get("scale", "auto"), **limits)) for what, g in groups.items()}
     panels = dict(zip(names, _panels(len(names))))
-    scales: dict[str, tuple[Field, Scale]] = {}
-    for what, group in _groups(names).items():
-        fields = [field_of(landscape, name, "overview", 2) for name in group]
-        shared = scale_of(fields, **_scale_options(options))
+    for what, (fields, shared) in scales.items():
         label = "gap" if what == GAP_METRIC else what
         for field in fields:
-            scales[field.name] = field, shared
-            look: dict[str, Any] = {"label": label, "minimum": field.name != GAP, "colorbar": field is fields[-1]}
-            look |= options
-            if len(group) > 1:
-                look |= {"scale": shared.kind, "vmin": shared.low, "vmax": shared.high}
-            heatmap(landscape, field.name, ax=panels[field.name], **look)
+            own = {"label": label, "minimum": field.name != GAP, "colorbar": field is fields[-1], "aspect": "auto"}
+            label, minimum, colorbar, aspect = ({**own, **options}[name] for name in own)
+            bar = (label or field.label) if colorbar else None
+            draw_map(panels[field.name], landscape, field, shared, bar, minimum, aspect, look)
             _finish(panels[field.name], landscape, field.label, names.index(field.name))
-    if contours:  # labels are placed in the final layout, so after all panels
-        for name, (field, shared) in scales.items():
-            overlay_contours(panels[name], landscape, field, shared, 8, panels[name].collections[0].get_cmap())
+    if contours is not False:  # labels are placed in the final layout, so after all panels
+        maps = {panels[field.name]: (field, shared) for fields, shared in scales.values() for field in fields}
+        overlay_contours(landscape, maps, 8 if contours is True else contours)
     return _style.root_figure(panels[names[0]])
-
-
-def _scale_options(options: dict[str, Any]) -> dict[str, Any]:
-    names = ("vmin", "vmax", "robust", "center")
-    return {"scale": options.get("scale", "auto"), **{n: options[n] for n in names if n in options}}
 
 
 def _finish(ax: Axes, landscape: Landscape, title: str, place: int) -> None:

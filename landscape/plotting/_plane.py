@@ -1,12 +1,12 @@
 """Flat views over two axes: heat maps and contour lines."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.contour import ContourSet
 from matplotlib.transforms import Bbox
 
@@ -24,7 +24,7 @@ from landscape.plotting._field import (
     mark_best,
     scale_of,
 )
-from landscape.plotting._scale import Scale, dress_log_ticks, level_texts
+from landscape.plotting._scale import Scale, data_bounds, dress_log_ticks, level_texts
 
 LABEL_MARGIN = 2.0  # pixels kept free around a contour label
 LINE_WIDTH = 0.7
@@ -77,22 +77,38 @@ def heatmap(
     field = field_of(landscape, name, "heatmap", 2)
     colors = scale_of([field], scale, vmin=vmin, vmax=vmax, robust=robust, center=center)
     ax = flat_axes(ax, "heatmap")
-    mesh = _draw_cells(ax, landscape.grid, field, colors, cmap, options)
-    if colorbar:
-        draw_colorbar(ax, mesh, colors, label or field.label)
+    bar = (label or field.label) if colorbar else None
+    draw_map(ax, landscape, field, colors, bar, minimum, aspect, {"cmap": cmap, **options})
+    if contours is not False:
+        overlay_contours(landscape, {ax: (field, colors)}, 10 if contours is True else contours)
+    return ax
+
+
+def draw_map(
+    ax: Axes,
+    landscape: Landscape,
+    field: Field,
+    colors: Scale,
+    bar: str | None,
+    minimum: bool,
+    aspect: str | float,
+    options: Mapping[str, Any],
+) -> None:
+    """A heat map without its contour lines, in a scale that may be that of other panels too; `bar` is its label."""
+    mesh = _draw_cells(ax, landscape.grid, field, colors, options)
+    if bar is not None:
+        draw_colorbar(ax, mesh, colors, bar)
     if minimum:
         mark_best(ax, landscape, field)
     frame(ax, landscape.grid, aspect)
     _style.legend_below(ax)
-    if contours is not False:
-        overlay_contours(ax, landscape, field, colors, 10 if contours is True else contours, mesh.get_cmap())
-    return ax
 
 
-def _draw_cells(ax: Axes, grid: Grid, field: Field, colors: Scale, cmap: Any, options: Mapping[str, Any]) -> Any:
+def _draw_cells(ax: Axes, grid: Grid, field: Field, colors: Scale, options: Mapping[str, Any]) -> Any:
     """The cells with a value in colours, the others in reserved ones."""
     edges = [cell_edges(axis.values) for axis in grid.axes]
-    look: dict[str, Any] = {"rasterized": True, "cmap": cmap or colors.cmap, "norm": colors.norm, **options}
+    look: dict[str, Any] = {"rasterized": True, "norm": colors.norm, **options}
+    look["cmap"] = options.get("cmap") or colors.cmap
     mesh = ax.pcolormesh(*edges, field.masked.T, **look)
     _style.plain(mesh)
     draw_reserved(ax, grid, field)
@@ -166,7 +182,7 @@ def contours(
     ax.set_title(ax.get_title() or _title(colors, label or field.label))
     draw_reserved(ax, landscape.grid, field)
     explain_reserved(ax, field)
-    chosen = _levels(colors, levels)
+    chosen = _inside(_levels(colors, levels), field)
     # Colours rather than a norm: under a LogNorm, contour masks zero and negative values and warns.
     options = {"colors": _line_colors(chosen, colors, cmap), **options}
     lines = _draw_lines(ax, landscape.grid, field, chosen, options)
@@ -175,6 +191,7 @@ def contours(
     frame(ax, landscape.grid, aspect)
     _style.legend_below(ax)
     if labels and lines is not None:
+        _style.settle(ax)
         num = len(np.asarray(lines.levels))
         _label_lines(ax, lines, ["black"] * num, ["white"] * num)
     return ax
@@ -186,8 +203,8 @@ def _title(colors: Scale, label: str) -> str:
 
 def _levels(colors: Scale, levels: int | Sequence[float]) -> np.ndarray:
     if isinstance(levels, int | np.integer):
-        return colors.levels(int(levels))
-    return np.sort(np.asarray(levels, dtype=np.float64))
+        return colors.levels(int(levels)) if levels else np.empty(0)
+    return np.unique(np.asarray(levels, dtype=np.float64))
 
 
 def _line_colors(levels: np.ndarray, colors: Scale, cmap: Any) -> Any:
@@ -205,23 +222,35 @@ def _ground(levels: np.ndarray, colors: Scale, cmap: Any) -> list[Any]:
 
 
 def overlay_contours(
-    ax: Axes, landscape: Landscape, field: Field, colors: Scale, levels: int | Sequence[float], cmap: Any
+    landscape: Landscape, maps: Mapping[Axes, tuple[Field, Scale]], levels: int | Sequence[float]
 ) -> None:
-    """Labelled lines on a heat map, dark on its light parts and light on its dark ones."""
+    """Labelled lines on heat maps of one figure, dark on their light parts and light on their dark ones."""
     check_extended(landscape.grid, "contours")
-    chosen = _levels(colors, levels)
-    ground = _ground(chosen, colors, cmap)
-    ink = [_style.edge_color(color) for color in ground]
-    lines = _draw_lines(ax, landscape.grid, field, chosen, {"colors": ink, "alpha": 0.7})
-    if lines is not None:
-        _label_lines(ax, lines, ink, ground)
+    drawn = []
+    for ax, (field, colors) in maps.items():
+        chosen = _inside(_levels(colors, levels), field)
+        ground = _ground(chosen, colors, next(c for c in ax.collections if isinstance(c, QuadMesh)).get_cmap())
+        ink = [_style.edge_color(color) for color in ground]
+        lines = _draw_lines(ax, landscape.grid, field, chosen, {"colors": ink, "alpha": 0.7})
+        if lines is not None:
+            drawn.append((ax, lines, ink, ground))
+    if drawn:
+        _style.settle(drawn[0][0])
+    for each in drawn:
+        _label_lines(*each)
+
+
+def _inside(levels: np.ndarray, field: Field) -> np.ndarray:
+    """The levels, if any of them crosses the values: matplotlib warns of levels that do not."""
+    low, high = data_bounds(field.measured)
+    return levels if field.measured.size and np.any((levels > low) & (levels < high)) else levels[:0]
 
 
 def _draw_lines(
     ax: Axes, grid: Grid, field: Field, levels: np.ndarray, options: Mapping[str, Any]
 ) -> ContourSet | None:
     """Contour lines, or None when there is nothing to draw one through."""
-    if not len(levels) or not field.measured.size:
+    if not len(levels):
         return None
     x, y = (axis.values for axis in grid.axes)
     look: dict[str, Any] = {"linewidths": LINE_WIDTH, **options}
@@ -232,11 +261,8 @@ def _label_lines(ax: Axes, lines: ContourSet, ink: Sequence[str], ground: Sequen
     """Write the levels on their lines, where there is room, with a halo in the colour of the ground.
 
     matplotlib keeps the labels of one line apart but not those of neighbouring lines. Where labels go depends on
-    the size of the axes, so the layout is made first.
+    the size of the axes, so the layout is made before.
     """
-    with warnings.catch_warnings():  # a figure that is not complete yet may have no room for its layout
-        warnings.filterwarnings("ignore", "constrained_layout not applied")
-        _style.root_figure(ax).draw_without_rendering()
     fmt = level_texts([float(level) for level in lines.levels])
     texts = ax.clabel(lines, fmt=fmt, inline=False, colors=list(ink), fontsize=0.78 * _style.font_size("xtick"))
     halo = {fmt[level]: _style.outline(color, 2.2) for level, color in zip(fmt, ground)}

@@ -1,7 +1,8 @@
 """Which colour a value gets: the kind of scale, its limits, its contour levels, and its name on a colour bar.
 
 The kind is `linear`, `log` or `symlog`; `auto` is log for positive values over more than `LOG_DECADES` decades and
-linear otherwise. Values of both signs are centred on zero, so that equal colours mean equal magnitudes.
+linear otherwise. Values of both signs are centred on zero, so that equal colours mean equal magnitudes. Where both
+limits are given they alone decide, so that panels with the same limits have the same colours.
 """
 
 from collections.abc import Sequence
@@ -9,16 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import CenteredNorm, LogNorm, Normalize, SymLogNorm, TwoSlopeNorm
+from matplotlib.colors import CenteredNorm, LogNorm, Normalize, SymLogNorm
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator
 
 from landscape.plotting import _style
+from landscape.plotting._checks import LARGEST, NARROWEST
 
 KINDS = ("auto", "linear", "log", "symlog")
 LOG_DECADES = 1.5
 # A sign that is wrong by rounding alone does not make a loss a signed quantity.
 SIGN_SHARE = 1e-3
 ROBUST_PERCENTILES = (2.0, 98.0)
+LINEAR_SHARE = 1e-2  # half-width of the linear part of a symlog scale, as a share of its larger end
 # Contours a decade: 10^(k/n) for whole k has the powers of ten among its levels.
 PER_DECADE = (10, 5, 4, 3, 2, 1, 1 / 2, 1 / 3, 1 / 5, 1 / 10, 1 / 20, 1 / 50, 1 / 100)
 
@@ -30,6 +33,31 @@ class FlooredLogNorm(LogNorm):
         """Map values to [0, 1]; masked ones stay masked."""
         value = np.ma.asanyarray(value)
         return super().__call__(np.ma.where(value > 0, value, np.finfo(np.float64).tiny), clip)
+
+
+class ClippedCenteredNorm(CenteredNorm):
+    """A linear norm about a centre that shows a range only: what lies outside has the colour of the nearer end."""
+
+    def __init__(self, center: float, low: float, high: float) -> None:
+        super().__init__(center, max(abs(low - center), abs(high - center)))
+        self.low, self.high = low, high
+
+    def __call__(self, value: Any, clip: bool | None = None) -> Any:
+        """Map values to [0, 1], the centre to 1/2; masked ones stay masked."""
+        return super().__call__(np.ma.asanyarray(value).clip(self.low, self.high), clip)
+
+
+class ClippedSymLogNorm(SymLogNorm):
+    """The same on a symmetric logarithmic scale about 0."""
+
+    def __init__(self, linthresh: float, low: float, high: float) -> None:
+        half = max(abs(low), abs(high))
+        super().__init__(linthresh, vmin=-half, vmax=half)
+        self.low, self.high = low, high
+
+    def __call__(self, value: Any, clip: bool | None = None) -> Any:
+        """Map values to [0, 1], 0 to 1/2; masked ones stay masked."""
+        return super().__call__(np.ma.asanyarray(value).clip(self.low, self.high), clip)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +161,7 @@ def resolve(
     vmax: float | None = None,
     robust: bool = False,
     center: float | str | None = "auto",
+    signed_log: bool = True,
 ) -> Scale:
     """The scale for some finite values.
 
@@ -144,41 +173,82 @@ def resolve(
         robust: take missing limits from the 2nd and 98th percentile rather than the extremes.
         center: the value in the middle of the colour map. `"auto"` is 0 for values of both signs and none
             otherwise; None is no centre.
+        signed_log: whether `"auto"` may be symlog, where a linear scale reaches beyond what can be drawn.
 
     Raises:
-        ValueError: unknown kind, limits that are not in order, or a log scale without positive limits.
+        ValueError: unknown kind, limits that are not in order, a log scale without positive limits or with a centre,
+            or values that no arithmetic in float64 can draw on that scale.
     """
-    if kind not in KINDS:
-        raise ValueError(f"scale must be one of {', '.join(KINDS)}, got {kind!r}")
     bounds = data_bounds(values, robust)
-    kind = _auto_kind(bounds, vmin) if kind == "auto" else kind
+    fixed = vmin is not None and vmax is not None
+    kind = _chosen_kind(kind, bounds, vmin, vmax, center)
+    if kind == "symlog" and not signed_log:
+        kind = "linear"
     low, high = _limits(values, kind, vmin, vmax, bounds)
+    check_drawable(low, high, kind)
     center = _center(kind, low, high, center)
-    asked = vmin is not None or vmax is not None
-    norm, low, high = _norm(values, kind, (low, high), center, asked)
+    low, high = (low, high) if low < high else _widened(low, kind)
+    norm, low, high = _norm(values, kind, (low, high), center, asked=vmin is not None or vmax is not None, fixed=fixed)
     return Scale(kind, norm, low, high, center is not None, _extend(values, low, high), values.size == 0)
+
+
+def check_scale(scale: str) -> None:
+    """Raise `ValueError` unless curves and heights can have this scale."""
+    if scale not in ("auto", "linear", "log"):
+        raise ValueError(f"scale must be one of auto, linear, log, got {scale!r}")
 
 
 def data_bounds(values: np.ndarray, robust: bool = False) -> tuple[float, float]:
     """The lowest and highest value, or the 2nd and 98th percentile; (0, 1) of nothing."""
     if not values.size:
         return 0.0, 1.0
-    low, high = np.percentile(values, ROBUST_PERCENTILES) if robust else (values.min(), values.max())
+    if not robust:
+        return float(values.min()), float(values.max())
+    low, high = 4 * np.percentile(values / 4, ROBUST_PERCENTILES)  # a quarter, since a range may exceed float64
     return float(low), float(high)
 
 
-def _auto_kind(bounds: tuple[float, float], vmin: float | None) -> str:
-    low, high = bounds
-    positive = low > 0 and (vmin is None or vmin > 0)
-    return "log" if positive and np.log10(high) - np.log10(low) > LOG_DECADES else "linear"
+def _chosen_kind(
+    kind: str, bounds: tuple[float, float], vmin: float | None, vmax: float | None, center: float | str | None
+) -> str:
+    """The kind asked for; an automatic one from the limits where both are given, and from the values otherwise."""
+    if kind not in KINDS:
+        raise ValueError(f"scale must be one of {', '.join(KINDS)}, got {kind!r}")
+    centred = center is not None and center != "auto"
+    if centred and (kind == "log" or (kind == "symlog" and center != 0)):
+        middle = "no middle" if kind == "log" else "its middle at 0"
+        raise ValueError(f"a {kind} scale has {middle}, got center={center}: use scale='linear', or leave center out")
+    if kind != "auto" or centred:
+        return "linear" if kind == "auto" else kind
+    low, high = (bounds[i] if v is None else float(v) for i, v in enumerate((vmin, vmax)))
+    positive = low > 0 and (bounds[0] > 0 or (vmin is not None and vmax is not None))
+    if positive and high > low and np.log10(high) - np.log10(low) > LOG_DECADES:
+        return "log"
+    return "linear" if _is_drawable(low, high) else "symlog"
+
+
+def _is_drawable(low: float, high: float) -> bool:
+    """Whether a linear scale between two numbers can be drawn."""
+    return max(abs(low), abs(high)) <= LARGEST and (low == high or high - low >= NARROWEST)
+
+
+def check_drawable(low: float, high: float, kind: str, what: str = "the values") -> None:
+    """Raise `ValueError`, with advice, where matplotlib's arithmetic in float64 does not reach."""
+    if kind == "linear" and not _is_drawable(low, high):
+        largest = max(abs(low), abs(high))
+        trouble = f"a linear scale reaches to {LARGEST:g} and is at least {NARROWEST:g} wide"
+        raise ValueError(
+            f"{what}, {low:.6g} to {high:.6g}, cannot be drawn: {trouble}. Use scale='symlog' (or 'log' for positive "
+            f"values), set vmin and vmax, or draw them in other units, divided by {largest:.0e}"
+        )
 
 
 def _limits(
     values: np.ndarray, kind: str, vmin: float | None, vmax: float | None, bounds: tuple[float, float]
 ) -> tuple[float, float]:
-    """The limits asked for, completed from the data."""
+    """The limits asked for, completed from the data; equal ones for a constant."""
     if kind == "log":
-        bounds = _positive_bounds(values, bounds)
+        bounds = _positive_bounds(values, bounds, vmin is not None and vmax is not None)
         for name, value in (("vmin", vmin), ("vmax", vmax)):
             if value is not None and value <= 0:
                 raise ValueError(f"a log scale needs positive limits, got {name}={value}; use scale='symlog'")
@@ -188,14 +258,14 @@ def _limits(
             f"the colour scale is empty: it would go from {low:.6g} to {high:.6g} "
             f"(vmin={vmin}, vmax={vmax}, data {bounds[0]:.6g} to {bounds[1]:.6g})"
         )
-    return (low, high) if low < high else _widened(low, kind)
+    return low, high
 
 
-def _positive_bounds(values: np.ndarray, bounds: tuple[float, float]) -> tuple[float, float]:
+def _positive_bounds(values: np.ndarray, bounds: tuple[float, float], fixed: bool) -> tuple[float, float]:
     """Bounds for a log scale: those of the positive values. Zero and negative ones lie below the scale."""
     positive = values[values > 0]
     if not positive.size:
-        if values.size:
+        if values.size and not fixed:
             raise ValueError("a log scale needs a positive value, and there is none; use scale='symlog'")
         return 0.1, 1.0
     return max(bounds[0], float(positive.min())), max(bounds[1], float(positive.min()))
@@ -205,7 +275,7 @@ def _widened(value: float, kind: str) -> tuple[float, float]:
     """A range around a constant, which has none of its own."""
     if kind == "log":
         return value / 1.1, value * 1.1
-    margin = 0.1 * abs(value) or 0.1
+    margin = max(0.1 * abs(value), NARROWEST) if value else 0.1
     return value - margin, value + margin
 
 
@@ -218,21 +288,23 @@ def _center(kind: str, low: float, high: float, center: float | str | None) -> f
 
 
 def _norm(
-    values: np.ndarray, kind: str, span: tuple[float, float], center: float | None, asked: bool
+    values: np.ndarray, kind: str, span: tuple[float, float], center: float | None, *, asked: bool, fixed: bool
 ) -> tuple[Normalize, float, float]:
-    """The norm, and the range of it that a colour bar shows."""
+    """The norm, and the range of it that a colour bar shows: where limits were `asked` for, those."""
     if kind == "log":
         return FlooredLogNorm(*span), *span
-    if center is None:
-        linear = Normalize(*span) if kind == "linear" else SymLogNorm(_linthresh(values), vmin=span[0], vmax=span[1])
-        return linear, *span
-    if asked and kind == "linear" and span[0] < center < span[1]:
-        return TwoSlopeNorm(center, *span), *span
-    half = max(abs(span[0] - center), abs(span[1] - center))
-    ends = (center - half, center + half)
     if kind == "symlog":
-        return SymLogNorm(_linthresh(values), vmin=ends[0], vmax=ends[1]), *ends
-    return CenteredNorm(center, half), *(ends if asked else _occupied(values, span, ends))
+        linthresh = _linthresh(span if fixed else values)
+        if center is not None:
+            span = span if asked else (-max(map(abs, span)), max(map(abs, span)))
+            return ClippedSymLogNorm(linthresh, *span), *span
+        return SymLogNorm(linthresh, vmin=span[0], vmax=span[1]), *span
+    if center is None:
+        return Normalize(*span), *span
+    if asked:
+        return ClippedCenteredNorm(center, *span), *span
+    half = max(abs(span[0] - center), abs(span[1] - center))
+    return CenteredNorm(center, half), *_occupied(values, span, (center - half, center + half))
 
 
 def _occupied(values: np.ndarray, span: tuple[float, float], ends: tuple[float, float]) -> tuple[float, float]:
@@ -241,10 +313,10 @@ def _occupied(values: np.ndarray, span: tuple[float, float], ends: tuple[float, 
     return min(span[0], max(low, ends[0])), max(span[1], min(high, ends[1]))
 
 
-def _linthresh(values: np.ndarray) -> float:
+def _linthresh(values: Any) -> float:
     """Half-width of the linear part: the smallest magnitude, but at most two decades below the largest."""
-    sizes = np.abs(values[values != 0])
-    return float(max(sizes.min(), 1e-2 * sizes.max())) if sizes.size else 1.0
+    sizes = np.abs(values)[np.nonzero(values)]
+    return float(max(sizes.min(), LINEAR_SHARE * sizes.max())) if sizes.size else 1.0
 
 
 def _extend(values: np.ndarray, low: float, high: float) -> str:

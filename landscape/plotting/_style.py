@@ -4,6 +4,8 @@ import contextlib
 import functools
 import inspect
 import os
+import traceback
+import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,6 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import ScaledTranslation
+
+from landscape.plotting._checks import check_arguments
 
 P = ParamSpec("P")
 T = TypeVar("T", Axes, Figure)
@@ -176,26 +180,39 @@ def style(name: str) -> Generator[None]:
 
 
 def wearable(view: Callable[P, T]) -> Callable[P, T]:
-    """Let a view take `style=`, to draw this one picture in a style: `heatmap(landscape, "loss", style="doodle")`."""
+    """Check what a view is given, and let it take `style=`: `heatmap(landscape, "loss", style="doodle")`."""
+    own = inspect.signature(view)
 
     @functools.wraps(view)
     def worn(*args: P.args, **options: P.kwargs) -> T:
         name: Any = options.pop("style", None)
-        if name is None:
-            return view(*args, **options)
-        with style(name):
-            drawn = view(*args, **options)
-            # ticks are made when they are first needed, which may be after this context
-            (drawn if isinstance(drawn, Figure) else root_figure(drawn)).draw_without_rendering()
+        given = own.bind(*args, **options).arguments
+        passed_on = given.get("options", {})
+        check_arguments(view.__name__, {**given, "style": name})
+        with contextlib.nullcontext() if name is None else style(name):
+            try:
+                drawn = view(*args, **options)
+            except (AttributeError, TypeError, ValueError) as error:
+                if not passed_on or not _raised_by_matplotlib(error):
+                    raise
+                refused = f"{view.__name__} has no option {' or '.join(passed_on)}, and matplotlib refused"
+                raise TypeError(f"{refused} to draw with {dict(passed_on)}: {error}") from error
+            if name is not None:
+                # ticks are made when they are first needed, which may be after this context
+                (drawn if isinstance(drawn, Figure) else root_figure(drawn)).draw_without_rendering()
         return drawn
 
-    own = inspect.signature(view)
     extra = inspect.Parameter("style", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=str | None)
     parameters = list(own.parameters.values())
     place = len(parameters) - (parameters[-1].kind is inspect.Parameter.VAR_KEYWORD)
     described: Any = worn
     described.__signature__ = own.replace(parameters=[*parameters[:place], extra, *parameters[place:]])
     return described
+
+
+def _raised_by_matplotlib(error: BaseException) -> bool:
+    folders = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parts
+    return "matplotlib" in folders or "mpl_toolkits" in folders
 
 
 def plain(*artists: Artist | None) -> None:
@@ -309,6 +326,18 @@ def new_solid_axes() -> Any:
 def root_figure(ax: Axes) -> Any:
     """The figure that holds the axes, whatever lies between."""
     return ax.get_figure(root=True)
+
+
+def settle(ax: Axes) -> None:
+    """Give the figure of these axes its layout now, as it will be when drawn, for what depends on sizes."""
+    figure = root_figure(ax)
+    engine = figure.get_layout_engine()
+    with warnings.catch_warnings():  # a figure that is not complete yet may have no room for its layout
+        warnings.filterwarnings("ignore", "constrained_layout not applied")
+        if engine is not None:
+            engine.execute(figure)
+        for axes in figure.axes:
+            axes.apply_aspect()
 
 
 def outline(color: str, width: float) -> list[Any]:

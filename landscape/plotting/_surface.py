@@ -9,10 +9,18 @@ from matplotlib.colors import LightSource, Normalize
 from matplotlib.ticker import MaxNLocator
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
-from landscape.grid import Grid, Landscape
+from landscape.grid import Axis, Grid, Landscape
 from landscape.plotting import _style
-from landscape.plotting._field import Field, cell_edges, check_extended, explain_reserved, field_of, scale_of
-from landscape.plotting._scale import Scale, linear_levels, number
+from landscape.plotting._field import (
+    Field,
+    cell_edges,
+    check_extended,
+    explain_reserved,
+    field_of,
+    is_log_spaced,
+    scale_of,
+)
+from landscape.plotting._scale import Scale, check_scale, linear_levels, number
 
 BOX = (1.0, 1.0, 0.72)  # lengths of the box along x, y and z
 FLOOR_GAP = 0.3  # distance of the floor below the lowest point, in heights of the surface
@@ -41,7 +49,8 @@ def surface3d(
 ) -> Axes:
     """One output over two axes as a lit surface with contour lines on the floor, as in Li et al. (2018), figure 1.
 
-    On a log scale the height is the decimal logarithm, which the z axis says. Points without a finite value leave
+    On a log scale the height is the decimal logarithm, which the z axis says; so is the place along an axis that is
+    log-spaced. Points without a finite value leave
     holes; the legend counts them.
 
     Args:
@@ -66,11 +75,11 @@ def surface3d(
     """
     field = field_of(landscape, name, "surface3d", 2)
     check_extended(landscape.grid, "surface3d")
-    if scale not in ("auto", "linear", "log"):
-        raise ValueError(f"scale must be one of auto, linear, log, got {scale!r}")
-    colors = scale_of([field], scale, vmin=zmin, vmax=zmax)
+    check_scale(scale)
+    colors = scale_of([field], scale, vmin=zmin, vmax=zmax, signed_log=False)
     ax = _solid_axes(ax)
-    grid, fine = landscape.grid, _fine(landscape.grid)
+    grid = _as_drawn(landscape.grid)
+    fine = _fine(grid)
     heights, (low, high) = _as_heights(field.masked, colors), _ends(colors)
     z = _cut(_interpolated(heights, grid, fine), low, high)
     bottom = low - FLOOR_GAP * (high - low) if floor else low
@@ -93,6 +102,15 @@ def _solid_axes(ax: Axes | None) -> Any:
     if ax.name != "3d":
         raise ValueError("surface3d draws on 3-D axes, got flat ones: make them with projection='3d', or leave out ax")
     return ax
+
+
+def _as_drawn(grid: Grid) -> Grid:
+    """The grid in decimal logarithms along the axes that are log-spaced: matplotlib has no log scale in 3-D."""
+    axes = (
+        Axis(axis.name, np.log10(axis.values), rf"$\log_{{10}}$ {axis.text}") if is_log_spaced(axis.values) else axis
+        for axis in grid.axes
+    )
+    return Grid(tuple(axes))
 
 
 def _as_heights(values: Any, colors: Scale) -> Any:

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from landscape.analysis import best_epoch, divergence_epoch
 from landscape.grid import Landscape
 from landscape.plotting import _style
-from landscape.plotting._field import calm_ticks, check_ndim, flat_axes
-from landscape.plotting._scale import dress_log_ticks, resolve
+from landscape.plotting._field import as_numbers, calm_ticks, check_ndim, flat_axes
+from landscape.plotting._scale import check_scale, dress_log_ticks, resolve
 
 RANGE = (5.0, 95.0)  # percentiles of the runs, in the legend
 FADE = (0.04, 0.5)  # least and most opacity of one run
@@ -57,8 +57,7 @@ def train_test(
         ValueError: another number of axes, outputs of other shapes, an unknown scale, or 3-D axes.
     """
     check_ndim(landscape, "train_test", 1)
-    if scale not in ("auto", "linear", "log"):
-        raise ValueError(f"scale must be one of auto, linear, log, got {scale!r}")
+    check_scale(scale)
     curves = {part: _curves(landscape, name) for part, name in (("train", train), ("test", test))}
     if curves["train"].shape != curves["test"].shape:
         shapes = tuple(c.shape for c in curves.values())
@@ -78,12 +77,10 @@ def train_test(
 
 def _curves(landscape: Landscape, name: str) -> np.ndarray:
     """The losses of the runs that were computed, those that are not finite as NaN."""
-    values = landscape[name]
-    if values.ndim != 2:
+    values = np.asarray(landscape[name])
+    if values.ndim != 2 or not values.shape[1]:
         raise ValueError(f"train_test draws curves, {name!r} must have shape (runs, t), got {values.shape}")
-    if values.dtype.kind not in "biuf":
-        raise TypeError(f"train_test draws real numbers, {name!r} holds {values.dtype}")
-    values = values[landscape.computed].astype(np.float64)
+    values = as_numbers(values, "train_test", name)[landscape.computed]
     return np.where(np.isfinite(values), values, np.nan)
 
 
@@ -141,7 +138,7 @@ def _spread(values: np.ndarray) -> str:
 
 
 def _dress(ax: Axes, values: np.ndarray, scale: str, label: str) -> None:
-    resolved = resolve(values[np.isfinite(values)], scale)
+    resolved = resolve(values[np.isfinite(values)], scale, signed_log=False)
     ax.set_ylabel(f"{label} (log scale)" if resolved.kind == "log" else label)
     if resolved.kind == "log":
         ax.set_yscale("log")
