@@ -1,14 +1,14 @@
 """Pytree algebra that `optax.tree` lacks, and checks of leaves that name the leaf they complain about.
 
 A *stack* of `k` trees is one tree whose leaves carry a leading axis of length `k`: the directions of a
-subspace and the snapshots of a training path are stacks.
+subspace and the snapshots of a training path are stacks. `read_stack` makes one of a list of trees.
 """
 
 import dataclasses
 import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -55,8 +55,13 @@ def check_params(params: PyTree, what: str = "params") -> None:
     for path, leaf in leaves:
         if not _is_real(leaf):
             raise TypeError(
-                f"{what}.{key_name(path)} must be a real floating-point array, got {describe(leaf)}; {_advice(leaf)}"
+                f"{_named(what, path)} must be a real floating-point array, got {describe(leaf)}; {_advice(leaf)}"
             )
+
+
+def _named(what: str, path: KeyPath) -> str:
+    """A leaf of a tree called `what`; a tree that is one array has that name itself."""
+    return f"{what}.{key_name(path)}" if path else what
 
 
 def _is_real(leaf: Any) -> bool:
@@ -75,6 +80,8 @@ def _advice(leaf: Any) -> str:
     """What to do about a leaf that is no parameter."""
     if is_of_torch(leaf):
         return "this is a torch tensor: pass leaf.detach().cpu().numpy()"
+    if isinstance(leaf, str | bytes):
+        return "give the arrays themselves, such as the result of np.load or jax.numpy.asarray"
     if callable(leaf):
         return (
             "this is a function: keep arrays only, of an equinox model by "
@@ -162,12 +169,12 @@ def check_like(tree: PyTree, reference: PyTree, what: str, reference_name: str, 
             f"{what} must have the structure of {reference_name}: the leaves have the same names, but the containers "
             f"differ, {jax.tree.structure(tree)} and {jax.tree.structure(reference)}"
         )
-    for name, leaf in ours.items():
+    for (name, leaf), (path, _) in zip(ours.items(), jax.tree_util.tree_leaves_with_path(tree)):
         shape = jnp.shape(leaf)[1:] if stacked else jnp.shape(leaf)
         if shape != jnp.shape(theirs[name]) or (stacked and jnp.ndim(leaf) == 0):
             lead = "(num, *shape) with shape " if stacked else ""
             raise ValueError(
-                f"{what}.{name} must have shape {lead}{jnp.shape(theirs[name])} like {reference_name}, "
+                f"{_named(what, path)} must have shape {lead}{jnp.shape(theirs[name])} like {reference_name}, "
                 f"got {describe(leaf)}"
             )
 
@@ -280,9 +287,95 @@ def register(cls: type[T]) -> type[T]:
     return cls
 
 
-def stack(trees: list[PyTree]) -> PyTree:
-    """Stack trees of one structure along a new leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+def stack(trees: Sequence[PyTree]) -> PyTree:
+    """Stack trees of one structure along a new leading axis; arrays of NumPy stay in NumPy, and in its precision."""
+
+    def leaf(*leaves: Any) -> Any:
+        on_host = all(isinstance(x, np.ndarray | float) for x in leaves)
+        return np.stack(leaves) if on_host else jnp.stack(leaves)
+
+    return jax.tree.map(leaf, *trees)
+
+
+def read_stack(
+    value: PyTree,
+    what: str,
+    like: PyTree = None,
+    like_name: str = "params",
+    *,
+    num: int | None = None,
+    otherwise: str = "pass like=, one such tree",
+) -> PyTree:
+    """A stack as it is, or the stack of a list (or tuple) of trees.
+
+    A list is a tree too, so what it stands for has to be decided. With `like`, a tree of the kind that is stacked, it
+    is a stack where it has the structure of `like`, and a list of trees otherwise. Without, it is a list of trees
+    where all its elements have one structure and equal shapes, a stack where all its leaves share the length of their
+    leading axis, and refused where it could be both: no reading is guessed.
+
+    Args:
+        value: a stack, or a list or tuple of trees.
+        what: its name in messages.
+        like: one tree, or `None` where there is none to compare with.
+        like_name: the name of `like` in messages.
+        num: the number of trees, where it is known: it may tell which of two readings is meant.
+        otherwise: what to do where a stack is meant and is refused.
+
+    Raises:
+        TypeError: a leaf is not a real floating-point array.
+        ValueError: neither a stack nor a list of equal trees, or a list that could be either; no tree at all.
+    """
+    check_params(value, what)
+    if like is not None:
+        if _is_list(value) and jax.tree.structure(value) != jax.tree.structure(like):
+            for i, tree in enumerate(value):
+                check_like(tree, like, f"{what}[{i}]", like_name)
+            value = stack(value)
+        check_like(value, like, what, like_name, stacked=True)
+    elif _is_list(value) and _are_equal(value):
+        readings = {"list": len(value), **({"stack": lead} if (lead := _shared_length(value)) else {})}
+        if len(readings) > 1 and num is not None:
+            readings = {name: length for name, length in readings.items() if length == num} or readings
+        if len(readings) > 1:
+            raise ValueError(_two_readings(value, what, otherwise))
+        value = stack(value) if "list" in readings else value
+    if not _shared_length(value):
+        shapes = {key_name(path): jnp.shape(x) for path, x in jax.tree_util.tree_leaves_with_path(value)}
+        raise ValueError(
+            f"{what} must be a stack, one tree whose leaves share a leading axis of length 1 or more, or a list of "
+            f"trees of one structure and equal shapes, got leaves {_shortened(shapes)}"
+        )
+    return value
+
+
+def _is_list(value: Any) -> bool:
+    """A plain list or tuple; a named tuple is a tree of its own."""
+    return type(value) in (list, tuple)
+
+
+def _are_equal(trees: Sequence[PyTree]) -> bool:
+    """Whether trees have one structure and equal shapes."""
+    return len({(jax.tree.structure(tree), *(jnp.shape(x) for x in jax.tree.leaves(tree))) for tree in trees}) == 1
+
+
+def _shared_length(value: PyTree) -> int:
+    """The length of the leading axis that all leaves share, 0 where they share none."""
+    lengths = {jnp.shape(x)[0] if jnp.ndim(x) else 0 for x in jax.tree.leaves(value)}
+    return lengths.pop() if len(lengths) == 1 else 0
+
+
+def _two_readings(value: Any, what: str, otherwise: str) -> str:
+    kind = type(value).__name__
+    return (
+        f"{what} is a {kind} that could be {len(value)} trees, or one stack of {_shared_length(value)} trees, each a "
+        f"{kind} of {len(value)} equal layers: where it is the first, stack them, "
+        f"jax.tree.map(lambda *x: jnp.stack(x), *{what}); where it is the second, {otherwise}"
+    )
+
+
+def _shortened(shapes: dict[str, Any], most: int = 6) -> str:
+    named = ", ".join(f"{name} {shape}" for name, shape in list(shapes.items())[:most])
+    return named + (f" and {len(shapes) - most} more" if len(shapes) > most else "")
 
 
 def num_stacked(tree: PyTree) -> int:
@@ -322,13 +415,28 @@ def power_of_two_near(tree: PyTree) -> Float[Array, ""]:
     Sums of squares leave the range of their precision where entries are beyond 1e19 or below 1e-23 in float32. Divided
     by this they do not, and since it is a power of two, nothing is rounded that would not have been.
     """
-    leaves = _in_one_precision(tree)
-    largest = functools.reduce(
-        jnp.maximum, [jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0), initial=0) for x in leaves]
-    )
+    return _power_of_two(functools.reduce(jnp.maximum, [_largest(x) for x in _in_one_precision(tree)]))
+
+
+def _largest(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+    """The largest magnitude of the finite entries."""
+    return jnp.max(jnp.where(jnp.isfinite(x), jnp.abs(x), 0), axis=axis, keepdims=keepdims, initial=0)
+
+
+def _power_of_two(largest: Array) -> Array:
     _, exponent = jnp.frexp(largest)
     lowest = 1 + int(np.finfo(largest.dtype).minexp)  # of numbers whose inverse is finite, too
     return jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), jnp.maximum(exponent - 1, lowest)), 1)
+
+
+def scaled_norms(x: Array, axis: int | tuple[int, ...]) -> tuple[Array, Array]:
+    """Euclidean norms along axes, which are kept with length 1, as `scale * roots` with powers of two for scales.
+
+    Kept apart, a ratio of norms neither overflows nor underflows where it does not itself.
+    """
+    x = at_least_single(x)
+    scale = _power_of_two(_largest(x, axis, keepdims=True))
+    return scale, jnp.sqrt(jnp.sum(jnp.square(x / scale), axis=axis, keepdims=True))
 
 
 def norm(tree: PyTree) -> Float[Array, ""]:

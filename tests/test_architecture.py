@@ -19,7 +19,7 @@ ROWS = [
     ("_fields",),
     ("adaptive",),
     ("store",),
-    ("objective",),
+    ("objective", "_filters"),
     ("subspace",),
     ("_kernel", "_progress"),
     ("_batching",),
