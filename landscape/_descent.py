@@ -216,14 +216,14 @@ class Descent:
         """End the run where it has converged or diverged."""
         tol, max_loss = self.limits
         diverged = ~all_finite((loss, gradient)) | (loss > max_loss)
-        code = jnp.where(optax.tree.norm(gradient) <= tol, Outcome.CONVERGED, GOING)
+        code = jnp.where(_tree.norm(gradient) <= tol, Outcome.CONVERGED, GOING)
         code = jnp.where(diverged, Outcome.DIVERGED, code)
         return dataclasses.replace(state, outcome_code=jnp.where(state.going, code, state.outcome_code))
 
     def _record(self, state: State) -> tuple[State, Any]:
         """Judge the run, and measure what goes into the history."""
         loss, gradient = self._measure(state)
-        entry = {"step": state.step, "loss": loss, "grad_norm": optax.tree.norm(gradient)}
+        entry = {"step": state.step, "loss": loss, "grad_norm": _tree.norm(gradient)}
         for name, other in self.track.items():
             measured = other.evaluate(state.params)
             entry = joined(entry, {f"{name}_{metric}": value for metric, value in measured.items()})

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from landscape import curvature
+from landscape import _tree, curvature
 from landscape.curvature import Flat
 from landscape.objective import Objective
 
@@ -23,15 +23,16 @@ def dense(objective: Objective, params: PyTree, key: Array) -> dict[str, Array]:
         x = flat.start
         loss, gradient = flat.value_and_grad(x)
         matrix = flat.hessian(x)
-        values, vectors = jnp.linalg.eigh(matrix)
-        residuals = jnp.linalg.norm(matrix @ vectors - values * vectors, axis=0)
-        moved = jnp.linalg.eigvalsh(flat.hessian(x + _nudge(key, x)))
+        unit = _tree.power_of_two_near(matrix)
+        values, vectors = jnp.linalg.eigh(matrix / unit)
+        residuals = jax.vmap(_tree.norm, 1)((matrix / unit) @ vectors - values * vectors)
+        moved = jnp.linalg.eigvalsh(flat.hessian(x + _nudge(key, x)) / unit)
         size, wobble = jnp.max(jnp.abs(values)), jnp.max(jnp.abs(moved - values))
-        along = gradient @ vectors
+        along = (gradient / unit) @ vectors
         step = along / _at_least(jnp.abs(values), _third(x) * size)
-        return _tolerances(x, size, wobble) | {
-            "loss": loss, "grad_norm": jnp.linalg.norm(gradient), "newton_step": jnp.linalg.norm(step),
-            "eigenvalues": values, "residuals": residuals,
+        return _tolerances(x, size * unit, wobble * unit) | {
+            "loss": loss, "grad_norm": _tree.norm(gradient), "newton_step": _tree.norm(step),
+            "eigenvalues": values * unit, "residuals": residuals * unit,
         }  # fmt: skip
 
 
@@ -46,7 +47,7 @@ def sparse(key: Array, objective: Objective, params: PyTree, num: int) -> dict[s
         vectors = jax.vmap(lambda tree: Flat(objective, tree).start)(low.vectors)
         here, there = flat.products(x), flat.products(x + _nudge(keys[2], x))
         changes = jax.lax.map(lambda v: v @ (there(v) - here(v)), vectors)
-        size, norm = jnp.abs(top.values[0]), jnp.linalg.norm(gradient)
+        size, norm = jnp.abs(top.values[0]), _tree.norm(gradient)
         return _tolerances(x, size, jnp.max(jnp.abs(changes))) | {
             "loss": loss, "grad_norm": norm, "newton_step": norm / _at_least(_third(x) * size, 0),
             "eigenvalues": low.values, "residuals": low.residuals,
@@ -56,8 +57,8 @@ def sparse(key: Array, objective: Objective, params: PyTree, num: int) -> dict[s
 def _nudge(key: Array, x: Array) -> Array:
     """A random vector as long as the square root of the precision, relative to the parameters."""
     direction = jax.random.normal(key, x.shape, x.dtype)
-    length = float(jnp.finfo(x.dtype).eps) ** 0.5 * jnp.maximum(1, jnp.linalg.norm(x))
-    return direction * length / jnp.linalg.norm(direction)
+    length = float(jnp.finfo(x.dtype).eps) ** 0.5 * jnp.maximum(1, _tree.norm(x))
+    return direction / _tree.norm(direction) * length
 
 
 def _third(x: Array) -> float:
@@ -72,7 +73,7 @@ def _at_least(values: Array, floor: Any) -> Array:
 def _tolerances(x: Array, size: Array, wobble: Array) -> dict[str, Array]:
     root = float(jnp.finfo(x.dtype).eps) ** 0.5
     return {
-        "step_tol": _third(x) * jnp.maximum(1, jnp.linalg.norm(x)),
+        "step_tol": _third(x) * jnp.maximum(1, _tree.norm(x)),
         "eigenvalue_tol": root * size + wobble,
         "size": size,
     }

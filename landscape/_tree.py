@@ -138,6 +138,18 @@ def check_number(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
 
 
+def check_positive(name: str, value: Any, unit: str = "") -> None:
+    """Raise `TypeError` unless it is a real number, `ValueError` unless it is finite and above zero.
+
+    What JAX is tracing is let pass: its value cannot be looked at.
+    """
+    if is_traced(value):
+        return
+    check_number(name, value)
+    if not 0 < value < np.inf:
+        raise ValueError(f"{name} must be positive{unit and ', ' + unit}, and finite, got {value!r}")
+
+
 def is_traced(value: Any) -> bool:
     """Whether JAX is tracing it, so that its value cannot be looked at."""
     return isinstance(value, jax.core.Tracer)  # ty: ignore[possibly-missing-submodule]

@@ -350,7 +350,7 @@ class BasinMap:
 
     def _nearest(self, params: PyTree) -> Array:
         away = jax.tree.map(lambda minima, p: minima - p, self.minima, params)
-        distances = jax.vmap(optax.tree.norm)(away)
+        distances = jax.vmap(_tree.norm)(away)
         distances = jnp.where(jnp.isnan(distances), jnp.inf, distances)  # a minimum that is not known is not reached
         return jnp.where(jnp.min(distances) <= self.radius, jnp.argmin(distances), NOT_REACHED)
 

@@ -66,14 +66,16 @@ class Run:
     steps: Array
 
     @property
-    def outcome(self) -> Outcome:
-        """How this run ended.
+    def outcome(self) -> Any:
+        """How this run ended, an `Outcome`; of many runs an array of them, with `None` for those left to other shards.
 
         Raises:
-            ValueError: these are many runs, or the run was left to another shard.
+            ValueError: this one run was left to another shard.
         """
         if np.ndim(self.outcome_code):
-            raise ValueError(f"these are {np.size(self.outcome_code)} runs: ask for run.counts or for run[i].outcome")
+            codes = np.asarray(self.outcome_code)
+            outcomes = [None if code == NOT_RUN else Outcome(code) for code in codes.ravel().tolist()]
+            return np.array(outcomes, dtype=object).reshape(codes.shape)
         if self.outcome_code == NOT_RUN:
             raise ValueError("this run was left to another shard: it has no outcome here")
         return Outcome(int(self.outcome_code))

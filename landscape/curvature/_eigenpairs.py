@@ -38,11 +38,13 @@ class Eigenpairs:
 
     Attributes:
         values: eigenvalues, `(k,)`; NaN where none was found, as where the Hessian is not finite.
-        vectors: eigenvectors of unit length, a stack of `k` parameter trees.
+        vectors: eigenvectors of unit length, a stack of `k` parameter trees, in at least float32.
         residuals: `|Hv - value v|`, `(k,)`: at least one eigenvalue lies this near. From products with the Hessian,
-            not from a recurrence.
-        converged: whether all residuals meet the tolerance, and no further copy of an eigenvalue can be hidden that
-            belongs among them (up to the chance of random starts).
+            not from a recurrence. A network that computes in half precision inside has products that are linear only
+            to two or three digits: there they bound nothing.
+        converged: whether all residuals are finite and meet the tolerance, no further copy of an eigenvalue can be
+            hidden that belongs among them (up to the chance of random starts), and the tolerance is above what
+            underflow may hide: in float32 some 1e-38.
         num_products: Hessian-vector products spent.
     """
 
@@ -85,8 +87,8 @@ def eigenpairs(
 
     Raises:
         TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
-        ValueError: `k` is not within 1 and the number of parameters, `which` is unknown, `tol` is not positive, or
-            `max_products` is below `k`.
+        ValueError: `k` is not within 1 and the number of parameters, `which` is unknown, `tol` is not positive and
+            finite, or `max_products` is below `k`.
     """
     _tree.check_key(key)
     check(objective, params)
@@ -97,14 +99,15 @@ def eigenpairs(
 
 
 def check_request(size: int, k: int, which: str, tol: float | None, max_products: int) -> None:
-    """Raise `ValueError` for a request that makes no sense."""
-    if which not in _SCORES:
+    """Raise `TypeError` or `ValueError` for a request that makes no sense."""
+    if not isinstance(which, str) or which not in _SCORES:
         raise ValueError(f"which must be one of {list(_SCORES)}, got {which!r}")
     _tree.check_count("k", k)
     if not 1 <= k <= size:
         raise ValueError(f"k must be from 1 to the number of parameters, {size}, got {k}")
-    if tol is not None and not tol > 0:
-        raise ValueError(f"tol must be positive, relative to the largest eigenvalue magnitude, got {tol}")
+    if tol is not None:
+        _tree.check_positive("tol", tol, "relative to the largest eigenvalue magnitude")
+    _tree.check_count("max_products", max_products)
     if max_products < k:
         raise ValueError(f"max_products must be at least k={k}, one product for each pair, got {max_products}")
 
@@ -119,15 +122,25 @@ def _eigenpairs(
         search = _Search(flat.products(x), x, k, which, tol)
         space = search.run(key, max_products)
         values, vectors, residuals = search.pairs(space)
-    converged = space.done & jnp.all(residuals <= tol * space.scale)
-    return Eigenpairs(values, jax.vmap(flat.tree)(vectors), residuals, converged, space.products)
+    met = space.done & jnp.all(residuals <= tol * space.scale)
+    values, size = values * space.unit, space.scale * space.unit
+    # Entries of a product that are smaller than this are lost.
+    lost = float(jnp.finfo(x.dtype).tiny) * len(x) ** 0.5
+    least = jnp.where((residuals > 0) & (search.eps * size < lost), lost, 0)
+    residuals = jnp.maximum(residuals * space.unit, least)
+    measured = jnp.all(jnp.isfinite(values) & jnp.isfinite(residuals)) & ((tol * size > lost) | (space.scale == 0))
+    return Eigenpairs(values, jax.vmap(flat.direction)(vectors), residuals, met & measured, space.products)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class _Space:
-    """Orthonormal rows `basis`, their `images`, and the block that comes next; rows from `count` on are zero."""
+    """Orthonormal rows `basis`, their `images`, and the block that comes next; rows from `count` on are zero.
 
+    Images, and what is made of them, are in units of `unit`: their squares then stay within the range of the precision.
+    """
+
+    unit: Array  # a power of two near the first product
     basis: Array
     images: Array
     small: Array  # basis @ images.T
@@ -181,7 +194,7 @@ class _Search:
         block, _ = _orthonormal(jax.random.normal(here, (self.width, len(self.like)), rows.dtype))
         alive = jnp.ones(self.width, bool)
         start = _Space(
-            rows, rows, small, small[0] > 0, zero, block, alive, small[0, 0], small[0, : self.k], zero, no, zero, key,
+            jnp.ones_like(small[0, 0]), rows, rows, small, small[0] > 0, zero, block, alive, small[0, 0], small[0, : self.k], zero, no, zero, key,
             no, no,
         )  # fmt: skip
 
@@ -224,12 +237,15 @@ class _Search:
         """The space with the block in it, and what the images of the block have outside it."""
         images = self._images(space.block)
         broken = ~jnp.all(jnp.isfinite(images))
+        unit = jnp.where(space.scale > 0, space.unit, _tree.power_of_two_near(images))
+        images = images / unit
         put = partial(jax.lax.dynamic_update_slice_in_dim, start_index=space.count)
         basis, stored = put(space.basis, space.block, axis=0), put(space.images, images, axis=0)
         cross = images @ basis.T
         small = put(put(space.small, cross, axis=0), cross.T, axis=1)
         new = dataclasses.replace(
             space,
+            unit=unit,
             basis=basis,
             images=stored,
             small=small,
@@ -317,7 +333,7 @@ class _Search:
         )
 
     def pairs(self, space: _Space) -> tuple[Array, Array, Array]:
-        """Values, vectors and residuals of the wanted pairs."""
+        """Values, vectors and residuals of the wanted pairs, in units of `unit`."""
         _, turn, real = self._ritz(space)
         turn = turn[:, : self.k].T
         vectors, images = turn @ space.basis, turn @ space.images

@@ -212,9 +212,26 @@ def _averaged(of_batch: Callable[[PyTree], Linear], data: Objective, params: PyT
 
 def products(operator: Objective | Operator, params: PyTree) -> Linear:
     """`vector -> matrix @ vector` for an operator, or for the Hessian of an objective, in at least float32."""
+    operator, params = widened(operator, params)
     if isinstance(operator, Objective):
         return _hessian_products(operator, params)
     return operator.products(params)
+
+
+def widened(operator: Any, params: PyTree) -> tuple[Any, PyTree]:
+    """Both in at least float32, where a leaf of the parameters is of half precision.
+
+    Such a leaf rounds every vector that goes through it to two or three digits, so that a product is none with one
+    matrix any more, and a residual bounds nothing. The data go along, since some operations take no mixed precisions.
+    """
+    if all(jnp.finfo(jnp.result_type(leaf)).bits >= 32 for leaf in jax.tree.leaves(params)):
+        return operator, params
+    return jax.tree.map(_wide, operator), jax.tree.map(_tree.at_least_single, params)
+
+
+def _wide(leaf: Any) -> Any:
+    is_float = hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return _tree.at_least_single(leaf) if is_float else leaf
 
 
 def product(operator: Objective | Operator, params: PyTree, vector: PyTree) -> PyTree:
@@ -274,7 +291,10 @@ def check(operator: Any, params: PyTree) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Flat:
-    """A loss, or an operator, as a function of one vector of at least float32, the ravelled parameters."""
+    """A loss, or an operator, as a function of one vector of at least float32, the ravelled parameters.
+
+    Points are rounded to the precision of the parameters; what is measured there is measured in at least float32.
+    """
 
     objective: Any
     params: PyTree
@@ -292,18 +312,22 @@ class Flat:
 
     def tree(self, x: Float[Array, " n"]) -> PyTree:
         """A vector as parameters, in their dtypes."""
-        wide = jax.tree.map(_tree.at_least_single, self.params)
-        return jax.tree.map(lambda v, p: v.astype(jnp.result_type(p)), ravel_pytree(wide)[1](x), self.params)
+        return jax.tree.map(lambda v, p: v.astype(jnp.result_type(p)), self.direction(x), self.params)
+
+    def direction(self, v: Float[Array, " n"]) -> PyTree:
+        """A vector as a tree like the parameters, in at least float32."""
+        return ravel_pytree(jax.tree.map(_tree.at_least_single, self.params))[1](v)
 
     def value_and_grad(self, x: Float[Array, " n"]) -> tuple[Float[Array, ""], Float[Array, " n"]]:
         """Loss and gradient."""
-        loss, gradient = self.objective.value_and_grad(self.tree(x))
+        objective, params = widened(self.objective, self.tree(x))
+        loss, gradient = objective.value_and_grad(params)
         return loss, ravel_pytree(gradient)[0]
 
     def products(self, x: Float[Array, " n"]) -> Callable[[Array], Array]:
         """The linear map `v -> H v` at `x`, for many products."""
         linear = products(self.objective, self.tree(x))
-        return lambda v: ravel_pytree(jax.tree.map(_tree.at_least_single, linear(self.tree(v))))[0]
+        return lambda v: ravel_pytree(jax.tree.map(_tree.at_least_single, linear(self.direction(v))))[0]
 
     def hessian(self, x: Float[Array, " n"]) -> Float[Array, "n n"]:
         """The dense Hessian at `x`, symmetric to the bit."""

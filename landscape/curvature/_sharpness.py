@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
 from landscape.curvature._eigenpairs import eigenpairs
-from landscape.curvature._products import Adaptive, Operator, check
+from landscape.curvature._products import Adaptive, Operator, check, widened
 from landscape.objective import Objective, check_objective
 
 
@@ -75,12 +74,16 @@ def ascent_sharpness(
 @partial(jax.jit, static_argnames="adaptive")
 def _ascent(objective: Objective, params: PyTree, rho: Any, *, adaptive: bool) -> Array:
     with jax.default_matmul_precision("highest"):
-        wide = jax.tree.map(_tree.at_least_single, params)
-        size = jax.tree.map(jnp.abs if adaptive else jnp.ones_like, wide)
+        objective, params = widened(objective, params)
+        size = jax.tree.map(jnp.abs if adaptive else jnp.ones_like, params)
         loss, gradient = objective.value_and_grad(params)
-        scaled = jax.tree.map(jnp.multiply, size, gradient)
-        length = optax.tree.norm(scaled)
-        length = jnp.where(length == 0, 1, length)
-        top = jax.tree.map(lambda p, s, g: p + rho * s * g / length, wide, size, scaled)
-        there = jax.tree.map(lambda t, p: t.astype(p.dtype), top, params)
-        return objective(there) - loss
+        # a direction has no units, and products in those of both would leave the range of the precision
+        relative, gradient = (_over(tree, _tree.power_of_two_near(tree)) for tree in (size, gradient))
+        scaled = jax.tree.map(jnp.multiply, relative, gradient)
+        length = _tree.norm(scaled)
+        direction = _over(scaled, jnp.where(length == 0, 1, length))
+        return objective(jax.tree.map(lambda p, s, d: p + rho * s * d, params, size, direction)) - loss
+
+
+def _over(tree: PyTree, number: Array) -> PyTree:
+    return jax.tree.map(lambda x: x / number, tree)

@@ -99,7 +99,7 @@ def spectral_density(
     1969), exact for polynomials up to degree `2 num_steps - 1`; the mean over random directions sees every
     eigenvalue alike. So each probe is an independent measurement of the mean of a smooth function, and their spread
     is the error bar (`average`, `density`); the share below a point lies within bounds (`cdf`). Full
-    reorthogonalisation: no ghosts. Costs `num_probes * num_steps` products and `num_steps` vectors of memory.
+    reorthogonalisation: no ghosts. Costs `num_probes * num_steps + 1` products and `num_steps` vectors of memory.
 
     Args:
         key: random key of the probes.
@@ -127,12 +127,16 @@ def _spectral_density(key: Array, objective: Any, params: PyTree, *, num: int, s
         x = flat.start
         lanczos = decomp.tridiag_sym(steps, materialize=False, reortho="full", custom_vjp=False)
         product = flat.products(x)
+        keys = jax.random.split(key, num)
+        # Lanczos squares what it is given, so it is given a matrix of size one.
+        unit = _tree.power_of_two_near(product(jax.random.normal(keys[0], x.shape, x.dtype)))
 
         def probe(key: Array) -> tuple[Array, Array]:
-            run = lanczos(product, jax.random.normal(key, x.shape, x.dtype))
+            run = lanczos(lambda v: product(v) / unit, jax.random.normal(key, x.shape, x.dtype))
             return _quadrature(*run.J_small)
 
-        return SpectralDensity(*jax.lax.map(probe, jax.random.split(key, num)))
+        nodes, weights = jax.lax.map(probe, keys)
+        return SpectralDensity(nodes * unit, weights)
 
 
 def _quadrature(diagonal: Array, beside: Array) -> tuple[Array, Array]:

@@ -27,8 +27,12 @@ class Estimate(NamedTuple):
 
 def mean_and_sem(samples: Array, axis: int = 0) -> Estimate:
     """Mean over independent samples, and its standard error."""
-    num = samples.shape[axis]
-    return Estimate(jnp.mean(samples, axis), jnp.std(samples, axis, ddof=1) / num**0.5)
+    samples = jnp.moveaxis(samples, axis, -1)
+    num = samples.shape[-1]
+    # Each series in units of its own: the squares of others would leave the range of the precision.
+    unit = jax.vmap(_tree.power_of_two_near)(samples.reshape(-1, num)).reshape(samples.shape[:-1])
+    samples = samples / unit[..., None]
+    return Estimate(unit * jnp.mean(samples, -1), unit * (jnp.std(samples, -1, ddof=1) / num**0.5))
 
 
 def trace(
@@ -128,7 +132,8 @@ def _hutch_plus_plus(key: Array, product: Product, like: Array, num: int) -> Est
     third = num // 3
     keys = jax.random.split(key)
     sketch, signs = (jax.random.rademacher(k, (third, len(like)), like.dtype) for k in keys)
-    basis = jnp.linalg.qr(jax.lax.map(product, sketch).T)[0].T
+    images = jax.lax.map(product, sketch)
+    basis = jnp.linalg.qr((images / _tree.power_of_two_near(images)).T)[0].T
     within = jnp.sum(_quadratic_forms(product, basis))
     mean, sem = mean_and_sem(_quadratic_forms(product, signs - (signs @ basis.T) @ basis))
     return Estimate(within + mean, sem)
@@ -141,7 +146,7 @@ def _quadratic_forms(product: Product, rows: Array) -> Array:
 def _xtrace(key: Array, product: Product, like: Array, num: int) -> Estimate:
     samples = stochtrace.sampler_sphere(like, num=num // 2)(key)
     # matfree compares ranks with absolute numbers, so it is given a matrix of size one
-    size = jnp.linalg.norm(product(samples[0])) / jnp.linalg.norm(samples[0])
+    size = _tree.norm(product(samples[0])) / _tree.norm(samples[0])
     size = jnp.where(size > 0, size, 1)
     # one product at a time: the memory is that of one batch
     scaled = sequential_vmap(lambda v: product(v) / size)
@@ -162,12 +167,12 @@ def _sign_samples(key: Array, objective: Any, params: PyTree, num: int) -> PyTre
     """For each sample and parameter array, signs times their part of the product, a tree of `(num,)`."""
     with jax.default_matmul_precision("highest"):
         linear = products(objective, params)
-        leaves, structure = jax.tree.flatten(params)
+        leaves, structure = jax.tree.flatten(jax.tree.map(_tree.at_least_single, params))
 
         def sample(key: Array) -> PyTree:
             keys = jax.random.split(key, len(leaves))
             signs = [jax.random.rademacher(k, p.shape, p.dtype) for k, p in zip(keys, leaves)]
             signs = jax.tree.unflatten(structure, signs)
-            return jax.tree.map(lambda s, image: jnp.sum(s * _tree.at_least_single(image)), signs, linear(signs))
+            return jax.tree.map(lambda s, image: jnp.sum(s * image), signs, linear(signs))
 
         return jax.lax.map(sample, jax.random.split(key, num))

@@ -149,7 +149,10 @@ def _check(objective: Any, a: PyTree, b: PyTree, start: Any, num_images: Any, nu
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class _State:
-    """A band under way, images as rows."""
+    """A band under way, images as rows; gradients, and the forces of them, in units of the largest one at the start.
+
+    Their squares then stay within the range of the precision, whatever the units of the loss.
+    """
 
     x: Array
     losses: Array
@@ -175,6 +178,7 @@ class _Relaxation:
     tol: Array
     reach: Array
     first: Array  # the largest force at the start
+    unit: Array  # of the gradients, a power of two
 
     def advance(self, state: _State) -> _State:
         """One step, or the end where nothing is left to do or a step leads to what is not finite."""
@@ -185,7 +189,7 @@ class _Relaxation:
         new = self._moved(state, forces)
         finite = jnp.all(jnp.isfinite(new.losses)) & jnp.all(jnp.isfinite(new.gradients))
         over = settled | ~finite
-        entry = {"force": worst, "loss": jnp.max(state.losses)}
+        entry = {"force": worst * self.unit, "loss": jnp.max(state.losses)}
         return dataclasses.replace(
             select(over, state, new),
             climbing=state.climbing | (self.climb & ready),
@@ -196,14 +200,14 @@ class _Relaxation:
     def _moved(self, state: _State, forces: Array) -> _State:
         """A step of FIRE; semi-implicit Euler between its rules (Bitzek et al. 2006)."""
         down = jnp.vdot(forces, state.velocity) > 0
-        size = jnp.linalg.norm(state.velocity) / jnp.maximum(jnp.linalg.norm(forces), jnp.finfo(forces.dtype).tiny)
+        size = _tree.norm(state.velocity) / jnp.maximum(_tree.norm(forces), jnp.finfo(forces.dtype).tiny)
         steered = (1 - state.mixing) * state.velocity + state.mixing * size * forces
         downhill = jnp.where(down, state.downhill + 1, 0)
         faster = downhill > PATIENCE
         dt = state.dt * jnp.where(down, jnp.where(faster, FASTER, 1), SLOWER)
         mixing = jnp.where(down, state.mixing * jnp.where(faster, LESS_MIXING, 1), MIXING)
         moves = _shortened(dt * (jnp.where(down, steered, 0) + dt * forces), self.reach)
-        losses, gradients = _measure(self.flat, state.x + moves)
+        losses, gradients = _measure(self.flat, state.x + moves, self.unit)
         return dataclasses.replace(
             state,
             x=state.x + moves,
@@ -228,11 +232,13 @@ def _relax(settings: tuple[bool, int], objective: Objective, images: PyTree, spr
 
         state = jax.lax.while_loop(going, relaxation.advance, state)
         forces = _norms(_forces(state, relaxation.spring))
+        converged = jnp.max(forces) <= relaxation.tol
+        forces = forces * relaxation.unit
     late = jnp.arange(relaxation.num_steps) >= state.step
     last = {"force": jnp.max(forces), "loss": jnp.max(state.losses)}
     history = {name: jnp.where(late, last[name], kept) for name, kept in state.history.items()}
     finite = jnp.all(jnp.isfinite(state.losses)) & jnp.all(jnp.isfinite(state.gradients))
-    converged = finite & (jnp.max(forces) <= relaxation.tol)
+    converged = converged & finite & jnp.all(jnp.isfinite(forces))
     path = Chain(jax.vmap(flat.tree)(state.x))
     return Band(path, state.losses, forces, _peaks(state.losses), converged, state.step, history)
 
@@ -241,11 +247,13 @@ def _prepared(settings: Any, flat: Flat, images: PyTree, spring: Any, tol: Any) 
     """The band at rest, and the scales of what it moves in."""
     climb, num_steps = settings
     x = jax.vmap(lambda image: Flat(flat.objective, image).start)(images)
-    losses, gradients = _measure(flat, x)
+    losses, gradients = _measure(flat, x, 1)
+    unit = _tree.power_of_two_near(gradients)
+    gradients = gradients / unit
     spacing = _norms(jnp.diff(x, axis=0))
     turns = _norms(jnp.diff(gradients, axis=0)) / jnp.maximum(spacing, jnp.finfo(x.dtype).tiny)
-    spring = jnp.max(turns) if spring is None else jnp.asarray(spring, x.dtype)
-    tol = PRECISION * jnp.max(_norms(gradients)) if tol is None else jnp.asarray(tol, x.dtype)
+    spring = jnp.max(turns) if spring is None else jnp.asarray(spring, x.dtype) / unit
+    tol = PRECISION * jnp.max(_norms(gradients)) if tol is None else jnp.asarray(tol, x.dtype) / unit
     reach = REACH * jnp.mean(spacing)
     blank = jnp.zeros(num_steps, x.dtype)
     zero = jnp.zeros((), x.dtype)
@@ -256,15 +264,17 @@ def _prepared(settings: Any, flat: Flat, images: PyTree, spring: Any, tol: Any) 
     first = jnp.max(_norms(_forces(state, spring)))
     # The first step moves the image that is pushed most by a tenth of what is allowed.
     dt = jnp.sqrt(0.1 * reach / jnp.maximum(first, jnp.finfo(x.dtype).tiny))
-    return dataclasses.replace(state, dt=dt), _Relaxation(flat, climb, num_steps, spring, tol, reach, first)
+    return dataclasses.replace(state, dt=dt), _Relaxation(flat, climb, num_steps, spring, tol, reach, first, unit)
 
 
-def _measure(flat: Flat, x: Array) -> tuple[Array, Array]:
-    return jax.vmap(flat.value_and_grad)(x)
+def _measure(flat: Flat, x: Array, unit: Any) -> tuple[Array, Array]:
+    """Losses, and gradients in units of `unit`."""
+    losses, gradients = jax.vmap(flat.value_and_grad)(x)
+    return losses, gradients / unit
 
 
 def _norms(rows: Array) -> Array:
-    return jnp.sqrt(jnp.sum(rows**2, axis=-1))
+    return jax.vmap(_tree.norm)(rows)
 
 
 def _shortened(moves: Array, longest: Array) -> Array:
@@ -300,7 +310,8 @@ def _tangents(losses: Array, before: Array, after: Array) -> Array:
     behind = jnp.where(
         (rise > 0) & (fall < 0), 0, jnp.where((rise < 0) & (fall > 0), 1, jnp.where(upwards, less, more))
     )
-    ahead, behind = jnp.where(ahead + behind > 0, ahead, 1), jnp.where(ahead + behind > 0, behind, 1)  # a flat stretch
+    total = ahead + behind
+    ahead, behind = (jnp.where(total > 0, share / jnp.where(total > 0, total, 1), 1) for share in (ahead, behind))
     tangents = ahead[:, None] * after + behind[:, None] * before
     lengths = _norms(tangents)[:, None]
     return tangents / jnp.where(lengths > 0, lengths, 1)

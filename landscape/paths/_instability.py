@@ -63,9 +63,9 @@ class Instability:
         """One pair of children."""
         first, second = self.children(coords)
         between = line(first, second)
-        away = jax.tree.map(jnp.subtract, first, second)
+        away = jax.tree.map(lambda x, y: _tree.at_least_single(x) - _tree.at_least_single(y), first, second)
         positions = jnp.linspace(0, 1, self.num_points)[:, None]
-        values = {"distance": optax.tree.norm(away)}
+        values = {"distance": _tree.norm(away)}
         for name, objective in {"train": self.objective, **self.track}.items():
             measured = jax.lax.map(lambda t, o=objective: o.evaluate(between(t)), positions)
             values = joined(values, {f"{name}_{metric}": value for metric, value in measured.items()})

@@ -24,7 +24,7 @@ from landscape.problems.classification import mlp
 def chebyshev_regression(degree: int, num_points: int = 20, hidden: Sequence[int] = (50, 50)) -> Problem:
     """A tanh network 1-50-50-1 on points of a Chebyshev polynomial, with half the squared error as loss.
 
-    The data are full-batch and have no test part. Parameters start as in `landscape.problems.mlp`; Cohen et al. use
+    The data are full-batch, in the default precision, and have no test part. Parameters start as in `landscape.problems.mlp`; Cohen et al. use
     PyTorch's default, uniform with random biases.
 
     Args:
@@ -41,7 +41,7 @@ def chebyshev_regression(degree: int, num_points: int = 20, hidden: Sequence[int
     init, predict = mlp(widths)
     loss_fn = _half_squared_errors(predict)
     x = np.linspace(-1, 1, num_points)[:, None]
-    data = {"x": jnp.asarray(x, jnp.float32), "y": jnp.asarray(chebyshev(degree, x), jnp.float32)}
+    data = {"x": jnp.asarray(x), "y": jnp.asarray(chebyshev(degree, x))}
     name = f"Chebyshev {degree}, MLP {'-'.join(map(str, widths))}"
     return Problem(init=init, objectives={"train": Objective(loss_fn, data)}, predict=predict, name=name)
 
