@@ -466,9 +466,10 @@ def _index(axis: Axis, at: Any) -> int:
 
 
 def slice_advice(grid: Grid, keep: int) -> str:
-    """A call that leaves the first `keep` axes of a landscape, at coordinates that the others have."""
-    middle = {axis.name: float(axis.values[len(axis) // 2]) for axis in grid.axes[keep:]}
-    return f"landscape.slice({', '.join(f'{name}={at!r}' for name, at in middle.items())})"
+    """Calls that leave the first `keep` axes of a landscape, at coordinates that the others have."""
+    middle = ", ".join(f"{axis.name}={float(axis.values[len(axis) // 2])!r}" for axis in grid.axes[keep:])
+    first = ", ".join(f"{name}=0" for name in grid.names[keep:])
+    return f"landscape.slice({first}) at an index, or landscape.slice({middle}) at a coordinate"
 
 
 def dims(grid: Grid, name: str, ndim: int) -> tuple[str, ...]:

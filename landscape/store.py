@@ -857,7 +857,7 @@ def _writable(path: Path) -> Generator[None]:
             raise
         why = WRITING[errno.EROFS] if read_only else _reason(error, WRITING)
         safe = ". Finished tiles are safe: the same call with this store resumes after them" if _is_run(path) else ""
-        raise StoreError(f"cannot write to {path}: {why}{safe}") from error
+        raise StoreError(f"cannot write to {path}: {why}{_file(error, path)}{safe}") from error
 
 
 def _is_run(path: Path) -> bool:
@@ -885,6 +885,12 @@ WRITING = {
 }
 
 
+def _file(error: BaseException, path: Path) -> str:
+    """Which file an error of the system is about, where it is another than `path`."""
+    file = getattr(error, "filename", None)
+    return f" ({file})" if isinstance(file, str | os.PathLike) and os.fspath(file) != str(path) else ""
+
+
 def _reason(error: BaseException, known: Mapping[int, str] = READING) -> str:
     """An error of the system in words, with the file and what to do where that is known."""
     if isinstance(error, MemoryError):
@@ -892,8 +898,7 @@ def _reason(error: BaseException, known: Mapping[int, str] = READING) -> str:
     code = getattr(error, "errno", None) or 0
     if code in known or code in READING:
         return known.get(code) or READING[code]
-    file = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-    return f"{getattr(error, 'strerror', None) or error}{file}"
+    return str(getattr(error, "strerror", None) or error)
 
 
 @contextlib.contextmanager
@@ -921,7 +926,7 @@ def _readable(path: Path) -> Generator[None]:
     except (OSError, ValueError, KeyError, MemoryError) as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(f"cannot read the run store {path}: {_reason(error)}") from error
+        raise StoreError(f"cannot read the run store {path}: {_reason(error)}{_file(error, path)}") from error
 
 
 # ---------------------------------------------------------------------------------------------------- plain data

@@ -259,7 +259,9 @@ def test_unknown_formats_are_named(tmp_path, path, format):
 def test_too_many_axes(tmp_path, kind, limit):
     grid = Grid.of(**{name: [2.0, 3.0] for name in "abcd"[: limit + 1]})
     landscape = Landscape(grid, {"loss": np.full(grid.shape, 2.5)}, np.ones(grid.shape, dtype=bool))
-    with pytest.raises(ValueError, match=rf"at most {limit} axes, this landscape has {limit + 1}.*slice"):
+    with pytest.raises(
+        ValueError, match=rf"at most {limit} axes, this landscape has {limit + 1}.*slice..=3.0. at a coordinate"
+    ):
         export(landscape, tmp_path / f"a.{kind}")
 
 

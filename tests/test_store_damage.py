@@ -37,23 +37,25 @@ def old(folder, which):
     return folder / f"{which}.zarr"
 
 
-@pytest.fixture
-def rows(monkeypatch):
-    """Tiles of a row."""
-    layout = _tiling.layout_for
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of five tiles, each a row."""
+    path, layout = tmp_path_factory.mktemp("finished") / "run.zarr", _tiling.layout_for
 
     def tiles_of_a_row(fn, grid, timing):
         full = layout(fn, grid, timing)
         return _layout.Layout(full.grid, full.outputs, (1, full.tile[1]))
 
-    monkeypatch.setattr(_tiling, "layout_for", tiles_of_a_row)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_tiling, "layout_for", tiles_of_a_row)
+        ls.sweep(saddle, GRID, store=path, batch=2)
+    return path
 
 
 @pytest.fixture
-def run(tmp_path, rows):
-    """A finished run of five tiles."""
-    ls.sweep(saddle, GRID, store=tmp_path / "run.zarr", batch=2)
-    return tmp_path / "run.zarr"
+def run(finished, tmp_path):
+    """A copy of it to damage."""
+    return shutil.copytree(finished, tmp_path / "run.zarr")
 
 
 def resume(path):
@@ -167,6 +169,55 @@ def test_no_flipped_bit_anywhere_changes_what_is_loaded(saved):
             np.testing.assert_array_equal(found["pair"][..., 1], STEPS)
         file.write_bytes(content)
     assert refused > 40
+
+
+def destroy(rng, path):
+    """One of many things that happen to files; returns what it was."""
+    victim = rng.choice(sorted(path.rglob("*")))
+    kind = rng.choice(["remove", "truncate", "zero", "flip", "append", "folder", "link", "stray"])
+    if kind == "remove" or (kind == "folder" and victim.is_dir()):
+        shutil.rmtree(victim) if victim.is_dir() else victim.unlink()
+    elif victim.is_dir():
+        (victim / "77").write_text("stray")
+    elif kind in ("folder", "link"):
+        victim.unlink()
+        victim.mkdir() if kind == "folder" else victim.symlink_to("nowhere")
+    else:
+        content = bytearray(victim.read_bytes())
+        where = rng.integers(len(content))
+        flipped = content[:where] + bytes([content[where] ^ 1 << int(rng.integers(8))]) + content[where + 1 :]
+        new = {"truncate": content[:where], "zero": bytes(len(content)), "flip": flipped}
+        victim.write_bytes(new.get(kind, content + b"junk"))
+    return f"{kind} {victim}"
+
+
+@pytest.mark.filterwarnings("ignore:.*damaged:UserWarning")
+def test_whatever_happens_to_the_files_nothing_is_silently_wrong(run, tmp_path):
+    reference, rng = ls.load(run), np.random.default_rng(3)
+    outcomes = []
+    for _ in range(16):
+        broken = tmp_path / "broken.zarr"
+        shutil.copytree(run, broken)
+        what = destroy(rng, broken)
+        for attempt in (ls.load, resume):
+            try:
+                found = attempt(broken)
+            except StoreError:
+                outcomes.append("refused")
+                continue
+            outcomes.append("read")
+            assert_same(found, reference, what, all_computed=attempt is resume)
+        shutil.rmtree(broken)
+    assert outcomes.count("refused") > 5
+    assert outcomes.count("read") > 5
+
+
+def assert_same(found, reference, what, all_computed):
+    for axis, old_axis in zip(found.grid.axes, reference.grid.axes):
+        np.testing.assert_array_equal(axis.values, old_axis.values, err_msg=what)
+    assert found.computed.all() or not all_computed, what  # a tile without its mark is not finished
+    for name in reference:
+        np.testing.assert_array_equal(found[name][found.computed], reference[name][found.computed], err_msg=what)
 
 
 # ----------------------------------------------------------------------- metadata, and what keeps it from being read
