@@ -245,25 +245,16 @@ def _prepare(fn: Any, grid: Grid) -> Any:
     check = getattr(fn, "check_grid", None)
     if check is not None:
         check(grid)
+    _warn_of_copies(fn)
     fn = jax.tree_util.tree_map_with_path(_usable_leaf, fn)
     _check_outputs(fn, grid)
-    _warn_of_copies(fn)
     return fn
 
 
 def _usable_leaf(path: Any, leaf: Any) -> Any:
-    """Functions among the leaves become part of the program; everything else must be a number or an array held here.
-
-    Of an array that several processes share, each takes its own copy, if it has a whole one.
-    """
-    if not getattr(leaf, "is_fully_addressable", True):
-        if not leaf.is_fully_replicated:
-            raise ValueError(
-                f"{_tree.key_name(path)} {_tree.describe(leaf)} is a global array: other processes of jax.distributed "
-                "hold some of it, and a sweep runs within each process. Gather it first, by "
-                "jax.experimental.multihost_utils.process_allgather(tree, tiled=True)"
-            )
-        return leaf.addressable_data(0)
+    """Functions among the leaves become part of the program; everything else must be a number or a whole array."""
+    if isinstance(leaf, jax.Array) or not getattr(leaf, "is_fully_addressable", True):
+        return _whole_array(path, leaf)
     if _tree.is_function(leaf):
         return _tree.static_function(leaf)
     if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
@@ -274,10 +265,24 @@ def _usable_leaf(path: Any, leaf: Any) -> Any:
     return leaf
 
 
+def _whole_array(path: Any, leaf: Any) -> Any:
+    """An array on one device, from where the engine copies it to those that evaluate points."""
+    if leaf.is_fully_replicated:
+        return leaf.addressable_data(0) if len(leaf.sharding.device_set) > 1 else leaf
+    if not leaf.is_fully_addressable:
+        raise ValueError(
+            f"{_tree.key_name(path)} {_tree.describe(leaf)} is a global array: other processes of jax.distributed "
+            "hold some of it, and a sweep runs within each process. Gather it first, by "
+            "jax.experimental.multihost_utils.process_allgather(tree, tiled=True)"
+        )
+    # as a sharding: put on a plain device, it would keep a type that says how it was sharded
+    return jax.device_put(leaf, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+
+
 def _warn_of_copies(fn: Any) -> None:
     """Say so where arrays are spread over devices because one of them may be too small for them."""
     leaves = [leaf for leaf in jax.tree.leaves(fn) if isinstance(leaf, jax.Array)]
-    spread = [leaf for leaf in leaves if not leaf.is_fully_replicated]
+    spread = [leaf for leaf in leaves if leaf.is_fully_addressable and not leaf.is_fully_replicated]
     if spread:
         devices = max(len(leaf.sharding.device_set) for leaf in spread)
         warn(

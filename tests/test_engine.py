@@ -1,20 +1,26 @@
 """The engine: same numbers whatever the tiles, widths, devices and traces; checks before compiling."""
 
+import contextlib
 import dataclasses
 import functools
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters import mlir
 
 import landscape as ls
 from landscape import _batching, _kernel, _runners, _tiling
@@ -144,7 +150,7 @@ def test_nan_and_infinity_are_kept_where_they_were_found():
 
 
 _DEVICES = """
-import os, sys, numpy as np, jax
+import os, sys, warnings, numpy as np, jax
 sys.path.insert(0, {tests!r})
 from test_engine import _network
 import landscape as ls
@@ -157,6 +163,12 @@ for width in (1, 4):
     np.testing.assert_array_equal(one["loss"], three["loss"])
 auto = ls.sweep(_network(), ls.Grid.square(0.7, 9))
 np.testing.assert_allclose(one["loss"], auto["loss"], rtol=2e-6)
+spread = jax.device_put(np.arange(6.0), jax.NamedSharding(jax.make_mesh((3,), ("d",)), jax.P("d")))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    found = ls.sweep(jax.tree_util.Partial(lambda s, c: s @ s * c[0], spread), ls.Grid.square(2.0, 3))
+np.testing.assert_allclose(found["value"], [[-110.0] * 3, [0.0] * 3, [110.0] * 3])
+assert "1 arrays of the point function are sharded over 3 devices" in str(caught[0].message), caught
 memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 assert _kernel.default_memory(jax.local_devices()[0]) == memory // 4 // 3
 """
@@ -332,6 +344,8 @@ def test_plan_estimates_without_computing_the_grid():
         ({"grid": ls.Grid.of(x=np.linspace(1, 1 + 1e-7, 512))}, ValueError, "collapse to 2; use float64"),
         ({"batch": 0}, ValueError, "batch must be 'auto', a positive"),
         ({"batch": "big"}, ValueError, "batch must be 'auto', a positive"),
+        ({"batch": 10**12}, ValueError, "more than the 1,048,576 that may be asked for on this grid of 77"),
+        ({"batch": Strategy(2**20 + 1, hoist=True)}, ValueError, "more than the 1,048,576"),
         ({"devices": 99}, ValueError, "devices=99, but there are"),
         ({"devices": []}, ValueError, "devices is empty"),
         ({"max_memory": -1}, ValueError, "max_memory must be a positive"),
@@ -456,3 +470,212 @@ def test_outputs_that_are_not_numbers_are_refused():
         ls.sweep(lambda c: {"none": jnp.zeros((3, 0))}, GRID)
     with pytest.raises(ValueError, match="leave devices= away"):
         ls.sweep(lambda c: c[0], GRID, executor=object(), devices=1)
+
+
+# ----------------------------------------------------------------------------------------- what vmap does not like
+
+
+def _sine(method=None, host=np.sin):
+    """The sine by NumPy, plus 3 y."""
+
+    def point(c):
+        return jax.pure_callback(host, jax.ShapeDtypeStruct((), c.dtype), c[0], vmap_method=method) + 3 * c[1]
+
+    return point
+
+
+def _cube_without_batching_rule():
+    cube = jex.Primitive("cube")
+    cube.def_abstract_eval(lambda x: x)
+    mlir.register_lowering(cube, mlir.lower_fun(lambda x: x**3, multiple_results=False))
+    return lambda c: cube.bind(c[0]) + 3 * c[1]
+
+
+def _shifted(f, grid):
+    x, y = np.meshgrid(*(axis.values.astype(np.float32) for axis in grid.axes), indexing="ij")
+    return f(x) + 3 * y
+
+
+@pytest.mark.parametrize("num", [3, 40, 400])
+@pytest.mark.parametrize(
+    ("point", "f"), [(_sine(), np.sin), (_cube_without_batching_rule(), lambda x: x**3)], ids=["callback", "primitive"]
+)
+def test_what_cannot_be_vmapped_goes_point_by_point_on_any_grid(point, f, num):
+    grid = ls.Grid.of(x=np.linspace(-1.5, 2.0, num), y=np.linspace(0.25, 3.0, 5))
+    with _batching.forgotten():
+        found = ls.sweep(point, grid)
+        assert ls.sweep(point, grid).meta["plan"]["batching"] == {"width": 1}
+    np.testing.assert_allclose(found["value"], _shifted(f, grid), rtol=1e-6, atol=3e-6)
+
+
+@pytest.mark.parametrize("batch", [2, 400, Strategy(3, hoist=True)])
+def test_asking_for_a_width_of_what_cannot_be_vmapped_is_refused(batch):
+    for call in (ls.sweep, ls.plan):
+        with pytest.raises(ValueError, match=r"does not allow; pass batch=1.*vmap_method=.*NotImplementedError"):
+            call(_sine(), GRID, batch=batch)
+
+
+def test_a_trial_that_fails_is_no_reason_to_stop(monkeypatch, capfd):
+    """A host function that takes one number where `vmap_method` promises that it takes many."""
+    monkeypatch.setattr(_batching._Climb, "_pays", lambda climb, *arguments, **options: True)
+    with _batching.forgotten(), pytest.warns(UserWarning, match=r"points at a time were tried, and fail.*TypeError"):
+        found = ls.sweep(_sine("expand_dims", lambda x: np.float32(np.sin(float(x)))), ls.Grid.square(1.5, 9))
+    np.testing.assert_allclose(found["value"], _shifted(np.sin, found.grid), rtol=1e-6, atol=3e-6)
+
+
+def test_a_trial_that_does_not_end_is_given_up_and_not_tried_again(monkeypatch):
+    released, trials = threading.Event(), []
+
+    def host(x):
+        if np.ndim(x):
+            trials.append(len(x))
+            released.wait(60)
+        return np.sin(np.asarray(x))
+
+    monkeypatch.setattr(_batching._Climb, "_pays", lambda climb, *arguments, **options: True)
+    monkeypatch.setattr(_batching, "GRACE", 0.5)
+    monkeypatch.setattr(_batching, "TRIAL", 3)
+    point = jax.tree_util.Partial(_sine("expand_dims", host))
+    try:
+        with _batching.forgotten():
+            with pytest.warns(UserWarning, match="is given up. XLA cannot stop it: it keeps a core busy.*batch=1"):
+                found = ls.sweep(point, ls.Grid.square(1.5, 9))
+            again = ls.sweep(point, ls.Grid.square(1.5, 50))  # of another size, and so another program
+    finally:
+        released.set()
+    for result in (found, again):
+        np.testing.assert_allclose(result["value"], _shifted(np.sin, result.grid), rtol=1e-6, atol=3e-6)
+    assert len(trials) == 1
+
+
+@pytest.fixture
+def ctrl_c():
+    """`with ctrl_c(event):` presses Ctrl-C once the event is set."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    @contextlib.contextmanager
+    def pressed(event):
+        def press():
+            event.wait(60)
+            time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=press, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+    yield pressed
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("batch", ["auto", 4])
+def test_ctrl_c_interrupts_a_call(ctrl_c, batch):
+    """Also one that would never end, and what comes after does not wait for it."""
+    under_way, released = threading.Event(), threading.Event()
+
+    def host(x):
+        if not released.is_set():
+            under_way.set()
+            released.wait(60)
+        return np.sin(np.asarray(x))
+
+    point = jax.tree_util.Partial(_sine("expand_dims", host))
+    try:
+        with _batching.forgotten(), ctrl_c(under_way):
+            ls.sweep(point, GRID, batch=batch)
+        assert not released.is_set()
+        other = ls.sweep(_sine("expand_dims"), GRID, batch=4)
+    finally:
+        released.set()
+    np.testing.assert_allclose(other["value"], _shifted(np.sin, GRID), rtol=1e-6, atol=3e-6)
+
+
+def test_ctrl_c_interrupts_a_compilation(ctrl_c, monkeypatch):
+    under_way, released = threading.Event(), threading.Event()
+
+    def compile_for_ever(*arguments):
+        under_way.set()
+        released.wait(60)
+
+    monkeypatch.setattr(_kernel, "_compile", compile_for_ever)
+    with ctrl_c(under_way):
+        ls.sweep(lambda c: 0.3 * c[0], GRID, batch=4)
+    released.set()
+
+
+_ENDLESS = """
+import os, signal, threading, jax, jax.numpy as jnp, landscape as ls
+from landscape import _kernel
+run, w = _kernel._run, jnp.ones((64, 64))
+def interrupted(*arguments):
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    return run(*arguments)
+_kernel._run = interrupted
+def endless(c):
+    return jax.lax.while_loop(lambda x: x > -1.0, lambda x: jnp.abs(x + 0.0 * jnp.tanh(w @ w).sum()), c[0] + 2.0)
+try:
+    ls.sweep(endless, ls.Grid.square(1.0, 3))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_process_ends_whose_program_does_not():
+    done = subprocess.run([sys.executable, "-c", _ENDLESS], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout.strip(), done.returncode) == ("interrupted", 0), done.stderr
+
+
+# ------------------------------------------------------------------------------------------- devices and processes
+
+
+class _Global(np.ndarray):
+    """An array of which another process holds some."""
+
+    is_fully_addressable, is_fully_replicated = False, False
+
+
+class _Replicated(_Global):
+    """An array of which each process has a copy."""
+
+    is_fully_replicated = True
+    sharding = SimpleNamespace(device_set={0, 1})
+
+    def addressable_data(self, index):
+        return np.asarray(self)
+
+
+def test_arrays_of_other_processes():
+    host = np.array([0.5, 2.0], np.float32)
+    expected = ls.sweep(_surface(lambda p, b: jnp.sum(p["w"] ** 2), origin={"w": host}), GRID, batch=4)
+    with pytest.raises(ValueError, match=r"at.origin.w float32\[2\] is a global array.*process_allgather"):
+        ls.sweep(_surface(lambda p, b: jnp.sum(p["w"] ** 2), origin={"w": host.view(_Global)}), GRID)
+    found = ls.sweep(_surface(lambda p, b: jnp.sum(p["w"] ** 2), origin={"w": host.view(_Replicated)}), GRID, batch=4)
+    np.testing.assert_array_equal(found["loss"], expected["loss"])
+
+
+def test_several_processes_that_do_the_same_are_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.warns(UserWarning, match=r"each of the 4 processes.*shard=\(jax.process_index"):
+        ls.sweep(lambda c: 1.5 * c[0], GRID, batch=4)
+    ls.sweep(lambda c: 1.5 * c[0], GRID, batch=4, shard=(0, 4), store=tmp_path / "run.zarr")
+
+
+def test_devices_of_another_process_are_refused():
+    device = SimpleNamespace(process_index=3, platform="gpu", id=7)
+    with pytest.raises(ValueError, match=r"must be those of this process, as jax.local_devices\(\) lists them"):
+        ls.sweep(lambda c: c[0], GRID, devices=[device])
+
+
+# --------------------------------------------------------------------------------------------------------- warnings
+
+
+def test_warnings_point_at_the_line_of_the_user(tmp_path):
+    weight = {"fc.weight": jnp.full((2, 3), 0.5)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ls.sweep(_sine(), GRID, batch=1, store=tmp_path / "run.zarr")
+        jax.jit(lambda: ls.subspace.filter_normalize(jax.tree.map(lambda w: w[None], weight), weight))()
+    assert [warning.filename for warning in caught] == [__file__] * 2
+    first, second = (Path(__file__).read_text().splitlines()[warning.lineno - 1] for warning in caught)
+    assert "ls.sweep(_sine()" in first
+    assert "ls.subspace.filter_normalize" in second

@@ -33,11 +33,16 @@ def tuned(monkeypatch):
             tune.tried.append(kernel.width)
             return Timing(kernel.strategy, seconds(kernel), COMPILE_SECONDS, threads=kernel.threads)
 
+        def run(kernel, points):
+            tune.rerun += len(points)
+            return seconds(kernel) * len(points)
+
         monkeypatch.setattr(_batching, "measure", measure)
-        monkeypatch.setattr(_batching, "_seconds", lambda kernel, points: seconds(kernel) * len(points))
+        monkeypatch.setattr(_batching, "_seconds", run)
         kernel = _kernel.Kernel.build(jax.tree_util.Partial(lambda c: c[0] * tune.salt), 1, jax.local_devices())
         return _batching.tune(tune.kernel or kernel, np.zeros((4096, 1)), num_points, None)
 
+    tune.rerun = 0
     tune.tried, tune.salt, tune.kernel, tune.threads, tune.hoist = [], 3.0, None, 1, False
     monkeypatch.setattr(_kernel.Kernel, "num_hoisted", lambda kernel: int(tune.hoist))
     monkeypatch.setattr(_kernel, "threads_for", lambda devices: tune.threads)
@@ -61,6 +66,20 @@ def test_two_worse_widths_in_a_row_end_the_climb(tuned):
     cost = {1: 1e-2, 16: 3e-3, 256: 5e-3, 4096: 5e-3}
     assert tuned(lambda width: cost.get(width, 7e-3), 10**7).strategy == Strategy(16)
     assert 65536 not in tuned.tried
+
+
+def test_a_width_that_is_hopeless_ends_the_climb(tuned):
+    """Steps of 256 could take 16 times as long again."""
+    assert tuned(lambda width: 1e-3 * (1.0 if width == 1 else 3.5), 10**7).strategy == Strategy(1)
+    assert max(tuned.tried) == 16
+
+
+def test_a_play_off_takes_no_longer_than_half_the_sweep(tuned):
+    for num_points in (100, 250, 700, 10**4):
+        tuned.rerun, tuned.salt = 0, num_points
+        tuned(lambda width: 0.5 - 0.01 * (width == 16), num_points)
+        assert tuned.rerun <= num_points / 2
+    assert tuned.rerun  # where it may, it takes place
 
 
 def test_a_short_sweep_is_not_held_up(tuned):
