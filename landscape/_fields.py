@@ -16,6 +16,8 @@ from landscape._interpolation import Cells, Levels, Nodes, disagreeing, touching
 SAFETY, GUARD, DROP = 2.0, 4.0, 2.5
 ROUNDING = 20.0  # units of rounding of the largest value: a tolerance below would refine noise
 SPIKE = 1e4
+SMALLEST_STEP = 2.0**-25  # as a share of the largest value: finer ones matter to no tolerance
+FEWEST = 8  # numbers that can show that they are multiples of one
 ORDER = 12  # of the differences that tell scatter from a smooth function
 SCATTER = 26.0  # deviations of noise that are GUARD times the largest of many surpluses: 4 x 1.4 x 4.6
 MOST_ROUNDING = 256.0  # units of rounding of the largest value: scatter beyond is the function's own
@@ -134,10 +136,7 @@ class Surface:
     def _deviation(self, level: int, order: int) -> float:
         """Standard deviation of noise of which these are the differences, from their median."""
         finite, number = (self._levels.pick(level, values) for values in (self._kind == FINITE, self._number))
-        number = np.where(finite, number, np.nan)
-        with np.errstate(over="ignore", invalid="ignore"):
-            differences = self._levels.differences(level, number, order)
-        sizes = np.abs(differences[np.isfinite(differences)])
+        sizes = self._sizes(level, np.where(finite, number, np.nan), order)
         return float(np.median(sizes)) / 0.6745 if sizes.size else 0.0
 
     def stepped(self, level: int) -> bool:
@@ -151,26 +150,33 @@ class Surface:
         values = self._levels.pick(level, self.raw).astype(np.float64)
         finite = np.isfinite(values)
         numbers = np.unique(values[finite])
-        floor = _rounding(numbers, self.raw.dtype)
-        steps = _apart(numbers, floor)
+        rounding = _rounding(numbers, self.raw.dtype)
+        steps = _apart(numbers, max(rounding, SMALLEST_STEP * float(np.abs(numbers).max(initial=0.0))))
         if steps.size < 2:
             return False
         which = np.where(finite, np.searchsorted(steps, values, side="right"), 0)
         few = steps.size <= finite.sum() // 4
-        return (few and _on_plateaus(which, steps.size)) or self._counts(level, values, steps, floor)
+        return (few and _on_plateaus(which, steps.size)) or self._counts(level, values, steps, rounding)
 
-    def _counts(self, level: int, values: Nodes, steps: np.ndarray, floor: float) -> bool:
+    def _counts(self, level: int, values: Nodes, steps: np.ndarray, rounding: float) -> bool:
         """Whether all values are multiples of one step, as counts are, and scatter by it from node to node.
 
-        Polynomials on equally spaced coordinates have the first property too, and not the second: differences of a
-        higher order than their degree vanish. From `ORDER` on, their steps are as small as rounding.
+        On equally spaced coordinates polynomials have the first property too, and not the second: differences of a
+        higher order than their degree vanish, and from `ORDER` on their steps are as small as rounding. What is linear
+        between kinks has it as well: there second differences vanish but at the kinks.
         """
-        step = _common_step(np.diff(steps), floor)
-        if not step:
-            return False
-        differences = np.abs(self._levels.differences(level, values, ORDER))
-        differences = differences[np.isfinite(differences)]
-        return differences.size > 0 and bool(np.mean(differences > 0.1 * step) >= 0.5)
+        step = _common_step(steps, rounding) if steps.size >= FEWEST else 0.0
+        return step > 0 and all(
+            np.mean(differences > 0.1 * step) >= least
+            for order, least in ((2, 0.25), (ORDER, 0.5))
+            if (differences := self._sizes(level, values, order)).size
+        )
+
+    def _sizes(self, level: int, values: Nodes, order: int) -> np.ndarray:
+        """Sizes of the differences of that order which are finite."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            differences = self._levels.differences(level, values, order)
+        return np.abs(differences[np.isfinite(differences)])
 
     def described(self) -> dict[str, Any]:
         """Its part of the statement."""
@@ -364,14 +370,20 @@ def _shared_along(lines: np.ndarray) -> np.ndarray:
     return pairs[1, np.bincount(pairs[0], minlength=len(lines))[pairs[0]] > 1]
 
 
-def _common_step(gaps: np.ndarray, floor: float) -> float:
-    """The step of which nine in ten of these gaps are multiples to 5 %; 0 where there is none above the floor."""
+def _common_step(steps: np.ndarray, rounding: float) -> float:
+    """The step of which nine in ten distances between these increasing numbers are multiples but for rounding, or 0.
+
+    Also distances of many steps must be: those between neighbours alone may look so by chance.
+    """
+    lags = 2 ** np.arange(int(np.log2(steps.size)) + 1)
+    distances = np.sort(np.concatenate([steps[lag:] - steps[:-lag] for lag in lags]))
     for divisor in (1, 2, 3):
-        step = gaps.min() / divisor
-        for reach in (4, 16, 64, 256):  # the more steps a gap has, the better it tells their size
-            used = gaps[gaps <= reach * step]
-            step = used.sum() / np.rint(used / step).sum() if used.size else step
-        if step > floor and np.mean(np.abs(gaps / step - np.rint(gaps / step)) <= 0.05) >= 0.9:
+        step = distances[0] / divisor
+        for reach in 4.0 ** np.arange(1, np.log2(distances[-1] / step) / 2 + 2):
+            used = distances[: np.searchsorted(distances, reach * step)]  # the longer, the better it tells the step
+            step = used.sum() / max(np.rint(used / step).sum(), 1.0) if used.size else step
+        off = np.abs(distances / step - np.rint(distances / step))
+        if step > 4 * rounding and np.mean(off <= 1e-3 + 0.2 * rounding / step) >= 0.9:
             return float(step)
     return 0.0
 

@@ -439,6 +439,138 @@ def test_symmetry_and_plateaus_are_not_steps(fn, num):
     assert refine(Grid.square(1.0, num), Smooth(1e-2, unless_stepped=True), f=fn).statement["left_out"] == {}
 
 
+def waves(seed, level, span, side=129):
+    """A random smooth surface: six waves, from `level` to `level + span`."""
+    grid, rng = Grid.square(1.0, side), np.random.default_rng(seed)
+    (x, y), numbers = grid.points().T, rng.normal(size=(6, 4))
+    total = sum(d * np.sin(2 * a * x + 2 * b * y + 3 * c) for a, b, c, d in numbers)
+    return level + span * (total - total.min()) / np.ptp(total)
+
+
+@pytest.mark.parametrize(("level", "span"), [(2.3, 0.3), (2.3, 0.1), (2.3, 3.0), (0.1, 10.0), (10.0, 1e-2)])
+def test_a_smooth_loss_in_float32_is_predicted(level, span):
+    grid = Grid.square(1.0, 129)
+    for seed in range(25):
+        values = waves(seed, level, span)
+        spec = drivers(1e-2, {"f": ((), np.dtype(np.float32))})
+        done = refine(grid, spec, dtype=np.float32, f=lambda x, y, values=values: values)
+        assert done.statement["left_out"] == {}
+        assert done.evaluations < 0.3 * grid.size
+        assert done.off().max() <= done.refinement.error["f"]
+
+
+PROFILES = {
+    "gaussian": lambda u: np.exp(-(u**2) / 0.02),
+    "narrow": lambda u: np.exp(-(u**2) / 0.001),
+    "quartic": lambda u: u**4,
+    "kink": np.abs,
+    "relu": lambda u: np.maximum(u - 0.1, 0),
+    "cliff": lambda u: np.tanh(5 * u),
+}
+
+
+def looks_stepped(values, grid=None):
+    """Whether values are left out after the first round."""
+    grid = grid or Grid.square(1.0, 129)
+    refinement = Refinement(grid, {"f": Smooth(1e-2, unless_stepped=True)}, {"f": values.dtype})
+    flat = refinement.ask()
+    refinement.tell(flat, {"f": values.ravel()[flat]})
+    return list(refinement.statement["left_out"]) == ["f"]
+
+
+@pytest.mark.parametrize("profile", PROFILES.values(), ids=PROFILES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("level", [0.0, 2.3])
+def test_a_ridge_at_any_angle_is_not_steps(profile, dtype, level):
+    x, y = Grid.square(1.0, 129).points().T
+    for degrees in (0, 10, 15, 20, 26.565, 30, 36.87, 37, 40, 45, 53.13, 75):
+        along = np.cos(np.deg2rad(degrees)) * x + np.sin(np.deg2rad(degrees)) * y
+        assert not looks_stepped((level + profile(along)).astype(dtype)), degrees
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("degree", range(1, 12))
+def test_polynomials_on_a_lattice_are_not_steps(degree, dtype):
+    (x, y), rng = Grid.square(1.0, 129).points().T, np.random.default_rng(degree)
+    for coefficients in rng.integers(-3, 4, (4, degree + 1, degree + 1)):
+        total = sum(c * x**i * y**j for (i, j), c in np.ndenumerate(coefficients) if i + j <= degree)
+        assert not looks_stepped(total.astype(dtype))
+    assert not looks_stepped((np.abs(x) ** degree + np.abs(y) ** degree).astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("edge", [-1.0, 0.0, 0.5, 0.9])
+def test_a_direction_on_which_little_depends_makes_no_steps(edge, dtype):
+    x, y = Grid.square(1.0, 129).points().T
+    for dead in (x**2 + np.maximum(y - edge, 0) ** 2, 2.3 + np.sin(3 * x) + 3e-7 * y):
+        assert not looks_stepped(dead.astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("levels", [1, 2, 5, 20, 100, 500, 3000])
+def test_a_loss_rounded_to_so_many_levels_is_steps(levels, dtype):
+    for seed, (level, span) in enumerate([(0.0, 1.0), (2.3, 0.3), (0.1, 10.0), (0.0, float(levels))]):
+        share = waves(seed, 0.0, 1.0)
+        assert looks_stepped((level + span * np.rint(share * levels) / levels).astype(dtype))
+
+
+def test_steps_of_the_size_of_rounding_are_predicted():
+    values = np.rint(waves(3, 0.0, 1e6)).astype(np.float32)  # a unit is 1e-6 of the values: 8 units in the last place
+    done = refine(Grid.square(1.0, 129), Smooth(1e-2, unless_stepped=True), f=lambda x, y: values)
+    assert done.statement["left_out"] == {}
+    assert done.off().max() <= done.refinement.error["f"]
+
+
+def test_outputs_that_are_to_be_known_everywhere_are_never_left_out():
+    outputs = {"f": ((), np.dtype(float)), "error": ((), np.dtype(float))}
+    done = refine(Grid.square(1.0, 129), drivers(1e-2, outputs, ["f", "error"]), f=wave, error=steps)
+    assert done.statement["left_out"] == {}
+    for name in outputs:
+        assert done.off(name).max() <= done.refinement.error[name]
+
+
+# ------------------------------------------------------------------------------------------- noise, and no savings
+
+
+@pytest.mark.parametrize("deviation", [3e-6, 1e-5, 3e-5])
+def test_noise_of_the_size_of_rounding_is_not_refined(deviation):
+    grid, noise = Grid.square(1.0, 129), np.random.default_rng(4).normal(size=129**2)
+    values = (waves(5, 2.3, 0.3) + deviation * noise).astype(np.float32)
+    done = refine(grid, Smooth(1e-5), f=lambda x, y: values)
+    assert done.refinement.error["f"] == pytest.approx(26 * deviation, rel=0.15)
+    assert done.evaluations < 0.3 * grid.size
+    assert done.off().max() <= done.refinement.error["f"]
+    assert "below that it is rounding (float32)" in done.statement["warnings"][0]
+    assert done.statement["reason"] == ""
+
+
+def test_what_is_not_rounding_is_never_taken_for_it():
+    grid, rng = Grid.square(1.0, 129), np.random.default_rng(4)
+    x, y = grid.points().T
+    kinks = sum(np.abs(a * x + b * y + c) for a, b, c in rng.normal(size=(40, 3))) / 40
+    for values in (kinks, waves(5, 2.3, 0.3) + 1e-3 * rng.normal(size=129**2)):
+        done = refine(grid, Smooth(1e-4), dtype=np.float32, f=lambda x, y, values=values: values)
+        assert done.statement["warnings"] == []
+        assert done.refinement.error["f"] <= 1e-4 * done.output["f"]["range"]
+        assert done.off().max() <= done.refinement.error["f"]
+
+
+def test_why_all_was_evaluated_is_said():
+    grid, noise = Grid.square(1.0, 129), np.random.default_rng(3).normal(size=129**2)
+    rough = refine(grid, Smooth(0.3), f=lambda x, y: noise)
+    assert "'f' cannot be known to" in rough.statement["reason"]
+    labels = refine(grid, Labels(), b=lambda x, y: np.random.default_rng(1).integers(2, 5, x.shape))
+    assert "'b' changes in" in labels.statement["reason"]
+    stepped = refine(grid, Smooth(1e-2, unless_stepped=True), f=steps)
+    assert stepped.statement["reason"] == "'f': piecewise constant, and nothing else is left to refine"
+    small = refine(Grid.square(1.0, 33), Smooth(1e-2), f=wave)
+    assert "so small that" in small.statement["reason"]
+    assert small.statement["warnings"] == []
+    deep = refine(Grid.of(**{axis: np.linspace(-1, 1, 9) for axis in "abcd"}), Smooth(1e-2), f=lambda *c: sum(c))
+    assert deep.statement["reason"] == "the grid has more than 3 axes"
+    assert refine(grid, Smooth(1e-2), f=wave).statement["reason"] == ""
+
+
 # ----------------------------------------------------------------------------------------------------- labels
 
 
@@ -542,6 +674,19 @@ def test_statement_is_plain_json():
 # ---------------------------------------------------------------------------------------------------- levels
 
 
+@pytest.mark.parametrize("order", [2, 7, 12])
+def test_differences_vanish_on_polynomials_and_keep_the_deviation_of_noise(order):
+    x = irregular(33, 6)
+    levels = nested.Levels(Grid.of(x=x, y=x + 2))
+    level = levels.last
+    y = (x - x[0]) / np.ptp(x)
+    flat = levels.differences(level, np.add.outer(y ** (order - 1), 3 * y ** (order - 1)), order)
+    assert np.abs(flat).max() < 1e-12
+    noise = np.random.default_rng(2).normal(size=(33, 33)) * 0.7
+    assert levels.differences(level, noise, order).std() == pytest.approx(0.7, rel=0.1)
+    assert np.isnan(levels.differences(level, np.full((33, 33), 2.3), order)).all()
+
+
 @given(st.integers(2, 400))
 def test_nodes_are_nested_and_as_equal_as_can_be(num):
     levels = nested.Levels(Grid.line(1.0, num))
@@ -604,7 +749,7 @@ OUTPUTS = {
 
 def test_number_drives_every_floating_output_of_one_number():
     assert drivers(0.02, OUTPUTS) == dict.fromkeys(("loss", "sem"), Smooth(0.02, unless_stepped=True))
-    assert list(drivers(0.02, OUTPUTS, ["loss", "gradient", "basin"])) == ["loss"]
+    assert drivers(0.02, OUTPUTS, ["loss", "gradient", "basin"]) == {"loss": Smooth(0.02)}
 
 
 def test_mapping_drives_what_it_names():

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import landscape as ls
@@ -103,6 +104,98 @@ def test_a_point_function_names_what_a_plain_number_applies_to():
     assert result.error["train_loss"] > 0
     assert result.error["train_right"] is None
     assert result.computed.mean() < 0.2
+
+
+@pytest.mark.parametrize(("num_steps", "extent"), [(30, 0.3), (0, 1.0)])
+def test_the_losses_of_a_small_net_are_predicted(num_steps, extent):
+    problem = ls.problems.digits_mlp(hidden=(16,))
+    keys = jax.random.split(jax.random.key(3))
+    params, optimizer = problem.init(keys[0]), optax.adam(1e-2)
+    state, gradient = optimizer.init(params), jax.jit(jax.grad(problem.objectives["train"]))
+    for _ in range(num_steps):
+        updates, state = optimizer.update(gradient(params), state)
+        params = optax.apply_updates(params, updates)
+    directions = ls.subspace.filter_normalize(ls.subspace.random_directions(keys[1], params), params)
+    plane, grid = ls.Subspace(params, directions), ls.Grid.square(extent, 129)
+    result = ls.sweep(ls.LossSurface(plane, problem.objectives), grid, tolerance=1e-2, batch=32, progress=False)
+    assert result.meta["refinement"]["left_out"] == {}
+    assert result.computed.mean() < 0.3
+    for flat in np.random.default_rng(1).choice(np.flatnonzero(~result.computed), 40, replace=False):
+        coords = grid.points_at(np.array([flat]))[0]
+        for name, objective in problem.objectives.items():
+            off = abs(result[f"{name}_loss"].ravel()[flat] - loss_in_float64(plane, coords, objective.data))
+            assert off <= result.error[f"{name}_loss"] + 1e-5
+    assert "predicted elsewhere: test_loss, train_loss; known only where computed: test_accuracy" in repr(result)
+
+
+def loss_in_float64(plane, coords, data):
+    """Cross-entropy of a tanh network, in NumPy."""
+    along = jax.tree.map(lambda o, d: np.float64(o) + np.tensordot(coords, np.float64(d), 1), *plane_parts(plane))
+    h = np.asarray(data["x"], np.float64)
+    for i, layer in enumerate(along):
+        h = (np.tanh(h) if i else h) @ layer["kernel"] + layer["bias"]
+    h -= h.max(axis=1, keepdims=True)
+    return np.mean(np.log(np.exp(h).sum(axis=1)) - h[np.arange(len(h)), np.asarray(data["y"])])
+
+
+def plane_parts(plane):
+    return plane.origin, plane.directions
+
+
+def test_a_loss_that_jumps_is_known_everywhere_all_the_same():
+    data = {"x": np.random.default_rng(2).normal(size=(30, 3)).astype(np.float32)}
+    smooth = ls.Objective(lambda p, batch: jnp.tanh(batch["x"] @ p) ** 2, data)
+    jumps = ls.Objective(lambda p, batch: (batch["x"] @ p > 0.3).astype(jnp.float32), data)
+    plane = ls.Subspace(jnp.array([0.5, -0.2, 0.3]), jnp.array([[0.5, 0.2, -0.5], [0.5, 0.25, 0.75]]))
+    surface, grid = ls.LossSurface(plane, {"train": smooth, "test": jumps}), ls.Grid.square(1.5, 97)
+    exact = ls.sweep(surface, grid, batch=64, progress=False)
+    with pytest.warns(UserWarning, match=r"points were evaluated: 'test_loss' cannot be known to"):
+        result = ls.sweep(surface, grid, tolerance=1e-2, batch=64, progress=False)
+    for name in exact:
+        assert np.abs(result[name] - exact[name]).max() <= result.error[name]
+
+
+def test_what_is_left_out_is_said_in_a_warning_and_in_the_repr(tmp_path):
+    grid, path = ls.Grid.square(1.0, 129), tmp_path / "run.zarr"
+    options = {"tolerance": 1e-2, "batch": 16, "progress": False, "store": path}
+
+    def fn(c):
+        return {"loss": jnp.sin(3 * c[0]) * jnp.exp(c[1]), "accuracy": jnp.round(8 * c[0] + c[1]) / 8, "pair": c}
+
+    said = r"'accuracy' is NaN at the 15,280 points that were not evaluated, since it looks piecewise constant"
+    for _ in range(2):  # also where a finished run is read
+        with pytest.warns(UserWarning, match=said):
+            result = ls.sweep(fn, grid, **options)
+        assert repr(result).endswith(
+            "accuracy, loss, pair, 1361 of 16641 computed; predicted elsewhere: loss; known only where computed: "
+            "accuracy (left out: looks piecewise constant in the first round), pair)"
+        )
+    assert np.isnan(result["accuracy"]).sum() == 15280
+    assert repr(ls.load(path)) == repr(result)
+
+
+def test_a_sweep_that_saves_nothing_says_so():
+    with pytest.warns(UserWarning, match=r"16,641 of 16,641 points were evaluated: 'loss' cannot be known to 0.02 "):
+        result = ls.sweep(
+            lambda c: {"loss": jnp.sin(900 * c[0] + 800 * c[1])},
+            ls.Grid.square(1.0, 129),
+            tolerance=1e-2,
+            batch=64,
+            progress=False,
+        )
+    assert "computed" not in repr(result)
+
+
+@pytest.mark.parametrize("tolerance", [None, {"loss": 1e-2}])
+def test_labels_of_axes_are_those_of_the_call(tmp_path, tolerance):
+    path = tmp_path / "run.zarr"
+    for label in ("first", "second", "third"):
+        axes = tuple(dataclasses.replace(axis, label=f"{label} {axis.name}") for axis in GRID.axes)
+        grid = ls.Grid(axes)
+        result = ls.sweep(hills(), grid, tolerance=tolerance, batch=16, store=path, progress=False)
+        assert result.grid is grid
+        assert [axis.label for axis in result.grid.axes] == [f"{label} x", f"{label} y"]
+    assert len(result.meta["calls"]) == 1
 
 
 def test_one_trace_serves_all_rounds():
