@@ -76,7 +76,7 @@ def surface3d(
     field = field_of(landscape, name, "surface3d", 2)
     check_extended(landscape.grid, "surface3d")
     check_scale(scale)
-    colors = scale_of([field], scale, vmin=zmin, vmax=zmax, signed_log=False)
+    colors = scale_of([field], scale, vmin=zmin, vmax=zmax)
     ax = _solid_axes(ax)
     grid = _as_drawn(landscape.grid)
     fine = _fine(grid)
@@ -187,7 +187,8 @@ def _light(grid: Grid, heights: np.ma.MaskedArray, low: float, high: float) -> n
     x, y = (side * _unit(axis.values) for side, axis in zip(BOX, grid.axes))
     z = BOX[2] / (1 + FLOOR_GAP) * (heights.filled(high) - low) / (high - low)
     # A LightSource takes rows as y and columns as x, and coordinates as well as steps.
-    return 1 - SHADOW * (1 - LIGHT.hillshade(z.T, dx=x, dy=y).T)
+    with np.errstate(invalid="ignore", divide="ignore"):  # points that are too close to have a slope
+        return 1 - SHADOW * (1 - np.nan_to_num(LIGHT.hillshade(z.T, dx=x, dy=y).T))
 
 
 def _quads(corners: np.ndarray) -> np.ma.MaskedArray:
