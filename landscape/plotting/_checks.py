@@ -12,8 +12,8 @@ from matplotlib.colors import Colormap
 from landscape.analysis import MergeTree
 from landscape.grid import Axis, Grid, Landscape
 
-# What matplotlib can draw on an axis: it takes differences of limits, and margins around them.
-LARGEST, NARROWEST, LEAST_SHARE = 1e300, 1e-280, 1e-13
+# What matplotlib can draw: it takes differences and ratios of limits, and puts margins and ticks around them.
+LARGEST, NARROWEST, LEAST_SHARE = 1e150, 1e-150, 1e-13
 MOST_LEVELS = 500
 MOST_BINS = 100_000
 
@@ -52,12 +52,17 @@ def check_landscape(what: str, value: Any) -> None:
             raise ValueError(
                 f"{what}: axis {axis.name!r} must hold real coordinates of shape (n,), got {_kind(axis.values)}"
             )
+        if np.all(np.isfinite(coords)) and np.max(np.abs(coords)) > LARGEST:
+            raise ValueError(
+                f"{what}: axis {axis.name!r} reaches to {np.max(np.abs(coords)):g}, which is too far to be drawn: "
+                "give its coordinates in other units"
+            )
         if not np.all(np.isfinite(coords)) or np.any(np.diff(coords) <= 0):
             raise ValueError(f"{what}: the coordinates of axis {axis.name!r} must be finite and increase, got {coords}")
         low, high = float(coords[0]), float(coords[-1])
-        if not can_be_drawn(low, high) and (low != high or not 0.01 / LARGEST < abs(low) < LARGEST):
+        if low < high and high - low < max(NARROWEST, LEAST_SHARE * max(abs(low), abs(high))):
             raise ValueError(
-                f"{what}: axis {axis.name!r}, {low:.17g} to {high:.17g}, is too large or too narrow to be drawn: "
+                f"{what}: axis {axis.name!r}, {low:.17g} to {high:.17g}, is too narrow to be drawn: "
                 "give its coordinates in other units, or as differences from the middle"
             )
     if np.shape(value.computed) != value.grid.shape or np.asarray(value.computed).dtype != bool:
@@ -70,12 +75,6 @@ def _advice(value: Any) -> str:
     if isinstance(value, Mapping) or hasattr(value, "shape"):
         return ": give it a grid first, Landscape(grid, {name: values}, computed)"
     return ""
-
-
-def can_be_drawn(low: float, high: float) -> bool:
-    """Whether matplotlib can draw a linear axis between two numbers."""
-    largest = max(abs(low), abs(high))
-    return largest <= LARGEST and high - low >= max(NARROWEST, LEAST_SHARE * largest)
 
 
 def check_text(what: str, value: Any) -> None:

@@ -9,7 +9,7 @@ from landscape.plotting import _style
 from landscape.plotting._checks import as_array
 from landscape.plotting._field import calm_ticks, flat_axes
 from landscape.plotting._labels import explain_labels, label_color, label_hatch
-from landscape.plotting._scale import check_scale, dress_log_ticks, resolve
+from landscape.plotting._scale import check_reach, check_scale, dress_log_ticks, resolve
 
 
 @_style.wearable
@@ -90,11 +90,13 @@ def _edges(losses: np.ndarray, scale: str, bins: Any) -> tuple[bool, np.ndarray]
     """Whether the axis is logarithmic, and the edges of the bins. Edges that are given decide, unless the scale is."""
     if np.ndim(bins):
         edges = np.asarray(bins, dtype=np.float64)
-        log = scale == "log" or (scale == "auto" and edges[0] > 0 and resolve(edges, signed_log=False).kind == "log")
+        check_reach(edges)
+        log = scale == "log" or (scale == "auto" and edges[0] > 0 and resolve(edges).kind == "log")
         if log and edges[0] <= 0:
             raise ValueError(f"a log scale needs positive edges, got bins from {edges[0]:g}")
         return log, edges
-    resolved = resolve(losses, scale if scale != "log" or np.any(losses > 0) else "linear", signed_log=False)
+    resolved = resolve(losses, scale if scale != "log" or np.any(losses > 0) else "linear")
+    check_reach(losses, resolved.kind == "log")
     log = resolved.kind == "log"
     space = np.geomspace if log else np.linspace
     return log, space(resolved.low, resolved.high, int(bins) + 1)

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from landscape.grid import Grid, Landscape, slice_advice
 from landscape.plotting import _style
+from landscape.plotting._checks import LARGEST
 from landscape.plotting._scale import Scale, dress_log_ticks, number, resolve
 
 
@@ -163,7 +164,7 @@ def cell_edges(values: np.ndarray) -> np.ndarray:
         size = abs(float(values[0]))
         return values[0] + np.array([-1, 1]) * (max(min(0.5, 0.5 * size), 1e-3 * size) or 0.5)
     if is_log_spaced(values):
-        return np.exp(_midway(np.log(values)))
+        return np.exp(_midway(np.log(values)).clip(-2 * np.log(LARGEST), np.log(LARGEST) + 1))
     return _midway(values)
 
 

@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 
 from landscape.grid import Landscape
 from landscape.plotting import _style
+from landscape.plotting._checks import LARGEST
 from landscape.plotting._field import Field, cell_edges, explain_reserved, field_of, flat_axes, lay_out, scale_of
-from landscape.plotting._scale import check_scale, dress_log_ticks
+from landscape.plotting._scale import check_reach, check_scale, dress_log_ticks
 
 BAND_ERRORS = 2  # half-width of the band in standard errors
 SPLITS = {"train": "-", "test": "--", "validation": "-.", "valid": "-.", "val": "-."}
@@ -99,6 +100,7 @@ def _draw_side(
             ax.plot(x[alone], y[alone], ".", color=line.get_color())
         if error is not None:
             half = BAND_ERRORS * np.asarray(error, dtype=np.float64)
+            half = np.where(half <= LARGEST, half, np.nan)  # a band without end is no band
             ax.fill_between(x, y - half, y + half, color=line.get_color(), alpha=0.2, linewidth=0)
 
 
@@ -110,7 +112,8 @@ def _isolated(shown: np.ndarray) -> np.ndarray:
 
 def _scale_side(ax: Axes, fields: Sequence[Field], scale: str, label: str | None) -> None:
     """The scale of the values and the text of their axis."""
-    colors = scale_of(fields, scale, signed_log=False)
+    colors = scale_of(fields, scale)
+    check_reach(np.concatenate([field.measured for field in fields]), colors.kind == "log")
     text = label or ", ".join(dict.fromkeys(metric(field.name) for field in fields))
     ax.set_ylabel(f"{text} (log scale)" if colors.kind == "log" else text)
     if colors.kind == "log":

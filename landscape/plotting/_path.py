@@ -12,6 +12,7 @@ from landscape.plotting._field import cell_edges, check_ndim, flat_axes, frame
 from landscape.plotting._plane import thin_labels
 from landscape.plotting._scale import number
 
+FAR = 1e6  # widths of the picture
 Entry = dict[str, np.ndarray]
 
 
@@ -50,11 +51,11 @@ def trajectory(
     aspect = aspect if ax is None else ax.get_aspect()
     ax = flat_axes(ax, "trajectory")
     colors = _style.inks().paths
+    frame(ax, landscape.grid, aspect)
     for i, (label, entry) in enumerate(entries.items()):
         color = colors[i % len(colors)]
         text = _description(label, entry, landscape.grid) if describe else None
         _draw_path(ax, entry["coords"], {"color": color, **options, "label": text})
-    frame(ax, landscape.grid, aspect)
     _style.legend_below(ax)
     thin_labels(ax)
     return ax
@@ -94,6 +95,9 @@ def _entry(label: str, path: Any) -> Entry:
 
 
 def _draw_path(ax: Axes, coords: np.ndarray, options: Mapping[str, Any]) -> None:
+    # matplotlib cannot draw to a point that is very far outside; so far out, direction is all that is seen of it
+    middle, span = (np.array([f(axis) for axis in (ax.get_xlim(), ax.get_ylim())]) for f in (np.mean, np.ptp))
+    coords = np.clip(coords, middle - FAR * span, middle + FAR * span)
     color, width = options["color"], options.get("linewidth", 1.3)
     edge = _style.edge_color(color)
     effects = _style.outline(edge, width + 1.3)

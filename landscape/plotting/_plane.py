@@ -12,6 +12,7 @@ from matplotlib.transforms import Bbox
 
 from landscape.grid import Grid, Landscape
 from landscape.plotting import _style
+from landscape.plotting._checks import LARGEST
 from landscape.plotting._field import (
     Field,
     cell_edges,
@@ -254,7 +255,7 @@ def _draw_lines(
         return None
     x, y = (axis.values for axis in grid.axes)
     look: dict[str, Any] = {"linewidths": LINE_WIDTH, **options}
-    return ax.contour(x, y, field.masked.T, levels=levels, **look)
+    return ax.contour(x, y, field.masked.T.clip(-LARGEST, LARGEST), levels=levels, **look)
 
 
 def _label_lines(ax: Axes, lines: ContourSet, ink: Sequence[str], ground: Sequence[Any]) -> None:

@@ -34,30 +34,53 @@ class FlooredLogNorm(LogNorm):
         value = np.ma.asanyarray(value)
         return super().__call__(np.ma.where(value > 0, value, np.finfo(np.float64).tiny), clip)
 
+    def inverse(self, value: Any) -> Any:
+        """Values at places of the colour map; a colour bar with tips asks for some beyond its ends."""
+        with np.errstate(over="ignore"):
+            return np.minimum(super().inverse(value), np.finfo(np.float64).max)
 
-class ClippedCenteredNorm(CenteredNorm):
-    """A linear norm about a centre that shows a range only: what lies outside has the colour of the nearer end."""
+
+class Clipped:
+    """A norm that shows a range only: what lies outside has the colour of the nearer end."""
+
+    low: float
+    high: float
+
+    def __call__(self, value: Any, clip: bool | None = None) -> Any:
+        """Map values to [0, 1]; masked ones stay masked."""
+        norm: Any = super()
+        return norm.__call__(np.ma.asanyarray(value).clip(self.low, self.high), clip)
+
+    def inverse(self, value: Any) -> Any:
+        """Values at places of the colour map; a colour bar with tips asks for some beyond its ends."""
+        norm: Any = super()
+        with np.errstate(over="ignore"):
+            return np.clip(norm.inverse(value), -np.finfo(np.float64).max, np.finfo(np.float64).max)
+
+
+class ClippedNorm(Clipped, Normalize):
+    """Linear from end to end."""
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__(low, high)
+        self.low, self.high = low, high
+
+
+class ClippedCenteredNorm(Clipped, CenteredNorm):
+    """Linear about a centre, which is mapped to 1/2, with one slope on both sides."""
 
     def __init__(self, center: float, low: float, high: float) -> None:
         super().__init__(center, max(abs(low - center), abs(high - center)))
         self.low, self.high = low, high
 
-    def __call__(self, value: Any, clip: bool | None = None) -> Any:
-        """Map values to [0, 1], the centre to 1/2; masked ones stay masked."""
-        return super().__call__(np.ma.asanyarray(value).clip(self.low, self.high), clip)
 
+class ClippedSymLogNorm(Clipped, SymLogNorm):
+    """The same on a symmetric logarithmic scale, about 0 where it is `centred`."""
 
-class ClippedSymLogNorm(SymLogNorm):
-    """The same on a symmetric logarithmic scale about 0."""
-
-    def __init__(self, linthresh: float, low: float, high: float) -> None:
+    def __init__(self, linthresh: float, low: float, high: float, centred: bool) -> None:
         half = max(abs(low), abs(high))
-        super().__init__(linthresh, vmin=-half, vmax=half)
+        super().__init__(linthresh, vmin=-half if centred else low, vmax=half if centred else high)
         self.low, self.high = low, high
-
-    def __call__(self, value: Any, clip: bool | None = None) -> Any:
-        """Map values to [0, 1], 0 to 1/2; masked ones stay masked."""
-        return super().__call__(np.ma.asanyarray(value).clip(self.low, self.high), clip)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +130,7 @@ class Scale:
         if isinstance(self.norm, SymLogNorm):
             top = max(abs(self.low), abs(self.high))
             half = log_levels(self.norm.linthresh, top, max(1, num // 2))
-            return np.concatenate([-half[::-1], [0.0], half])
+            return np.unique(np.concatenate([-half[::-1], [0.0], half]))
         return linear_levels(self.low, self.high, num)
 
 
@@ -161,9 +184,8 @@ def resolve(
     vmax: float | None = None,
     robust: bool = False,
     center: float | str | None = "auto",
-    signed_log: bool = True,
 ) -> Scale:
-    """The scale for some finite values.
+    """The scale for some finite values. Those beyond `LARGEST` are beyond its ends, unless all of them are.
 
     Args:
         values: finite values, shape `(n,)`.
@@ -173,19 +195,15 @@ def resolve(
         robust: take missing limits from the 2nd and 98th percentile rather than the extremes.
         center: the value in the middle of the colour map. `"auto"` is 0 for values of both signs and none
             otherwise; None is no centre.
-        signed_log: whether `"auto"` may be symlog, where a linear scale reaches beyond what can be drawn.
 
     Raises:
         ValueError: unknown kind, limits that are not in order, a log scale without positive limits or with a centre,
-            or values that no arithmetic in float64 can draw on that scale.
+            or values that are all too large or too small to be drawn.
     """
     bounds = data_bounds(values, robust)
     fixed = vmin is not None and vmax is not None
     kind = _chosen_kind(kind, bounds, vmin, vmax, center)
-    if kind == "symlog" and not signed_log:
-        kind = "linear"
     low, high = _limits(values, kind, vmin, vmax, bounds)
-    check_drawable(low, high, kind)
     center = _center(kind, low, high, center)
     low, high = (low, high) if low < high else _widened(low, kind)
     norm, low, high = _norm(values, kind, (low, high), center, asked=vmin is not None or vmax is not None, fixed=fixed)
@@ -215,6 +233,8 @@ def _chosen_kind(
     if kind not in KINDS:
         raise ValueError(f"scale must be one of {', '.join(KINDS)}, got {kind!r}")
     centred = center is not None and center != "auto"
+    if centred and abs(float(center)) > LARGEST:
+        raise ValueError(f"center must be between -{LARGEST:g} and {LARGEST:g}, got {center:g}")
     if centred and (kind == "log" or (kind == "symlog" and center != 0)):
         middle = "no middle" if kind == "log" else "its middle at 0"
         raise ValueError(f"a {kind} scale has {middle}, got center={center}: use scale='linear', or leave center out")
@@ -224,23 +244,7 @@ def _chosen_kind(
     positive = low > 0 and (bounds[0] > 0 or (vmin is not None and vmax is not None))
     if positive and high > low and np.log10(high) - np.log10(low) > LOG_DECADES:
         return "log"
-    return "linear" if _is_drawable(low, high) else "symlog"
-
-
-def _is_drawable(low: float, high: float) -> bool:
-    """Whether a linear scale between two numbers can be drawn."""
-    return max(abs(low), abs(high)) <= LARGEST and (low == high or high - low >= NARROWEST)
-
-
-def check_drawable(low: float, high: float, kind: str, what: str = "the values") -> None:
-    """Raise `ValueError`, with advice, where matplotlib's arithmetic in float64 does not reach."""
-    if kind == "linear" and not _is_drawable(low, high):
-        largest = max(abs(low), abs(high))
-        trouble = f"a linear scale reaches to {LARGEST:g} and is at least {NARROWEST:g} wide"
-        raise ValueError(
-            f"{what}, {low:.6g} to {high:.6g}, cannot be drawn: {trouble}. Use scale='symlog' (or 'log' for positive "
-            f"values), set vmin and vmax, or draw them in other units, divided by {largest:.0e}"
-        )
+    return "linear"
 
 
 def _limits(
@@ -252,13 +256,42 @@ def _limits(
         for name, value in (("vmin", vmin), ("vmax", vmax)):
             if value is not None and value <= 0:
                 raise ValueError(f"a log scale needs positive limits, got {name}={value}; use scale='symlog'")
+    for name, value in (("vmin", vmin), ("vmax", vmax)):
+        if value is not None and abs(float(value)) > LARGEST:
+            raise ValueError(f"{name} must be between -{LARGEST:g} and {LARGEST:g}, got {value:g}")
     low, high = (bounds[i] if v is None else float(v) for i, v in enumerate((vmin, vmax)))
     if low > high or (low == high and vmin is not None and vmax is not None):
         raise ValueError(
             f"the colour scale is empty: it would go from {low:.6g} to {high:.6g} "
             f"(vmin={vmin}, vmax={vmax}, data {bounds[0]:.6g} to {bounds[1]:.6g})"
         )
-    return low, high
+    return _drawable(low, high, kind)
+
+
+def _drawable(low: float, high: float, kind: str) -> tuple[float, float]:
+    """The limits, within what matplotlib's arithmetic in float64 can draw."""
+    least = 1 / LARGEST if kind == "log" else -LARGEST
+    inside = float(np.clip(low, least, LARGEST)), float(np.clip(high, least, LARGEST))
+    width = inside[1] - inside[0]
+    if inside[0] != low if low == high else width <= (0 if kind == "log" else NARROWEST):
+        raise ValueError(_too_far(low, high))
+    return inside
+
+
+def _too_far(low: float, high: float) -> str:
+    exponent = int(np.clip(-np.floor(np.log10(max(abs(low), abs(high)))), -300, 300))
+    return (
+        f"the values, {low:.6g} to {high:.6g}, are too {'large' if exponent < 0 else 'close'} to be drawn in float64: "
+        f"give them in other units, as in landscape.assign(loss=1e{exponent} * landscape['loss'])"
+    )
+
+
+def check_reach(values: np.ndarray, log: bool = False) -> None:
+    """Raise `ValueError`, with advice, where an axis with all these values cannot be drawn."""
+    values = values[np.isfinite(values)]
+    low, high = data_bounds(values[values > 0] if log else values)
+    if max(abs(low), abs(high)) > LARGEST or (low < high and not log and high - low < NARROWEST):
+        raise ValueError(_too_far(low, high))
 
 
 def _positive_bounds(values: np.ndarray, bounds: tuple[float, float], fixed: bool) -> tuple[float, float]:
@@ -275,7 +308,7 @@ def _widened(value: float, kind: str) -> tuple[float, float]:
     """A range around a constant, which has none of its own."""
     if kind == "log":
         return value / 1.1, value * 1.1
-    margin = max(0.1 * abs(value), NARROWEST) if value else 0.1
+    margin = 0.1 * abs(value) if abs(value) > NARROWEST else 0.1
     return value - margin, value + margin
 
 
@@ -295,12 +328,12 @@ def _norm(
         return FlooredLogNorm(*span), *span
     if kind == "symlog":
         linthresh = _linthresh(span if fixed else values)
-        if center is not None:
-            span = span if asked else (-max(map(abs, span)), max(map(abs, span)))
-            return ClippedSymLogNorm(linthresh, *span), *span
-        return SymLogNorm(linthresh, vmin=span[0], vmax=span[1]), *span
+        if center is not None and not asked:
+            span = -max(map(abs, span)), max(map(abs, span))
+        return ClippedSymLogNorm(linthresh, *span, centred=center is not None), *span
     if center is None:
-        return Normalize(*span), *span
+        far = np.any(np.abs(values) > LARGEST)  # would overflow in a narrow range
+        return (ClippedNorm(*span) if far else Normalize(*span)), *span
     if asked:
         return ClippedCenteredNorm(center, *span), *span
     half = max(abs(span[0] - center), abs(span[1] - center))
@@ -315,7 +348,8 @@ def _occupied(values: np.ndarray, span: tuple[float, float], ends: tuple[float, 
 
 def _linthresh(values: Any) -> float:
     """Half-width of the linear part: the smallest magnitude, but at most two decades below the largest."""
-    sizes = np.abs(values)[np.nonzero(values)]
+    sizes = np.minimum(np.abs(values), LARGEST)
+    sizes = sizes[sizes > NARROWEST]
     return float(max(sizes.min(), LINEAR_SHARE * sizes.max())) if sizes.size else 1.0
 
 

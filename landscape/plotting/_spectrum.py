@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from landscape.plotting import _style
 from landscape.plotting._field import calm_ticks, flat_axes
-from landscape.plotting._scale import number
+from landscape.plotting._scale import check_reach, number
 
 BAND_ERRORS = 2  # half-width of the band in standard errors
 POINTS = 1001  # of the curve
@@ -50,8 +50,9 @@ def spectrum(
     if scale not in ("log", "linear"):
         raise ValueError(f"scale must be 'log' or 'linear', got {scale!r}")
     nodes, weights = _measured(density)
-    width = _checked_width(width, nodes)
     values, errors = _marked(outliers)
+    check_reach(np.concatenate([nodes.ravel(), values]))
+    width = _checked_width(width, nodes)
     ax = flat_axes(ax, "spectrum")
     x = np.linspace(*_span(nodes, values, width), POINTS)
     mean, sem = _broadened(nodes, weights, x, width)

@@ -5,6 +5,7 @@ import functools
 import inspect
 import os
 import traceback
+import uuid
 import warnings
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextvars import ContextVar
@@ -41,6 +42,7 @@ STAR: dict[str, Any] = {
     "markeredgewidth": 0.7,
     "markersize": 9.0,
 }
+DPI = 300.0  # of the files
 WIDE_ENTRY = 28  # characters of a legend entry that wants a row of its own
 
 PAPER: dict[Any, Any] = {
@@ -246,6 +248,7 @@ def save_figure(
     Raises:
         TypeError: a value of `meta` is itself a mapping.
         ValueError: a name that PNG cannot hold, or another format.
+        OSError: the disk refuses; earlier files of these names stay as they were.
     """
     text = _flat_text(meta or {})
     stem = Path(path)
@@ -254,13 +257,45 @@ def save_figure(
     if unknown := [suffix for suffix in formats if suffix not in entries]:
         raise ValueError(f"formats must be among {', '.join(entries)}, got {unknown[0]!r}")
     stem.parent.mkdir(parents=True, exist_ok=True)
-    paths = []
-    with matplotlib.rc_context({"pdf.fonttype": 42}):
-        for suffix in formats:
-            paths.append(stem.with_name(f"{stem.name}.{suffix}"))
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
+    with matplotlib.rc_context({"pdf.fonttype": 42}), whole_files(paths) as partial, _laid_out(fig):
+        for suffix, path in zip(formats, partial):
             with _sketched_for(fig, 300.0 if suffix == "png" else 72.0):  # vector formats count in points
-                fig.savefig(paths[-1], dpi=300, metadata=entries[suffix])
+                fig.savefig(path, format=suffix, dpi=DPI, metadata=entries[suffix])
     return paths
+
+
+@contextlib.contextmanager
+def whole_files(paths: Sequence[Path]) -> Generator[list[Path]]:
+    """Other names to write files under, which get their own when all are written; none stays behind on an error."""
+    partial = [path.with_name(f"{uuid.uuid4().hex}.partial") for path in paths]
+    try:
+        yield partial
+        for written, path in zip(partial, paths):
+            written.replace(path)
+    finally:
+        for left in partial:
+            left.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _laid_out(fig: Figure) -> Generator[None]:
+    """Make the layout once for all files: it takes longer than to draw, and each file would make it twice."""
+    engine, dpi = fig.get_layout_engine(), fig.dpi
+    if engine is None:
+        yield
+        return
+    try:
+        fig.dpi = DPI
+        if any(ax.name == "3d" for ax in fig.axes):  # they know how large they are once they have been drawn
+            fig.draw_without_rendering()
+        engine.execute(fig)
+        with matplotlib.rc_context({"figure.constrained_layout.use": False, "figure.autolayout": False}):
+            fig.set_layout_engine(None)  # of the settings, which is none
+        yield
+    finally:
+        fig.set_layout_engine(engine)
+        fig.dpi = dpi
 
 
 @contextlib.contextmanager
@@ -331,13 +366,15 @@ def root_figure(ax: Axes) -> Any:
 def settle(ax: Axes) -> None:
     """Give the figure of these axes its layout now, as it will be when drawn, for what depends on sizes."""
     figure = root_figure(ax)
-    engine = figure.get_layout_engine()
     with warnings.catch_warnings():  # a figure that is not complete yet may have no room for its layout
         warnings.filterwarnings("ignore", "constrained_layout not applied")
-        if engine is not None:
+        engine = figure.get_layout_engine()
+        if any(ax.name == "3d" for ax in figure.axes):
+            figure.draw_without_rendering()
+        elif engine is not None:
             engine.execute(figure)
-        for axes in figure.axes:
-            axes.apply_aspect()
+    for axes in figure.axes:
+        axes.apply_aspect()
 
 
 def outline(color: str, width: float) -> list[Any]:

@@ -27,7 +27,7 @@ FLOOR_GAP = 0.3  # distance of the floor below the lowest point, in heights of t
 ZOOM = 0.9  # leaves room for the labels around the box
 LABEL_PAD, TICK_PAD = -3.0, -1.5  # points; the distances of matplotlib are meant for larger figures
 LIGHT = LightSource(azdeg=225, altdeg=50)
-QUADS = 160  # about how many quadrilaterals to draw along each axis
+QUADS, MOST_QUADS = 160, 200  # about how many quadrilaterals to draw along each axis, and at most
 SHADOW = 0.35  # how much darker a slope turned from the light is
 
 
@@ -76,7 +76,7 @@ def surface3d(
     field = field_of(landscape, name, "surface3d", 2)
     check_extended(landscape.grid, "surface3d")
     check_scale(scale)
-    colors = scale_of([field], scale, vmin=zmin, vmax=zmax, signed_log=False)
+    colors = scale_of([field], scale, vmin=zmin, vmax=zmax)
     ax = _solid_axes(ax)
     grid = _as_drawn(landscape.grid)
     fine = _fine(grid)
@@ -129,8 +129,18 @@ def _height_norm(colors: Scale) -> Normalize:
 
 
 def _fine(grid: Grid) -> Grid:
-    """The grid refined to about `QUADS` points along each axis, so that a cut follows its height and not the cells."""
-    return Grid(tuple(Grid((axis,)).refined(max(1, QUADS // len(axis))).axes[0] for axis in grid.axes))
+    """The grid refined to about `QUADS` points along each axis, so that a cut follows its height and not the cells.
+
+    Of a grid with more than `MOST_QUADS` points along an axis, so many of them.
+    """
+    return Grid(tuple(_fine_axis(axis) for axis in grid.axes))
+
+
+def _fine_axis(axis: Axis) -> Axis:
+    if len(axis) > MOST_QUADS:
+        kept = np.linspace(0, len(axis) - 1, MOST_QUADS).round().astype(int)
+        return Axis(axis.name, axis.values[kept], axis.label)
+    return Grid((axis,)).refined(max(1, QUADS // len(axis))).axes[0]
 
 
 def _interpolated(values: np.ndarray, grid: Grid, fine: Grid) -> np.ma.MaskedArray:
@@ -156,9 +166,20 @@ def _draw_surface(ax: Any, grid: Grid, z: np.ma.MaskedArray, light: np.ndarray, 
     """The surface in the colours of its heights, under a light."""
     # plot_surface leaves corners without a height out of a quadrilateral, so they must not colour it either.
     colors = look["cmap"](look["norm"](_quads(z).filled(z.min())))[..., :3] * _quads(light).data[..., None]
-    how = {"rcount": 200, "ccount": 200, "linewidth": 0, "antialiased": False, "rasterized": True, "zorder": 3}
-    surface = ax.plot_surface(*_mesh(grid), z.filled(np.nan), facecolors=colors, shade=False, **{**how, **options})
+    how = {"rcount": MOST_QUADS, "ccount": MOST_QUADS, "linewidth": 0, "antialiased": False, "rasterized": True}
+    how |= {"zorder": 3, "shade": False}
+    if options.keys() & {"rcount", "ccount", "rstride", "cstride", "color", "facecolors"}:
+        surface = ax.plot_surface(*_mesh(grid), z.filled(np.nan), **{**how, "facecolors": colors, **options})
+    else:  # colours afterwards and as one array: plot_surface looks at them one by one, which takes a second
+        surface = ax.plot_surface(*_mesh(grid), z.filled(np.nan), color="black", **{**how, **options})
+        surface.set_facecolor(colors[_has_corner(z)])
     _style.plain(surface)
+
+
+def _has_corner(z: np.ma.MaskedArray) -> np.ndarray:
+    """Which quadrilaterals have a corner with a height: the others are not drawn."""
+    known = ~np.ma.getmaskarray(z)
+    return known[:-1, :-1] | known[1:, :-1] | known[:-1, 1:] | known[1:, 1:]
 
 
 def _light(grid: Grid, heights: np.ma.MaskedArray, low: float, high: float) -> np.ndarray:
@@ -166,7 +187,8 @@ def _light(grid: Grid, heights: np.ma.MaskedArray, low: float, high: float) -> n
     x, y = (side * _unit(axis.values) for side, axis in zip(BOX, grid.axes))
     z = BOX[2] / (1 + FLOOR_GAP) * (heights.filled(high) - low) / (high - low)
     # A LightSource takes rows as y and columns as x, and coordinates as well as steps.
-    return 1 - SHADOW * (1 - LIGHT.hillshade(z.T, dx=x, dy=y).T)
+    with np.errstate(invalid="ignore", divide="ignore"):  # points that are too close to have a slope
+        return 1 - SHADOW * (1 - np.nan_to_num(LIGHT.hillshade(z.T, dx=x, dy=y).T))
 
 
 def _quads(corners: np.ndarray) -> np.ma.MaskedArray:

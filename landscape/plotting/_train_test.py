@@ -9,7 +9,7 @@ from landscape.analysis import best_epoch, divergence_epoch
 from landscape.grid import Landscape
 from landscape.plotting import _style
 from landscape.plotting._field import as_numbers, calm_ticks, check_ndim, flat_axes
-from landscape.plotting._scale import check_scale, dress_log_ticks, resolve
+from landscape.plotting._scale import check_reach, check_scale, dress_log_ticks, resolve
 
 RANGE = (5.0, 95.0)  # percentiles of the runs, in the legend
 FADE = (0.04, 0.5)  # least and most opacity of one run
@@ -62,12 +62,15 @@ def train_test(
     if curves["train"].shape != curves["test"].shape:
         shapes = tuple(c.shape for c in curves.values())
         raise ValueError(f"{train!r} and {test!r} must have one shape, got {shapes[0]} and {shapes[1]}")
+    finite = np.concatenate([c[np.isfinite(c)] for c in curves.values()])
+    resolved = resolve(finite, scale)
+    check_reach(finite, resolved.kind == "log")
     ax = flat_axes(ax, "train_test")
     x = _epochs(landscape, steps, curves["train"].shape[1]) / every
     for part, values in curves.items():
         _draw_runs(ax, x, values, part, options)
     _mark_epochs(ax, x, curves, margin)
-    _dress(ax, np.concatenate(list(curves.values())), scale, label)
+    _dress(ax, resolved.kind == "log", label)
     ax.set(xlabel=xlabel, xlim=x[[0, -1]] if x[-1] > x[0] else None)
     calm_ticks(ax.xaxis)
     if legend:
@@ -137,10 +140,9 @@ def _spread(values: np.ndarray) -> str:
     return f"{middle:.3g} ({low:.3g} to {high:.3g})" if high > low else f"{middle:.3g}"
 
 
-def _dress(ax: Axes, values: np.ndarray, scale: str, label: str) -> None:
-    resolved = resolve(values[np.isfinite(values)], scale, signed_log=False)
-    ax.set_ylabel(f"{label} (log scale)" if resolved.kind == "log" else label)
-    if resolved.kind == "log":
+def _dress(ax: Axes, log: bool, label: str) -> None:
+    ax.set_ylabel(f"{label} (log scale)" if log else label)
+    if log:
         ax.set_yscale("log")
         dress_log_ticks(ax.yaxis, *ax.get_ylim())
     ax.spines[["top", "right"]].set_visible(False)

@@ -10,7 +10,7 @@ from landscape.analysis import MergeTree
 from landscape.plotting import _style
 from landscape.plotting._field import flat_axes
 from landscape.plotting._labels import label_color
-from landscape.plotting._scale import number
+from landscape.plotting._scale import check_reach, number
 
 MOST_NAMES = 40  # minima that are named along the axis
 
@@ -47,6 +47,7 @@ def disconnectivity(
     names = [str(k) for k in (tree.labels if names is None else names)]
     if len(names) != len(tree):
         raise ValueError(f"names must hold one text for each of the {len(tree)} minima, got {len(names)}")
+    check_reach(np.concatenate([tree.values, tree.heights]))
     ax = flat_axes(ax, "disconnectivity")
     span = _span(tree)
     top = span[1] + 0.08 * (span[1] - span[0]) if top is None else top
@@ -65,7 +66,7 @@ def disconnectivity(
 def _span(tree: MergeTree) -> tuple[float, float]:
     """Lowest minimum and highest pass, or minimum; widened where they are one number."""
     low, high = float(tree.values.min()), float(max(tree.values.max(), tree.heights.max(initial=-np.inf)))
-    return (low, high) if low < high else (low - 0.5, high + 0.5)
+    return (low, high) if low < high else (low - max(0.5, 0.1 * abs(low)), high + max(0.5, 0.1 * abs(low)))
 
 
 def _places(tree: MergeTree) -> np.ndarray:
