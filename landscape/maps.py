@@ -25,7 +25,7 @@ from landscape._descent import Descent, Outcome, Spec, anyone, batch_of, chunk_l
 from landscape._kernel import coords_dtype
 from landscape.grid import Grid
 from landscape.objective import Objective
-from landscape.subspace import least_squares
+from landscape.subspace import Subspace, least_squares
 from landscape.training import CHECK_EVERY, check_optimizer, check_run, limits
 from landscape.training import run as carry_out
 
@@ -95,6 +95,8 @@ class LossSurface:
         if self.recalibrate and self._source().update_state is None:
             raise ValueError("recalibrate=True needs update_state in the objective 'train' (the first, where none is)")
         _check_at(self.at, grid)
+        if isinstance(self.at, Subspace):
+            self.at.check_rounding(grid, lambda params: [objective(params) for _, objective in self._named()])
 
     @property
     def refined(self) -> tuple[str, ...]:
@@ -215,8 +217,8 @@ class BasinMap:
         objective: what is minimised.
         optimizer: any optax optimizer.
         num_steps: steps at most.
-        minima: known minima, as parameters with a leading axis. The nearest one counts, by the Euclidean distance
-            over all parameters.
+        minima: known minima, as parameters with a leading axis, or a list of parameters. The nearest one counts, by
+            the Euclidean distance over all parameters.
         radius: a minimum is reached within this distance.
         labels: in place of `minima`, a function `params -> int`, for minima that are alike up to a symmetry.
         track: further objectives to measure at the end, for example `{"test": objective}`.
@@ -278,9 +280,7 @@ class BasinMap:
         if (self.minima is None) != (self.radius is None):
             raise ValueError("minima= and radius= belong together: a minimum is reached within the radius")
         if self.minima is not None:
-            _tree.check_like(self.minima, params, "minima", "the parameters", stacked=True)
-            if len({jnp.shape(leaf)[0] for leaf in jax.tree.leaves(self.minima)} - {0}) != 1:
-                raise ValueError("minima must hold at least one minimum, the same number in every leaf")
+            self._stacked_minima(params)
             if np.ndim(self.radius) or not np.issubdtype(np.asarray(self.radius).dtype, np.number):
                 raise TypeError(f"radius must be one distance, got {_tree.describe(self.radius)}")
             if not self.radius > 0:
@@ -298,8 +298,11 @@ class BasinMap:
         label = jnp.where(unsettled, NOT_REACHED, found)
         return jnp.where(outcome == Outcome.DIVERGED, DIVERGED, label).astype(jnp.int32)
 
+    def _stacked_minima(self, params: PyTree) -> PyTree:
+        return _tree.read_stack(self.minima, "minima", params, "the parameters", one="minimum")
+
     def _nearest(self, params: PyTree) -> Array:
-        away = jax.tree.map(lambda minima, p: minima - p, self.minima, params)
+        away = jax.tree.map(lambda minima, p: minima - p, self._stacked_minima(params), params)
         distances = jax.vmap(optax.tree.norm)(away)
         distances = jnp.where(jnp.isnan(distances), jnp.inf, distances)  # a minimum that is not known is not reached
         return jnp.where(jnp.min(distances) <= self.radius, jnp.argmin(distances), NOT_REACHED)

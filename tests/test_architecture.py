@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "landscape"
 ROWS = [
     ("__init__",),
-    ("_tree", "grid"),
+    ("_tree", "_program", "grid"),
     ("losses", "_layout", "affine", "_interpolation"),
     ("_fields",),
     ("adaptive",),
