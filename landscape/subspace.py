@@ -163,17 +163,18 @@ class Subspace:
 def _real_vector(coords: Any, length: int) -> Array:
     """Coordinates as an array, checked."""
     try:
-        dtype = jnp.result_type(coords)
-    except TypeError:
-        dtype = np.dtype(object)
-    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)):
+        array = jnp.asarray(coords)
+    except (TypeError, ValueError):
+        array = None
+    real = array is not None and any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer))
+    if array is None or not real:
         raise TypeError(f"coords must be an array of real numbers, got {_tree.describe(coords)}")
-    if jnp.shape(coords) != (length,):
+    if array.shape != (length,):
         raise ValueError(
             f"coords must have one number for each of the {length} directions, shape ({length},), got shape "
-            f"{jnp.shape(coords)}"
+            f"{array.shape}"
         )
-    return jnp.asarray(coords)
+    return array
 
 
 def _differences(a: PyTree, b: PyTree) -> PyTree:

@@ -391,13 +391,13 @@ def train_many(
         TypeError, ValueError: as for `train`; rows that do not match; a function without `num_runs` or `key`.
         PlanMismatch, StoreError, Interrupted: as for `sweep`.
     """
-    inits = _rows(inits, num_runs)
-    count = _count(inits, num_runs)
+    rows = _rows(inits, num_runs)
+    count = _count(rows if num_runs is None else inits, num_runs)
     made = num_runs is not None and callable(inits)
     runs = Runs(
         objective=objective,
         optimizer=optimizer,
-        inits=None if made else inits,
+        inits=None if made else rows,
         init=jax.tree_util.Partial(inits) if made else None,
         num_runs=count,
         num_steps=num_steps,
