@@ -216,7 +216,7 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _by_bias(shape: tuple[int, ...], bias: Any, expected: set[int]) -> Rule | None:
-    """The axes that a bias has numbers for, where only these fit; of several, those with the expected one among them."""
+    """The axes that a bias has numbers for, where only these fit; of several, those with the expected ones."""
     if not bias or math.prod(bias) == 1:
         return None
     fitting = [

@@ -404,7 +404,7 @@ def distinct(
     runs stopped from one minimum must be below the tolerance.
 
     Args:
-        minima: parameters of `n` points, a stack of trees.
+        minima: parameters of `n` points, a stack or a list of trees.
         losses: their losses, `(n,)`.
         symmetry: `Identity()`, `HiddenUnits(..)`, `Neurons()`, `Points()`, or any object with `invariants(params)`
             and `distance(a, b)`.
@@ -412,10 +412,13 @@ def distinct(
         tol: relative tolerance.
 
     Raises:
-        TypeError: parameters that the symmetry does not know.
+        TypeError: parameters that are not real floating-point arrays, or that the symmetry does not know.
         ValueError: the number of losses or of eigenvalues is not that of the points, or `tol` is not positive.
     """
     losses = np.asarray(losses, np.float64)
+    if isinstance(minima, list | tuple):
+        minima = _tree.read_stack(minima, "minima", num=losses.size, otherwise="give a dict of the layers")
+    _tree.check_params(minima, "minima")
     leaves = {_tree.key_name(p): np.shape(x) for p, x in jax.tree_util.tree_leaves_with_path(minima)}
     if losses.ndim != 1 or {shape[:1] for shape in leaves.values()} != {losses.shape}:
         raise ValueError(f"minima must be a stack with one tree per loss, {losses.shape} losses for leaves {leaves}")

@@ -315,6 +315,7 @@ def read_stack(
     like: PyTree = None,
     like_name: str = "params",
     *,
+    one: str = "tree",
     num: int | None = None,
     otherwise: str = "pass like=, one such tree",
 ) -> PyTree:
@@ -330,6 +331,7 @@ def read_stack(
         what: its name in messages.
         like: one tree, or `None` where there is none to compare with.
         like_name: the name of `like` in messages.
+        one: what one of the trees is.
         num: the number of trees, where it is known: it may tell which of two readings is meant.
         otherwise: what to do where a stack is meant and is refused.
 
@@ -354,8 +356,8 @@ def read_stack(
     if not _shared_length(value):
         shapes = {key_name(path): jnp.shape(x) for path, x in jax.tree_util.tree_leaves_with_path(value)}
         raise ValueError(
-            f"{what} must be a stack, one tree whose leaves share a leading axis of length 1 or more, or a list of "
-            f"trees of one structure and equal shapes, got leaves {_shortened(shapes)}"
+            f"{what} must hold at least one {one}, the same number in every leaf: a stack, whose leaves share a "
+            f"leading axis, or a list of trees of one structure and equal shapes; got leaves {_shortened(shapes)}"
         )
     return value
 

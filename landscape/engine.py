@@ -303,7 +303,16 @@ def _warn_of_repetition() -> None:
 def _check_precision(grid: Grid) -> None:
     dtype = coords_dtype()
     for axis in grid.axes:
-        distinct = len(np.unique(axis.values.astype(dtype)))
+        with np.errstate(over="ignore", under="ignore"):
+            rounded = axis.values.astype(dtype)
+        lost = axis.values[~np.isfinite(rounded) | ((rounded == 0) & (axis.values != 0))]
+        if lost.size:
+            raise ValueError(
+                f"the coordinate {lost[0]:.9g} of {axis.name!r} is beyond {dtype}, where it would be "
+                f"{'0' if abs(lost[0]) < 1 else 'infinite'}: use float64 (jax.config.update('jax_enable_x64', True)), "
+                "or another unit for the axis, such as its logarithm"
+            )
+        distinct = len(np.unique(rounded))
         if distinct < len(axis):
             raise ValueError(
                 f"the grid is finer than {dtype} resolves: the {len(axis)} coordinates of {axis.name!r} in "

@@ -26,7 +26,7 @@ from landscape._descent import Descent, Outcome, Spec, anyone, batch_of, cast_li
 from landscape._kernel import checked_value, coords_dtype
 from landscape.grid import Grid
 from landscape.objective import Objective, check_means, check_named, check_objective, joined
-from landscape.subspace import least_squares
+from landscape.subspace import Subspace, least_squares
 from landscape.training import CHECK_EVERY, check_all_means, check_optimizer, check_run, limits
 from landscape.training import run as carry_out
 
@@ -87,6 +87,8 @@ class LossSurface:
         self._check_fields()
         _check_at(self.at, grid)
         _check_returned(self.at, grid)
+        if isinstance(self.at, Subspace):
+            self.at.check_rounding(grid, lambda params: [objective(params) for _, objective in self._named()])
         params = partial(self.at, _middle(grid))
         for prefix, objective in self._named():
             name = f"objectives[{prefix[:-1]!r}]" if prefix else "objectives"
@@ -266,8 +268,8 @@ class BasinMap:
         objective: what is minimised.
         optimizer: any optax optimizer.
         num_steps: steps at most.
-        minima: known minima, as parameters with a leading axis. The nearest one counts, by the Euclidean distance
-            over all parameters.
+        minima: known minima, as parameters with a leading axis, or a list of parameters. The nearest one counts, by
+            the Euclidean distance over all parameters.
         radius: a minimum is reached within this distance.
         labels: in place of `minima`, a function `params -> int`, for minima that are alike up to a symmetry.
         track: further objectives to measure at the end, for example `{"test": objective}`.
@@ -328,9 +330,7 @@ class BasinMap:
         if (self.minima is None) != (self.radius is None):
             raise ValueError("minima= and radius= belong together: a minimum is reached within the radius")
         if self.minima is not None:
-            _tree.check_like(self.minima, params, "minima", "the parameters", stacked=True)
-            if len({jnp.shape(leaf)[0] for leaf in jax.tree.leaves(self.minima)} - {0}) != 1:
-                raise ValueError("minima must hold at least one minimum, the same number in every leaf")
+            self._stacked_minima(params)
             if np.ndim(self.radius) or not np.issubdtype(np.asarray(self.radius).dtype, np.number):
                 raise TypeError(f"radius must be one distance, got {_tree.describe(self.radius)}")
             if not self.radius > 0:
@@ -348,8 +348,11 @@ class BasinMap:
         label = jnp.where(unsettled, NOT_REACHED, found)
         return jnp.where(outcome == Outcome.DIVERGED, DIVERGED, label).astype(jnp.int32)
 
+    def _stacked_minima(self, params: PyTree) -> PyTree:
+        return _tree.read_stack(self.minima, "minima", params, "the parameters", one="minimum")
+
     def _nearest(self, params: PyTree) -> Array:
-        away = jax.tree.map(lambda minima, p: minima - p, self.minima, params)
+        away = jax.tree.map(lambda minima, p: minima - p, self._stacked_minima(params), params)
         distances = jax.vmap(_tree.norm)(away)
         distances = jnp.where(jnp.isnan(distances), jnp.inf, distances)  # a minimum that is not known is not reached
         return jnp.where(jnp.min(distances) <= self.radius, jnp.argmin(distances), NOT_REACHED)

@@ -385,10 +385,11 @@ def train_many(
         objective: what is minimised.
         optimizer: an optax optimizer, or with `hyper` a function `hyper_i -> optimizer`, such as `optax.sgd` itself
             for an array of learning rates. It is called inside the compiled program: its numbers may be traced.
-        inits: parameters with a leading axis, one row per run; or a function `key -> params` with `num_runs=`, so
-            that the starts need not all be held.
+        inits: parameters with a leading axis, one row per run, or a list of parameters, one for each run; or a
+            function `key -> params` with `num_runs=`, so that the starts need not all be held.
         num_steps: steps at most.
-        num_runs: how many runs; needed where `inits` is a function.
+        num_runs: how many runs; needed where `inits` is a function, and where one tree of parameters is a list of
+            layers of equal shapes, so that a stack of it looks like a list of starts.
         hyper: pytree of arrays with a leading axis, one row per run.
         key: random key for `inits` and for minibatches. Run `i` has `fold_in(key, i)`, split in two: the first half
             goes to `inits`, the second is the `key` of `train`.
@@ -414,12 +415,14 @@ def train_many(
         TypeError, ValueError: as for `train`; rows that do not match; a function without `num_runs` or `key`.
         PlanMismatch, StoreError, Interrupted: as for `sweep`.
     """
-    count = _count(inits, num_runs)
+    rows = _rows(inits, num_runs)
+    count = _count(rows if num_runs is None else inits, num_runs)
+    made = num_runs is not None and callable(inits)
     runs = Runs(
         objective=objective,
         optimizer=optimizer,
-        inits=inits if num_runs is None else None,
-        init=None if num_runs is None else _tree.static_function(inits),
+        inits=None if made else rows,
+        init=_tree.static_function(inits) if made else None,
         num_runs=count,
         num_steps=num_steps,
         hyper=hyper,
@@ -440,7 +443,7 @@ def train_many(
 def _count(inits: Any, num_runs: int | None) -> int:
     """The number of runs. A model can be callable too, so that alone does not make it a function of a key."""
     if num_runs is not None:
-        if not callable(inits):
+        if not callable(inits) and not isinstance(inits, list | tuple):
             raise TypeError(f"num_runs= goes with a function inits(key) -> params, got {type(inits).__name__}")
         _tree.check_count("num_runs", num_runs, 1)
         return int(num_runs)
@@ -453,3 +456,10 @@ def _count(inits: Any, num_runs: int | None) -> int:
             f"inits must have a leading axis, one row per run, got {_tree.describe(jax.tree.leaves(inits)[0])}"
         )
     return shape[0]
+
+
+def _rows(inits: Any, num_runs: int | None) -> PyTree:
+    """Starts as a stack: lists of them are stacked."""
+    if not isinstance(inits, list | tuple):
+        return inits
+    return _tree.read_stack(inits, "inits", num=num_runs, otherwise="say how many runs there are by num_runs=")

@@ -14,7 +14,7 @@ ROWS = [
     ("_distribution",),
     ("__init__",),
     ("_caller",),
-    ("_tree", "grid"),
+    ("_tree", "_program", "grid"),
     ("losses", "_layout", "affine", "_lanes", "_interpolation"),
     ("_fields",),
     ("adaptive",),

@@ -1,14 +1,16 @@
 """Permutations: outputs do not change, permuted copies are recognised, assignments are optimal."""
 
 import collections
+import functools
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from landscape import paths
+from landscape import Objective, paths
 from landscape.analysis import barrier
 from landscape.paths import PermutationSpec, _matching, match_weights, permute
 
@@ -226,6 +228,175 @@ def test_permute_is_pure_and_takes_some_of_the_groups():
     np.testing.assert_array_equal(moved[1]["bias"], np.asarray(params[1]["bias"])[[2, 0, 3, 1]])
 
 
+# ------------------------------------------------------------------------------------- the order, and the program
+
+
+class Normed(nn.Module):
+    """Its norms sort before its convolutions, and after its dense layers; all widths are equal."""
+
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(2):
+            x = nn.relu(nn.BatchNorm(use_running_average=True)(nn.Conv(4, (2, 2), padding="VALID")(x)))
+        x = nn.max_pool(x, (2, 1)).reshape(x.shape[0], -1)
+        x = jax.nn.gelu(nn.LayerNorm()(nn.Dense(4)(x)))
+        inside = nn.tanh(nn.Dense(4)(x))
+        x = nn.LayerNorm()(x + nn.Dense(4)(inside))
+        return nn.softmax(nn.Dense(4)(x))
+
+
+@functools.cache
+def normed():
+    x = normal(5, 4, 4, 4)
+    variables = jax.jit(Normed().init)(jax.random.key(1), x)
+    leaves, treedef = jax.tree.flatten(variables)
+    return jax.tree.unflatten(treedef, [jnp.abs(normal(*leaf.shape)) + 0.3 for leaf in leaves]), x
+
+
+def apply(params, x, state):
+    return Normed().apply({"params": params, "batch_stats": state}, x)
+
+
+def test_a_flax_network_with_norms_and_a_skip_is_read_off_its_program():
+    variables, x = normed()
+    params, state = variables["params"], variables["batch_stats"]
+    spec = PermutationSpec.traced(apply, params, x, state=state)
+    assert spec.axes["BatchNorm_0.scale"] == spec.axes["BatchNorm_0.mean"] == spec.axes["Conv_0.bias"] == ("Conv_0",)
+    assert spec.axes["Dense_0.kernel"] == ("Conv_1", "Dense_0")
+    assert spec.axes["Dense_2.kernel"] == ("Dense_1", "Dense_0")  # the skip makes the two streams one
+    assert spec.axes["LayerNorm_1.bias"] == ("Dense_0",)
+    assert spec.axes["Dense_3.kernel"] == ("Dense_0", None)
+    assert spec.sizes(params) == {"Conv_0": 4, "Conv_1": 4, "Dense_0": 4, "Dense_1": 4}
+    orders = shuffled(spec, params, 5)
+    moved, moved_state = permute(params, orders, spec), permute(state, orders, spec)
+    before = apply(params, x, state)
+    np.testing.assert_allclose(apply(moved, x, moved_state), before, rtol=1e-4)
+    assert np.max(np.abs(apply({**moved, "LayerNorm_0": params["LayerNorm_0"]}, x, moved_state) - before)) > 1e-3
+    found = match_weights(params, moved, spec, predict=apply, inputs=x, state=moved_state)
+    assert equal(found.params, params)
+
+
+@pytest.mark.parametrize("with_order", [False, True])
+def test_an_order_by_names_alone_is_refused_where_norms_are_sorted_apart(with_order):
+    params = normed()[0]["params"]
+    params = {name: params[name] for name in ("BatchNorm_0", "BatchNorm_1", "Conv_0", "Conv_1", "LayerNorm_0")}
+    order = ("Conv_0", "BatchNorm_0", "Conv_1", "BatchNorm_1", "LayerNorm_0")
+    if with_order:
+        axes = PermutationSpec.sequential(params, order=order).axes
+        assert (axes["BatchNorm_0.scale"], axes["BatchNorm_1.scale"]) == (("Conv_0",), (None,))
+        return
+    with pytest.raises(ValueError, match=r"sorted by name.* more than one order fits .*order=, or read .*\.traced\("):
+        PermutationSpec.sequential(params)
+
+
+def test_shapes_that_leave_one_order_tell_it():
+    params = {
+        "BatchNorm_0": {"scale": normal(5)}, "Dense_0": {"kernel": normal(7, 5), "bias": normal(5)},
+        "Dense_1": {"kernel": normal(5, 3), "bias": normal(3)}, "LayerNorm_0": {"scale": normal(3)},
+    }  # fmt: skip
+    axes = PermutationSpec.sequential(params).axes
+    assert axes["BatchNorm_0.scale"] == ("Dense_0",)
+    assert axes["LayerNorm_0.scale"] == (None,)
+    named = {"hidden": {"kernel": normal(4, 6)}, "embed": {"kernel": normal(6, 8)}, "a": {"kernel": normal(8, 3)}}
+    assert PermutationSpec.sequential(named).axes["a.kernel"] == ("embed", None)
+    with pytest.raises(ValueError, match="more than one order fits"):
+        PermutationSpec.sequential({"encoder": {"kernel": normal(4, 4)}, "decoder": {"kernel": normal(4, 4)}})
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [{"scale": normal(4)}, *mlp(5, 4, 3)],  # before the first kernel: not as long as its inputs
+        [*mlp(5, 4, 3), {"scale": normal(4)}],  # after the last one: not as long as its outputs
+        [mlp(5, 4)[0], {"kernel": normal(4, 3), "bias": normal(4)}],
+    ],
+)
+def test_vectors_at_both_ends_are_checked(layers):
+    with pytest.raises(ValueError, match=r"must have one number for each of the [35] units .* say by order="):
+        PermutationSpec.sequential(layers)
+
+
+def tied(params, x):
+    kernel = params["encoder"]["kernel"]
+    return jnp.tanh(x @ kernel + params["encoder"]["bias"]) @ kernel.T + params["decoder"]["bias"]
+
+
+def test_an_autoencoder_with_tied_weights_is_read_off_its_program():
+    params = {"encoder": {"kernel": normal(6, 4), "bias": normal(4)}, "decoder": {"bias": normal(6)}}
+    spec = PermutationSpec.traced(tied, params, normal(7, 6))
+    assert spec.axes == {"decoder.bias": (None,), "encoder.bias": ("encoder",), "encoder.kernel": (None, "encoder")}
+    for leaves in (params, {"encoder": params["encoder"]}):
+        with pytest.raises(
+            ValueError, match=r"got 1: .* tied weights, read it off the program by PermutationSpec.traced"
+        ):
+            PermutationSpec.sequential(leaves, order=tuple(sorted(leaves, reverse=True)))
+
+
+def test_attention_is_followed_and_shapes_are_enough():
+    attention = nn.MultiHeadDotProductAttention(2, qkv_features=6)
+    x = jax.ShapeDtypeStruct((3, 5, 4), jnp.float32)
+    params = jax.eval_shape(attention.init, jax.random.key(0), x)["params"]
+    axes = PermutationSpec.traced(lambda p, x: attention.apply({"params": p}, x), params, x).axes
+    assert axes["query.kernel"] == axes["key.kernel"] == (None, "key_2", "key")
+    assert axes["value.kernel"] == (None, "key_2", "value")
+    assert axes["out.kernel"] == ("key_2", "value", None)
+
+
+def forward_with(change):
+    return lambda p, x: change(jnp.tanh(x @ p[0]["kernel"] + p[0]["bias"])) @ p[1]["kernel"] + p[1]["bias"]
+
+
+@pytest.mark.parametrize(
+    ("change", "follows"),
+    [
+        (lambda h: h / jnp.linalg.norm(h, axis=1, keepdims=True), True),
+        (lambda h: jax.nn.softmax(h) + jnp.max(h, axis=1, keepdims=True), True),
+        (lambda h: jnp.where(h > 0, h, 0.1 * h), True),
+        (lambda h: h.reshape(2, 3, 6).transpose(1, 0, 2).swapaxes(0, 1).reshape(6, 6), True),
+        (lambda h: jnp.concatenate([h[::2], h[1::2]]), True),
+        (lambda h: h[:, ::-1], False),
+        (lambda h: jnp.cumsum(h, axis=1), False),
+        (lambda h: h * jnp.arange(6.0), False),
+        (lambda h: jnp.sort(h, axis=1), False),
+        (lambda h: jnp.roll(h, 1, axis=1), False),
+        (lambda h: h.at[:, 2].multiply(3.0), False),
+        (lambda h: jnp.concatenate([h[:, 3:], h[:, :3]], axis=1), False),
+        (lambda h: h.reshape(6, 2, 3).swapaxes(1, 2).reshape(6, 6), False),
+        (lambda h: jax.nn.one_hot(jnp.argmax(h, axis=1), 6), False),
+        (lambda h: jax.lax.scan(lambda c, row: (c, row), 0.0, h)[1], False),
+    ],
+)
+def test_what_looks_at_the_order_of_units_keeps_them(change, follows):
+    params, x = mlp(5, 6, 3), normal(6, 5)
+    if not follows:
+        with pytest.raises(ValueError, match="no axis of the parameters can be permuted without changing the outputs"):
+            PermutationSpec.traced(forward_with(change), params, x)
+        return
+    assert PermutationSpec.traced(forward_with(change), params, x).axes["1.kernel"] == ("0", None)
+
+
+def test_outputs_are_compared_on_a_batch():
+    a, b, x = mlp(4, 4, 4, 4), mlp(4, 4, 4, 4), normal(9, 4)
+    spec = PermutationSpec.sequential(a)
+    found = match_weights(a, b, spec, predict=run_mlp, inputs=x)
+    assert not equal(found.params, b)
+    wrong = PermutationSpec.sequential(a, order=("1", "0", "2"))  # fits the shapes, and is another network
+    with pytest.raises(
+        ValueError, match=r"changes the outputs by [0-9.]+ .*it is not the spec of this network: read it"
+    ):
+        match_weights(a, b, wrong, predict=run_mlp, inputs=x)
+    assert len(match_weights(a, b, wrong).permutations) == 2  # without a batch nothing can be said
+
+    def narrow(p, x):
+        return run_mlp(jax.tree.map(jnp.bfloat16, p), x.astype(jnp.bfloat16))
+
+    half = match_weights(a, b, spec, predict=narrow, inputs=x)
+    assert equal(half.params, found.params)
+    bowl = Objective(lambda p, batch: jnp.sum(run_mlp(p, batch) ** 2, axis=1), x)
+    assert equal(match_weights(a, b, spec, predict=bowl).params, found.params)
+    assert PermutationSpec.traced(bowl, a).axes["1.kernel"] == ("0", "1")
+
+
 # --------------------------------------------------------------------------------------------------------- errors
 
 PARAMS = mlp(5, 4, 3)
@@ -287,3 +458,21 @@ def test_bad_permutations_are_refused(spec, permutations, error, message):
 def test_bad_matchings_are_refused(changes, error, message):
     with pytest.raises(error, match=message):
         match_weights(**{"a": PARAMS, "b": PARAMS, "spec": SPEC, **changes})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: PermutationSpec.traced(3, PARAMS), TypeError, "predict must be a function"),
+        (lambda: PermutationSpec.traced(run_mlp, [jnp.arange(3)], 0), TypeError, "params.0 must be a real floating"),
+        (lambda: match_weights(PARAMS, PARAMS, SPEC, predict="f"), TypeError, "predict must be a function"),
+        (
+            lambda: match_weights(PARAMS, jax.tree.map(lambda x: x.astype(int), PARAMS), SPEC),
+            TypeError,
+            r"b\.0\.bias must",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -1,5 +1,6 @@
 """Oracles for subspaces: NumPy's lstsq and SVD, scikit-learn's PCA, norms by hand, invariances, a published null."""
 
+import time
 from functools import partial
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from landscape import Grid, Objective, Subspace, _tree, subspace
+from landscape import Grid, LossSurface, Objective, Subspace, _filters, _tree, subspace
 
 KEY = jax.random.key(3)
 
@@ -547,3 +548,380 @@ def test_plane_through_points_on_a_line_is_refused():
             subspace.plane_through(a, b, c)
     with pytest.raises(ValueError, match="lie on one line"):
         subspace.plane_through(a, a, b)
+
+
+# ---------------------------------------------------------------------------------- lists of trees, and what is none
+
+
+def few(num=3, seed=0):
+    return [to_jax(tree(np.random.default_rng(seed + i))) for i in range(num)]
+
+
+def test_lists_of_trees_give_what_their_stack_gives():
+    trees = few(4)
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+    def same(a, b):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+    same(subspace.orthonormalize(trees), subspace.orthonormalize(stacked))
+    same(subspace.pca_directions(trees, 2), subspace.pca_directions(stacked, 2))
+    same(subspace.mask(trees, "layers"), subspace.mask(stacked, "layers"))
+    same(subspace.layer_normalize(trees[1:], trees[0]), subspace.layer_normalize(_tree.stack(trees[1:]), trees[0]))
+    same(by_last_axis(trees[1:], trees[0]), by_last_axis(_tree.stack(trees[1:]), trees[0]))
+    plane, listed = Subspace(trees[0], _tree.stack(trees[1:3])), Subspace(trees[0], trees[1:3])
+    assert listed.dim == 2
+    same(listed(jnp.array([0.3, -1.7])), plane(jnp.array([0.3, -1.7])))
+    same((listed.project(trees[3]), listed.gram()), (plane.project(trees[3]), plane.gram()))
+    listed.check_grid(Grid.square())
+
+
+def test_a_stack_of_lists_of_equal_layers_needs_one_of_them():
+    params = [jnp.full((3, 3), 2.0), jnp.full((3, 3), 5.0)]
+    dirs = subspace.random_directions(KEY, params)
+    with pytest.raises(ValueError, match="dirs is a list that could be 2 trees, .* pass like=, one such tree"):
+        subspace.orthonormalize(dirs)
+    new = flat(subspace.orthonormalize(dirs, like=params), 2)
+    np.testing.assert_allclose(new @ new.T, np.eye(2), atol=1e-6)
+    assert subspace.mask(dirs, "^1$", like=params)[0].max() == 0
+    assert Subspace(params, dirs).dim == 2  # the origin tells
+
+
+def test_snapshots_of_a_whole_state_dict_are_refused_for_their_counters():
+    rng = np.random.default_rng(0)
+    weights = np.cumsum(rng.normal(size=(6, 40)), axis=0)
+    snapshots = {"w": jnp.asarray(weights, jnp.float32), "norm": {"num_batches_tracked": jnp.arange(6) * 100}}
+    with pytest.raises(TypeError, match=r"snapshots\.norm\.num_batches_tracked must be a real .*, got int32\[6\]"):
+        subspace.pca_directions(snapshots)
+    _, explained = subspace.pca_directions({"w": snapshots["w"]})
+    np.testing.assert_allclose(explained, PCA(2).fit(weights).explained_variance_ratio_, rtol=1e-4)
+
+
+WHOLE = {"w": np.arange(6).reshape(2, 3)}
+COMPLEX = {"w": np.ones((2, 3), np.complex64)}
+GOOD = {"w": jnp.array([[2.0, 3.0, 5.0], [1.0, 0.5, 0.25]])}
+ORIGIN = {"w": jnp.array([0.3, 0.4, 0.5])}
+
+
+@pytest.mark.parametrize("bad", [WHOLE, COMPLEX, {"w": "text"}, {"w": np.array([[None] * 3] * 2)}, {"w": [None, str]}])
+@pytest.mark.parametrize(
+    "call",
+    [
+        subspace.orthonormalize,
+        partial(subspace.pca_directions, num=1),
+        partial(subspace.mask, keep="w"),
+        lambda x: subspace.filter_normalize(x, ORIGIN),
+        lambda x: subspace.layer_normalize(x, ORIGIN),
+        lambda x: subspace.describe(x, ORIGIN),
+        lambda x: Subspace(ORIGIN, x)(np.ones(2)),
+        lambda x: Subspace(ORIGIN, x).gram(),
+        lambda x: Subspace(ORIGIN, x).check_grid(Grid.square()),
+        lambda x: Subspace(x, GOOD)(np.ones(2)),
+        lambda x: Subspace(ORIGIN, GOOD).project(x),
+        lambda x: Subspace(ORIGIN, GOOD).residual(x),
+        lambda x: subspace.line(ORIGIN, x),
+        lambda x: subspace.plane_through(ORIGIN, ORIGIN, x),
+        lambda x: subspace.filter_normalize(GOOD, x),
+    ],
+)
+def test_leaves_that_are_no_real_numbers_are_refused_by_name(call, bad):
+    with pytest.raises(TypeError, match=r"\w+\.w.* must be a real floating-point array, got"):
+        call(bad)
+
+
+@pytest.mark.parametrize(
+    "other", [{"v": jnp.ones(3)}, {"w": jnp.ones(4)}, [jnp.ones(3)], jnp.ones(3), None, "p.npz", 3]
+)
+def test_points_that_are_no_such_parameters_are_refused(other):
+    plane = Subspace(ORIGIN, GOOD)
+    for call in (plane.project, plane.residual, lambda x: subspace.line(ORIGIN, x)):
+        with pytest.raises(
+            (TypeError, ValueError), match="must have the structure of|must have shape|must be a real|no a"
+        ):
+            call(other)
+
+
+@pytest.mark.parametrize("coords", [np.ones(3), 1.0, np.ones((2, 1)), 1j * np.ones(2), np.ones(2, bool), None, "01"])
+def test_coordinates_of_another_number_or_kind_are_refused(coords):
+    with pytest.raises(
+        (TypeError, ValueError), match="coords must (have one number for each of the 2|be an array of re)"
+    ):
+        Subspace(ORIGIN, GOOD)(coords)
+
+
+def test_counts_are_counts():
+    for num in (0, -1):
+        with pytest.raises(ValueError, match=f"num must be at least 1, got {num}"):
+            subspace.random_directions(KEY, ORIGIN, num)
+    for num in (2.5, True, None, "2"):
+        with pytest.raises(TypeError, match="num must be an integer"):
+            subspace.random_directions(KEY, ORIGIN, num)
+        with pytest.raises(TypeError, match="num must be an integer"):
+            subspace.pca_directions({"w": jnp.eye(4)}, num)
+    with pytest.raises(ValueError, match="num_snapshots must be at least 2"):
+        subspace.random_walk_explained(1)
+    with pytest.raises(ValueError, match="5 principal directions need at least 6 snapshots, got 5"):
+        subspace.random_walk_explained(5, 5)
+    with pytest.raises(TypeError, match="keep must be a regular expression or a function"):
+        subspace.mask(GOOD, 3)
+    for axis in (1.5, True, [0]):
+        with pytest.raises(TypeError, match="filter_axis must be an integer"):
+            subspace.filter_normalize(GOOD, ORIGIN, filter_axis=axis)
+
+
+# -------------------------------------------------------------------------------------------------- any scale
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-21, 1e21, 1e30])
+def test_everything_at_scales_whose_squares_leave_single_precision(scale):
+    rng = np.random.default_rng(4)
+    origin, point = tree(rng), tree(rng)
+    scaled = to_jax(jax.tree.map(lambda x: np.float32(scale * x), origin))
+    drawn = subspace.random_directions(KEY, scaled)
+    for normalize in (by_last_axis, subspace.layer_normalize):
+        dirs = jax.device_get(normalize(drawn, scaled, include_vectors=True))
+        one = jax.device_get(normalize(drawn, to_jax(origin), include_vectors=True))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x / np.float32(scale), y, rtol=1e-5), dirs, one)
+    plane = Subspace(scaled, jax.tree.map(jnp.asarray, dirs))
+    moved = jax.tree.map(lambda o, p: jnp.asarray(o + np.float32(scale) * np.float32(p)), scaled, point)
+    matrix, v = flat(plane.directions, 2), (flat(moved) - flat(scaled))[0]
+    expected, *_ = np.linalg.lstsq(matrix.T / scale, v / scale, rcond=None)
+    np.testing.assert_allclose(plane.project(moved), expected, rtol=1e-4)
+    distance = np.linalg.norm(v / scale - expected @ matrix / scale)
+    np.testing.assert_allclose(np.float64(plane.residual(moved)) / scale, distance, rtol=1e-4)
+    unit = flat(subspace.orthonormalize(plane.directions), 2)
+    np.testing.assert_allclose(unit @ unit.T, np.eye(2), atol=1e-5)
+    plane.check_grid(Grid.square(1.0, 51))
+    with pytest.raises(ValueError, match="finer than float32 resolves"):
+        plane.check_grid(Grid.square(1e-7, 51))
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_principal_directions_and_planes_at_any_scale(scale):
+    rows = path(np.random.default_rng(2), 12)
+    dirs, explained = subspace.pca_directions(unflat(np.float32(rows * scale)), 2)
+    reference = PCA(2).fit(rows)
+    np.testing.assert_allclose(explained, reference.explained_variance_ratio_, rtol=1e-4)
+    np.testing.assert_allclose(np.abs(np.sum(flat(dirs, 2) * reference.components_, axis=1)), 1.0, rtol=1e-4)
+    points = [
+        jnp.asarray(np.float32(scale * np.array(x))) for x in ([2.0, 3.0, 5.0], [-1.0, 0.5, 4.0], [3.0, 3.0, 0.5])
+    ]
+    plane = subspace.plane_through(*points)
+    np.testing.assert_allclose(plane.project(points[1]), [1.0, 0.0], atol=1e-5)
+    assert float(plane.residual(points[2])) < 1e-5 * scale
+
+
+def test_filters_of_one_leaf_have_scales_of_their_own():
+    w = np.float32([[3e-30, 3.0, 3e30], [4e-30, 4.0, 4e30]])
+    new = subspace.filter_normalize({"kernel": jnp.ones((1, 2, 3))}, {"kernel": jnp.asarray(w)})["kernel"][0]
+    np.testing.assert_allclose(new, np.float32([5e-30, 5.0, 5e30]) / np.sqrt(2) * np.ones((2, 1)), rtol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------- precision of the picture
+
+
+def picture(dtype, num, extent=1.0):
+    origin = {"dense": {"kernel": jax.random.normal(KEY, (40, 30), dtype)}, "scale": jnp.ones(3, jnp.float32)}
+    dirs = subspace.filter_normalize(subspace.random_directions(jax.random.key(1), origin), origin)
+    return Subspace(origin, dirs), Grid.square(extent, num)
+
+
+def test_a_grid_too_fine_for_bfloat16_names_the_leaf_and_the_type_that_suffices():
+    plane, grid = picture(jnp.bfloat16, 4001)
+    remedy = r"use float32 parameters \(jax\.tree\.map\(lambda x: x\.astype\(jnp\.float32\), params\)\), with which"
+    with pytest.raises(ValueError, match=rf"finer than bfloat16 resolves.*most of it in dense\.kernel, .*{remedy}"):
+        plane.check_grid(grid)
+    picture(jnp.float32, 4001)[0].check_grid(grid)
+    plane, grid = picture(jnp.bfloat16, 4001, extent=1e-5)
+    with pytest.raises(ValueError, match=r"finer than bfloat16 resolves.*use float64 \(jax\.config\.update"):
+        plane.check_grid(grid)
+
+
+def test_noise_of_narrow_compute_is_said_where_it_is_the_picture():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(32, 40)), jnp.float32)
+
+    def loss(params, batch, dtype):
+        kernel = params["dense"]["kernel"].astype(dtype)
+        return jnp.mean(jnp.tanh(batch.astype(dtype) @ kernel).astype(jnp.float32) ** 2, axis=1)
+
+    narrow = Objective(partial(loss, dtype=jnp.bfloat16), x)
+    wide = Objective(lambda p, batch: loss(p, batch.astype(jnp.bfloat16).astype(jnp.float32), jnp.float32), x)
+    plane, grid = picture(jnp.float32, 41, extent=0.003)
+    with pytest.warns(UserWarning, match="bfloat16 rounds the parameters by 38% of the way .* compute in a wider type"):
+        LossSurface(plane, narrow).check_grid(grid)
+    LossSurface(plane, wide).check_grid(grid)  # it rounds the data alone, alike at all points
+    LossSurface(plane, narrow).check_grid(Grid.square(1.0, 41))
+    measure = jax.jit(jax.vmap(lambda c: (narrow(plane(c)), wide(plane(c)))))
+    rounded, exact = measure(jnp.asarray(grid.points()[: 41 * 41 : 42], jnp.float32))
+    noise = np.asarray(rounded - exact)
+    assert np.std(noise) > 0.05 * np.ptp(exact)  # what the warning says is so
+
+
+# -------------------------------------------------------------------------------------------------- many leaves
+
+
+def test_draws_are_cut_from_one_and_stay_the_same_numbers():
+    params = {"w": jnp.ones((7, 3)), "b": jnp.ones(5, jnp.bfloat16), "s": 0.5}
+    dirs = subspace.random_directions(KEY, params, 3)
+    whole = np.asarray(jax.random.normal(KEY, (3, 27)))
+    np.testing.assert_array_equal(dirs["b"], jnp.asarray(whole[:, :5], jnp.bfloat16))
+    np.testing.assert_array_equal(dirs["s"], whole[:, 5])
+    np.testing.assert_array_equal(dirs["w"], whole[:, 6:].reshape(3, 7, 3))
+    traced = jax.jit(lambda key: subspace.random_directions(key, params, 3))(KEY)
+    jax.tree.map(np.testing.assert_array_equal, traced, dirs)
+    pieces = [subspace._piece(jnp.asarray(whole), 6, 21, (3, 7, 3), jnp.float32)]  # as on a GPU
+    np.testing.assert_array_equal(pieces[0], dirs["w"])
+
+
+def test_directions_of_many_leaves_take_no_program_for_each():
+    params = {f"layer{i}": {"kernel": jnp.full((4, 3), 2.0 + i), "bias": jnp.ones(3)} for i in range(300)}
+    start = time.process_time()
+    dirs = subspace.filter_normalize(subspace.random_directions(KEY, params), params)
+    subspace.orthonormalize(dirs)
+    Subspace(params, dirs).project(params)
+    explained = subspace.pca_directions(subspace.random_directions(KEY, params, 4))[1]
+    assert time.process_time() - start < 20  # it was 80 s
+    assert explained.shape == (2,)
+    np.testing.assert_allclose(np.linalg.norm(dirs["layer7"]["kernel"], axis=1), 9 * 2 * np.ones((2, 3)), rtol=1e-5)
+
+
+def test_directions_lie_where_the_parameters_lie():
+    device = jax.devices()[-1]
+    mesh = jax.sharding.Mesh(np.array([device]), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "model"))
+    params = {"kernel": jax.device_put(jnp.ones((4, 3)), sharding), "bias": jax.device_put(jnp.ones(3), device)}
+    dirs = subspace.random_directions(KEY, params)
+    assert dirs["kernel"].sharding.spec == jax.sharding.PartitionSpec(None, None, "model")
+    assert subspace.orthonormalize(dirs)["kernel"].sharding.spec == jax.sharding.PartitionSpec(None, None, "model")
+    assert dirs["bias"].devices() == {device}
+
+
+# -------------------------------------------------------------------------------------------------- whose filters
+
+
+def shapes_of(**layers):
+    return {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in layers.items()}
+
+
+@pytest.mark.parametrize(
+    ("layout", "params", "axes"),
+    [
+        # attention whose query, key and value are one kernel, with and without a bias
+        ("flax", {"qkv": shapes_of(kernel=(12, 3, 2, 4), bias=(3, 2, 4))}, {"qkv.kernel": (1, 2, 3)}),
+        ("flax", {"to_qkv": shapes_of(kernel=(12, 3, 2, 4))}, {"to_qkv.kernel": (1, 2, 3)}),
+        ("flax", {"kv_proj": shapes_of(kernel=(12, 2, 2, 4))}, {"kv_proj.kernel": (1, 2, 3)}),
+        ("flax", {"mix": shapes_of(kernel=(12, 3, 2, 4), bias=(3, 2, 4))}, {"mix.kernel": (1, 2, 3)}),
+        # layers stacked by scan: their biases count filters by layer and unit
+        ("flax", {"blocks": shapes_of(kernel=(5, 6, 7), bias=(5, 7))}, {"blocks.kernel": (0, 2)}),
+        # Hugging Face's Conv1D, also where it is square, and dense layers that are called the same
+        (
+            "torch",
+            {
+                "attn": {"c_attn": shapes_of(weight=(6, 18), bias=(18,)), "c_proj": shapes_of(weight=(6, 6))},
+                "mlp": {"c_fc": shapes_of(weight=(6, 24), bias=(24,)), "c_proj": shapes_of(weight=(24, 6), bias=(6,))},
+                "wte": shapes_of(weight=(50, 6)),
+            },
+            {"attn.c_attn.weight": (1,), "attn.c_proj.weight": (1,), "mlp.c_fc.weight": (1,), "mlp.c_proj.weight": (1,),
+             "wte.weight": (0,)},
+        ),
+        (
+            "torch",
+            {"c_attn": shapes_of(weight=(18, 6)), "c_proj": shapes_of(weight=(6, 6)), "fc": shapes_of(weight=(3, 6))},
+            {"c_attn.weight": (0,), "c_proj.weight": (0,), "fc.weight": (0,)},
+        ),
+        # recurrent weights, whichever way they are stored
+        ("torch", {"rnn": shapes_of(weight_ih_l0=(20, 3), weight_hh_l0=(20, 5), bias_ih_l0=(20,), bias_hh_l0=(20,))},
+         {"rnn.weight_ih_l0": (0,), "rnn.weight_hh_l0": (0,)}),
+        ("equinox", {"cell": shapes_of(weight_ih=(15, 3), weight_hh=(15, 5), bias=(15,), bias_n=(5,))},
+         {"cell.weight_ih": (0,), "cell.weight_hh": (0,)}),
+        ("flax", shapes_of(enc_w_ih=(20, 3), enc_w_hh=(20, 5), enc_b=(20,)), {"enc_w_ih": (0,), "enc_w_hh": (0,)}),
+        ("flax", shapes_of(enc_w_ih=(3, 20), enc_w_hh=(5, 20)), {"enc_w_ih": (1,), "enc_w_hh": (1,)}),
+        ("torch", shapes_of(enc_w_ih=(3, 20), enc_w_hh=(5, 20)), {"enc_w_ih": (1,), "enc_w_hh": (1,)}),
+        ("flax", shapes_of(weight_ih=(5, 3), weight_hh=(5, 5)), {"weight_ih": (0,), "weight_hh": (0,)}),
+        # a transposed convolution of PyTorch, told by its bias
+        ("torch", {"up": shapes_of(weight=(8, 4, 3, 3), bias=(4,))}, {"up.weight": (1,)}),
+        # a norm over several axes, whose scale is called weight
+        ("torch", {"norm": shapes_of(weight=(4, 5), bias=(4, 5))}, {"norm.weight": None}),
+        # low-rank factors, also of rank one, and biases of two axes
+        ("flax", {"lora": shapes_of(a=(6, 1), b=(1, 5))}, {"lora.b": (1,)}),
+        ("torch", {"lora": shapes_of(a=(1, 6), b=(5, 1))}, {"lora.b": (0,)}),
+        ("flax", {"dense": shapes_of(w=(6, 5), b=(1, 5))}, {"dense.w": (1,), "dense.b": None}),
+        ("equinox", {"conv": shapes_of(weight=(5, 2, 3, 3), bias=(5, 1, 1))}, {"conv.weight": (0,), "conv.bias": None}),
+        ("flax", {"pos_embedding": jax.ShapeDtypeStruct((1, 9, 4), jnp.float32)}, {"pos_embedding": (0, 1)}),
+    ],
+)  # fmt: skip
+def test_the_filters_of_layers_by_name_and_by_the_shapes_beside(layout, params, axes):
+    rows = {row.name: row for row in _filters.filters_of(params, layout)}
+    assert {name: rows[name].axes for name in axes} == axes
+    assert all(rows[name].why for name in axes if "lora" not in name or name.endswith("b"))
+
+
+@pytest.mark.parametrize("layout", ["flax", "torch"])
+def test_recurrent_layers_of_flax_and_torch_get_the_norms_of_their_units(layout, torch):
+    if layout == "flax":
+        cell = nn.GRUCell(5)
+        params = cell.init(KEY, cell.initialize_carry(KEY, (2, 3)), jnp.ones((2, 3)))["params"]
+    else:
+        params = {name: jnp.asarray(p.detach().numpy()) for name, p in torch.nn.LSTM(3, 5).named_parameters()}
+    new = subspace.filter_normalize(subspace.random_directions(KEY, params, 1), params, filter_axis=layout)
+    for w, d in zip(jax.tree.leaves(params), jax.tree.leaves(new)):
+        if w.ndim == 2:
+            over = int(layout == "torch")
+            np.testing.assert_allclose(np.linalg.norm(d[0], axis=over), np.linalg.norm(w, axis=over), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "params", "said"),
+    [
+        (
+            {"filter_axis": "flax"},
+            {"mix": jnp.ones((3, 4, 5))},
+            r"'flax' has no rule for the filters of mix \[3, 4, 5\], a",
+        ),
+        (
+            {"filter_axis": "flax"},
+            {"x": {"kernel": jnp.ones((9, 3, 2, 4))}},
+            r"has no rule for the filters of x\.kernel",
+        ),
+        ({"filter_axis": "torch"}, {"table": jnp.ones((3, 4)), "s": jnp.ones((5, 2))}, r"s \[5, 2\].*table \[3, 4\]"),
+        ({"filter_axis": "torch"}, {"c_proj": {"weight": jnp.ones((6, 6))}}, r"has no rule for the filters of c_proj"),
+        ({}, {"w_ih": jnp.ones((6, 6)), "w_hh": jnp.ones((6, 6))}, r"no rule knows the filters of w_hh"),
+        ({}, {"embed": {"embedding": jnp.ones((7, 3))}}, r"the filters of embed\.embedding \[7, 3\] are on axis 0"),
+        ({}, {"cell": {"weight_ih": jnp.ones((15, 3)), "bias": jnp.ones(15)}}, r"weight_ih \[15, 3\] are on axis 0"),
+        ({}, {"fc": {"weight": jnp.ones((4, 5))}}, 'looks like a PyTorch or equinox weight.*filter_axis="torch"'),
+        ({}, {"W": jnp.ones((4, 5)), "matrix": jnp.ones((4, 5))}, r"no rule knows the filters of matrix \[4, 5\]:"),
+    ],
+)
+def test_leaves_that_no_rule_knows_are_named(options, params, said):
+    dirs = subspace.random_directions(KEY, params, 1)
+    with pytest.warns(UserWarning, match=said):
+        subspace.filter_normalize(dirs, params, **options)
+
+
+def test_conv1d_gets_no_advice_that_would_be_wrong():
+    params = {"c_attn": {"weight": jnp.ones((6, 18)), "bias": jnp.ones(18)}, "c_proj": {"weight": jnp.ones((6, 6))}}
+    subspace.filter_normalize(subspace.random_directions(KEY, params, 1), params)  # warns of nothing: -1 is right
+
+
+def test_description_says_what_is_moved_and_why():
+    params = {
+        "conv": {"kernel": jnp.ones((3, 3, 2, 4)), "bias": jnp.ones(4)},
+        "dead": {"kernel": jnp.zeros((4, 5))},
+        "head": {"kernel": jnp.ones((5, 6))},
+        "odd": jnp.ones((2, 3)),
+    }
+    dirs = subspace.filter_normalize(subspace.random_directions(KEY, params), params, filter_axis=-1)
+    table = subspace.describe(subspace.mask(dirs, "conv|dead|odd"), params, filter_axis="flax")
+    assert [(row.name, row.axes, row.num_filters, row.moved) for row in table] == [
+        ("conv.bias", None, 1, False), ("conv.kernel", (3,), 4, True), ("dead.kernel", (1,), 5, False),
+        ("head.kernel", (1,), 6, False), ("odd", (1,), 3, True),
+    ]  # fmt: skip
+    assert [row.why for row in table] == [
+        "bias or scale of a norm layer: no filters", "kernel (.., in, out)", "0 in the parameters",
+        "0 in the directions; kernel (.., in, out)", "no rule knows it: this axis is taken for want of another",
+    ]  # fmt: skip
+    lines = str(table).splitlines()
+    assert lines[0].split() == ["leaf", "shape", "axis", "filters", "moved", "why"]
+    assert lines[2].split()[:5] == ["conv.kernel", "3x3x2x4", "3", "4", "yes"]
+    assert repr(table) == str(table)
+    assert len(table) == 5

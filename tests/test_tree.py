@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from landscape import _tree
+from landscape import BasinMap, Grid, Objective, _tree, minima, paths, train_many
 
 
 def example(rng, k=None):
@@ -149,3 +150,141 @@ def test_norm_of_what_is_not_finite_and_of_nothing_but_zeros():
     assert _tree.norm({"a": jnp.zeros(3)}) == 0
     assert np.isinf(_tree.norm({"a": jnp.array([2.0, -jnp.inf])}))
     assert np.isnan(_tree.norm({"a": jnp.array([2.0, jnp.nan]), "b": jnp.array(1e30)}))
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-21, 3.0, 1e21, 1e30])
+def test_norms_along_axes_each_have_a_scale_of_their_own(scale):
+    x = np.array([[3.0, 4.0], [5e-7, 12e-7], [0.0, 0.0]], np.float32) * np.float32(scale)
+    powers, roots = _tree.scaled_norms(jnp.asarray(x), 1)
+    expected = np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True)
+    np.testing.assert_allclose(np.asarray(powers, np.float64) * np.asarray(roots, np.float64), expected, rtol=1e-6)
+    assert np.all(np.frexp(np.asarray(powers))[0] == 0.5)
+
+
+# -------------------------------------------------------------------------------------------- a list is a tree too
+
+
+def net(rng, width=4):
+    return {"w": rng.normal(size=(3, width)).astype(np.float32), "b": rng.normal(size=width).astype(np.float32)}
+
+
+def layers(rng):
+    """A tree that is a list of layers of equal shapes, so that a stack of it looks like a list of trees."""
+    return [{"w": rng.normal(size=(4, 4)), "b": rng.normal(size=4)} for _ in range(3)]
+
+
+def equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_list_of_trees_is_stacked_and_a_stack_stays(kind):
+    trees = [net(np.random.default_rng(i)) for i in range(5)]
+    expected = {name: np.stack([tree[name] for tree in trees]) for name in "wb"}
+    equal(_tree.read_stack(kind(trees), "dirs"), expected)
+    equal(_tree.read_stack(expected, "dirs"), expected)
+    equal(_tree.read_stack(kind(trees), "dirs", trees[0]), expected)
+    equal(_tree.read_stack(expected, "dirs", trees[0]), expected)
+    equal(_tree.read_stack(kind([2.0, 3.0, 5.0]), "dirs"), np.array([2.0, 3.0, 5.0]))
+
+
+def test_lists_of_numpy_keep_their_precision_on_the_host():
+    stacked = _tree.read_stack([{"w": np.array([1 / 3, 2 / 3]), "b": np.array(5 / 3)}] * 3, "minima")
+    assert stacked["w"].dtype == np.float64
+
+
+def test_a_list_that_could_be_both_is_refused_unless_a_tree_or_the_number_tells():
+    trees = [layers(np.random.default_rng(i)) for i in range(2)]
+    stacked = jax.tree.map(lambda *x: np.stack(x), *trees)
+    with pytest.raises(ValueError, match=r"dirs is a list that could be 3 trees, or one stack of 2 trees, each a list"):
+        _tree.read_stack(stacked, "dirs")
+    equal(_tree.read_stack(stacked, "dirs", trees[0]), stacked)
+    equal(_tree.read_stack(trees, "dirs", trees[0]), stacked)
+    equal(_tree.read_stack(stacked, "dirs", num=2), stacked)
+    three = [{"w": np.full((2, 2), 3.0), "b": np.full(2, 5.0)}] * 3
+    assert _tree.read_stack(three, "dirs", num=3)["w"].shape == (3, 2, 2)
+    with pytest.raises(ValueError, match="could be 3 trees, or one stack of 7 trees"):
+        _tree.read_stack([jnp.ones(7), jnp.zeros(7), jnp.ones(7)], "dirs")
+    with pytest.raises(ValueError, match="could be 3 trees, or one stack of 2"):
+        _tree.read_stack(three, "dirs", num=5)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "said"),
+    [
+        ([net(np.random.default_rng(0)), net(np.random.default_rng(0), 7)], ValueError, "of one structure and equal"),
+        ([net(np.random.default_rng(0)), {"w": np.ones((3, 4))}], ValueError, "of one structure and equal shapes"),
+        ({"w": np.ones((3, 4)), "b": np.ones(4)}, ValueError, r"got leaves b \(4,\), w \(3, 4\)"),
+        ({"w": np.ones((0, 4))}, ValueError, "must hold at least one tree"),
+        ([], ValueError, "dirs holds no arrays: got list"),
+        (None, ValueError, "dirs holds no arrays: got NoneType"),
+        ("path.npz", TypeError, r"dirs must be a real floating-point array, got str 'path.npz'; give the arrays"),
+        (np.array([{"w": 1.0}], object), TypeError, r"dirs must be a real floating-point array, got object\[1\]"),
+        ([{"w": np.ones(2), "num_batches_tracked": np.array(7)}] * 3, TypeError, r"dirs\.0\.num_batches_tracked must"),
+        ({"w": np.ones((3, 2), complex)}, TypeError, r"dirs\.w must be a real floating-point array, got complex128"),
+    ],
+)
+def test_what_is_no_stack_is_refused(value, error, said):
+    with pytest.raises(error, match=said):
+        _tree.read_stack(value, "dirs")
+
+
+def test_a_list_of_other_trees_than_the_reference_names_the_element_and_the_leaf():
+    good = net(np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"dirs\[1\]\.b must have shape \(4,\) like params"):
+        _tree.read_stack([good, net(np.random.default_rng(1), 5)], "dirs", good)
+    with pytest.raises(ValueError, match=r"dirs must hold at least one tree, the same number in every leaf"):
+        _tree.read_stack({"w": np.ones((2, 3, 4)), "b": np.ones((5, 4))}, "dirs", good)
+
+
+def test_curves_through_a_list_of_nodes():
+    rng = np.random.default_rng(3)
+    nodes = [net(rng) for _ in range(3)]
+    t = 0.3
+    shares = np.array([(1 - t) ** 2, 2 * t * (1 - t), t**2])
+    at = paths.Bezier(nodes)(t)
+    np.testing.assert_allclose(at["w"], sum(s * node["w"] for s, node in zip(shares, nodes)), rtol=1e-5)
+    assert paths.Bezier(nodes).num_nodes == 3
+    equal(paths.Chain(nodes)(0.5)["b"], jnp.asarray(nodes[1]["b"]))
+    equal(jax.device_get(paths.Bezier(nodes).ends[1]), nodes[2])
+    with pytest.raises(ValueError, match="nodes is a list that could be 3 trees, .* pass stacked=True"):
+        paths.Bezier([jnp.ones(4), jnp.zeros(4), jnp.ones(4)])(0.5)
+
+
+def test_a_trained_curve_between_lists_of_equal_layers_is_known_to_be_one():
+    a, b = ([jnp.full((2, 2), x), jnp.full((2, 2), -x)] for x in (2.0, 5.0))
+    bowl = Objective(lambda p, _: jnp.sum(p[0] ** 2) + jnp.sum(p[1] ** 2))
+    path = paths.fit_bezier(jax.random.key(0), bowl, a, b, num_steps=2).path
+    equal(path(1.0), b)
+
+
+def test_many_trainings_from_a_list_of_starts():
+    starts = [{"x": np.float32(x) * np.ones(3, np.float32), "y": np.float32(x)} for x in (2.0, -3.0, 5.0)]
+    bowl = Objective(lambda p, _: jnp.sum(p["x"] ** 2) + p["y"] ** 2)
+    runs = train_many(bowl, optax.sgd(0.25), starts, num_steps=3, batch=1, progress=False)
+    np.testing.assert_allclose(runs.params["x"], np.array([2.0, -3.0, 5.0])[:, None] * np.full(3, 0.125), rtol=1e-6)
+    with pytest.raises(
+        ValueError, match="inits is a list that could be 2 trees, .* say how many runs there are by num_"
+    ):
+        train_many(bowl, optax.sgd(0.25), [jnp.ones(3), jnp.zeros(3)], num_steps=3, progress=False)
+    with pytest.raises(TypeError, match=r"inits\.0\.x must be a real floating-point array"):
+        train_many(bowl, optax.sgd(0.25), [{"x": jnp.arange(3)}] * 2, num_steps=3, progress=False)
+    same = [jnp.ones(3), jnp.zeros(3)]
+    runs = train_many(Objective(lambda p, _: jnp.sum(p**2)), optax.sgd(0.25), same, num_runs=2, num_steps=0, batch=1,
+                      progress=False)  # fmt: skip
+    np.testing.assert_array_equal(runs.params, np.stack(same))
+
+
+def test_basins_of_a_list_of_minima_and_a_list_of_minima_told_apart():
+    wells = Objective(lambda p, _: (p["x"] ** 2 - 4.0) ** 2)
+    ends = [{"x": np.float32(-2.0)}, {"x": np.float32(2.0)}]
+    basins = BasinMap(lambda c: {"x": c[0]}, wells, optax.sgd(0.01), 60, minima=ends, radius=0.1)
+    basins.check_grid(Grid.of(x=[-3.0, 3.0]))
+    assert [int(basins(np.array([x]))["label"]) for x in (-1.0, 1.5)] == [0, 1]
+    points = [{"x": np.array([2.0, 3.0])}, {"x": np.array([7.0, 3.0])}, {"x": np.array([2.0, 3.0])}]
+    told = minima.distinct(points, [0.5, 0.7, 0.5])
+    assert told.labels.tolist() == [0, 1, 0]
+    assert told.representatives["x"].dtype == np.float64
+    with pytest.raises(TypeError, match=r"minima\.n must be a real floating-point array, got int64\[2\]"):
+        minima.distinct({"n": np.arange(2)}, [0.5, 0.7])

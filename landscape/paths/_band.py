@@ -29,7 +29,7 @@ from landscape.curvature import Flat
 from landscape.minima import Minimum, polish
 from landscape.objective import Objective, check_means, check_objective
 from landscape.paths._curves import Chain
-from landscape.subspace import line
+from landscape.subspace import check_pair, line
 
 # FIRE, the fast inertial relaxation engine (Bitzek et al. 2006, Phys. Rev. Lett. 97, 170201), with its constants.
 PATIENCE, FASTER, SLOWER, MIXING, LESS_MIXING = 5, 1.1, 0.5, 0.1, 0.99
@@ -135,9 +135,8 @@ def saddles(objective: Objective, band: Band, **options: Any) -> list[Minimum]:
 
 def _check(objective: Any, a: PyTree, b: PyTree, start: Any, num_images: Any, num_steps: Any) -> None:
     check_objective(objective)
-    _tree.check_params(a, "a")
+    check_pair(a, b)
     check_means(objective, lambda: a)
-    _tree.check_like(b, a, "b", "a")
     _tree.check_count("num_images", num_images, 3)
     _tree.check_count("num_steps", num_steps, 1)
     if start is not None:
@@ -239,7 +238,7 @@ def _relax(settings: tuple[bool, int], objective: Objective, images: PyTree, spr
     history = {name: jnp.where(late, last[name], kept) for name, kept in state.history.items()}
     finite = jnp.all(jnp.isfinite(state.losses)) & jnp.all(jnp.isfinite(state.gradients))
     converged = converged & finite & jnp.all(jnp.isfinite(forces))
-    path = Chain(jax.vmap(flat.tree)(state.x))
+    path = Chain(jax.vmap(flat.tree)(state.x), stacked=True)
     return Band(path, state.losses, forces, _peaks(state.losses), converged, state.step, history)
 
 

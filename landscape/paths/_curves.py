@@ -22,7 +22,7 @@ from landscape import _tree
 from landscape._descent import Spec, batch_of, updated
 from landscape.grid import Grid
 from landscape.objective import Objective, check_means
-from landscape.subspace import line
+from landscape.subspace import check_pair, line
 from landscape.training import check_optimizer, check_run
 
 _static: Any = {"static": True}
@@ -33,16 +33,25 @@ class _Curve:
     """Nodes, and how a position weighs them."""
 
     nodes: PyTree
+    stacked: bool = field(default=False, kw_only=True, metadata=_static)
 
     @property
     def num_nodes(self) -> int:
         """Number of nodes, ends included."""
-        return _tree.num_stacked(self.nodes)
+        return _tree.num_stacked(self._stack())
 
     @property
     def ends(self) -> tuple[PyTree, PyTree]:
         """The parameters at 0 and at 1."""
-        return jax.tree.map(lambda x: x[0], self.nodes), jax.tree.map(lambda x: x[-1], self.nodes)
+        nodes = self._stack()
+        return jax.tree.map(lambda x: x[0], nodes), jax.tree.map(lambda x: x[-1], nodes)
+
+    def _stack(self) -> PyTree:
+        """The nodes as a stack, checked."""
+        if self.stacked:
+            _tree.check_params(self.nodes, "nodes")
+            return self.nodes
+        return _tree.read_stack(self.nodes, "nodes", otherwise="pass stacked=True")
 
     def weights(self, t: Any) -> Float[Array, " nodes"]:
         """The weight of each node at position `t`; they sum to 1."""
@@ -50,8 +59,9 @@ class _Curve:
 
     def __call__(self, coords: Float[Array, " 1"] | Float[np.ndarray, " 1"] | Float[Array, ""] | float) -> PyTree:
         """Parameters at a position, in the dtypes of the nodes; exactly the ends at 0 and 1."""
-        mixed = _tree.combine(self.weights(jnp.reshape(jnp.asarray(coords), ())), self.nodes)
-        return jax.tree.map(lambda x, node: x.astype(jnp.result_type(node)), mixed, self.nodes)
+        nodes = self._stack()
+        mixed = _tree.combine(self.weights(jnp.reshape(jnp.asarray(coords), ())), nodes)
+        return jax.tree.map(lambda x, node: x.astype(jnp.result_type(node)), mixed, nodes)
 
     def check_grid(self, grid: Grid) -> None:
         """Raise unless this is a curve that a float of this precision resolves on `grid`.
@@ -61,8 +71,7 @@ class _Curve:
             ValueError: fewer than two nodes, more than one axis, or steps of the grid smaller than the rounding of the
                 parameters.
         """
-        _tree.check_params(self.nodes, "nodes")
-        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self.nodes)}
+        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self._stack())}
         if len(sizes) != 1 or min(sizes) < (2,):
             raise ValueError(f"nodes must be a stack of at least two trees, the same number in every leaf, got {sizes}")
         if grid.ndim != 1:
@@ -76,7 +85,9 @@ class Bezier(_Curve):
     r"""A Bezier curve, $w_i(t) = \binom{n}{i} t^i (1 - t)^{n - i}$; it goes through its ends, not through its bends.
 
     Attributes:
-        nodes: a stack of `n + 1` parameter trees, the ends first and last.
+        nodes: `n + 1` parameter trees, a stack or a list, the ends first and last.
+        stacked: whether `nodes` is a stack for sure. Only needed where one tree is itself a list of layers of equal
+            shapes, so that a stack of it looks like a list of trees.
     """
 
     def weights(self, t: Any) -> Float[Array, " nodes"]:
@@ -91,7 +102,8 @@ class Chain(_Curve):
     """A polygonal chain whose corners are equally spaced in `t`; beyond its ends it goes straight on.
 
     Attributes:
-        nodes: a stack of `n + 1` parameter trees: the corners.
+        nodes: `n + 1` parameter trees, a stack or a list: the corners.
+        stacked: as for `Bezier`.
     """
 
     def weights(self, t: Any) -> Float[Array, " nodes"]:
@@ -206,8 +218,7 @@ def _adam() -> optax.GradientTransformation:
 
 def _checked_fit(spec: _Spec, key: Any, objective: Any, a: PyTree, b: PyTree) -> Fit:
     _tree.check_key(key)
-    _tree.check_params(a, "a")
-    _tree.check_like(b, a, "b", "a")
+    check_pair(a, b)
     _tree.check_count("num_bends", spec.num_bends, 1)
     _tree.check_count("num_positions", spec.num_positions, 1)
     check_optimizer(spec.optimizer)
@@ -230,7 +241,8 @@ class _Along:
     def through(self, bends: PyTree) -> Any:
         """The curve with these bends."""
         a, b = self.ends
-        return self.curve(jax.tree.map(lambda x, m, y: jnp.concatenate([x[None], m, y[None]]), a, bends, b))
+        nodes = jax.tree.map(lambda x, m, y: jnp.concatenate([x[None], m, y[None]]), a, bends, b)
+        return self.curve(nodes, stacked=True)
 
     def __call__(self, bends: PyTree) -> Float[Array, ""]:
         path = self.through(bends)

@@ -8,8 +8,9 @@ others, that is a linear assignment problem with an exact solution; sweeps over 
 gained. For one hidden layer the first sweep finds the optimum; for more, the last one ends in a local optimum.
 """
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +20,9 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape.subspace import LAYOUTS
+from landscape._program import narrowest_float
+from landscape.paths._axes import follow, groups_of
+from landscape.subspace import LAYOUTS, check_pair
 
 Groups = tuple[str | None, ...]
 Permutations = Mapping[str, Any]
@@ -50,6 +53,58 @@ class PermutationSpec:
     flatten: Literal["last", "first"] = "last"
 
     @classmethod
+    def traced(cls, predict: Callable[..., Any], params: PyTree, inputs: PyTree = None, *, state: PyTree = None) -> Any:
+        """The groups of any network, by following the axes of its parameters through its program.
+
+        Additions, matrix products, convolutions, norms, activations, pooling, flattening, attention, skips and tied
+        weights are understood. Whatever looks at the order of units, and any operation that is not known, keeps them
+        where they are; what lies behind a loop (`lax.scan`) is not followed.
+
+        >>> import jax, jax.numpy as jnp
+        >>> from landscape.paths import PermutationSpec
+        >>> params = {"a": jnp.ones((5, 3)), "norm": jnp.ones(3), "b": jnp.ones((3, 2))}
+        >>> predict = lambda p, x: jnp.tanh(x @ p["a"]) * p["norm"] @ p["b"]
+        >>> PermutationSpec.traced(predict, params, jnp.ones((7, 5))).axes
+        {'a': (None, 'a'), 'b': ('a', None), 'norm': ('a',)}
+
+        Args:
+            predict: `predict(params, inputs)`, or `predict(params, inputs, state)` where `state` is given; an
+                `Objective`, with no inputs, does too.
+            params: the parameters of a network.
+            inputs: inputs of the network; shapes will do (`jax.ShapeDtypeStruct`). With arrays, and arrays of
+                parameters, the result is tried out: all groups are permuted and the outputs compared.
+            state: statistics that are not trained; the spec names them too.
+
+        Raises:
+            TypeError: parameters that are not real floating-point arrays, or a `predict` that is no function.
+            ValueError: nothing can be permuted; or the outputs do change, which would be an error of this library.
+        """
+        _tree.check_params(params)
+        if not callable(predict):
+            raise TypeError(f"predict must be a function (params, inputs), got {type(predict).__name__}")
+        rest = () if inputs is None else (inputs,)
+        both = params if state is None else (params, state)
+
+        def outputs(both: PyTree, *rest: Any) -> Any:
+            return predict(both, *rest) if state is None else predict(both[0], *rest, both[1])
+
+        dims, axes = follow(outputs, both, rest)
+        if state is not None:
+            axes = _without_prefix(axes)
+        groups, flatten = groups_of(dims, axes, _parent)
+        spec = cls(groups, "first" if flatten == "first" else "last")
+        if not spec.groups:
+            raise ValueError(
+                "no axis of the parameters can be permuted without changing the outputs, as far as the program can be "
+                "followed: build the PermutationSpec from axes, or by sequential(params, order=...)"
+            )
+        leaves = jax.tree.leaves((both, rest))
+        if not any(isinstance(leaf, jax.ShapeDtypeStruct) or _tree.is_traced(leaf) for leaf in leaves):
+            turned = {group: np.roll(np.arange(size)[::-1], 1) for group, size in spec.sizes(params).items()}
+            _check_outputs(predict, params, permute(params, turned, spec), spec, turned, inputs, state)
+        return spec
+
+    @classmethod
     def sequential(
         cls, params: PyTree, *, order: Sequence[str] | None = None, state: PyTree = None, layout: str = "flax"
     ) -> "PermutationSpec":
@@ -60,25 +115,33 @@ class PermutationSpec:
         kernel before them. The outputs of the last kernel are not permuted. Convolutions are `(*window, in, out)`, with
         `layout="torch"` `(out, in, *window)`.
 
+        The order is what decides, and names say little of it: flax sorts `BatchNorm_0` before `Conv_0`. `traced` reads
+        it off the program instead.
+
         Args:
             params: the parameters of a network.
             order: parents of the leaves, such as `("conv1", "norm1", "dense")`, in the order in which data go through;
-                by default that of the tree. Dictionaries are sorted by name, numbers as numbers: `Dense_2` comes before
-                `Dense_10`.
+                by default that of the tree where it is one: of a list, or of names that differ in a number alone
+                (`Dense_2` comes before `Dense_10`). Dictionaries are sorted by name, which is no order; of their
+                layers it has to be given, unless only one fits the shapes.
             state: statistics that are not trained; a leaf belongs to the layer of the same name.
             layout: `"flax"` or `"haiku"`, `"torch"` or `"equinox"`.
 
         Raises:
-            ValueError: an unknown layout; an order that does not name the layers; a kernel whose inputs are not the
-                units of the layer before it, each of them once or, in a dense layer after a convolution, several
-                times. Build the spec of another architecture, such as one with skips, from `axes`.
+            ValueError: an unknown layout; an order that does not name the layers, or that is needed; a kernel whose
+                inputs are not the units of the layer before it, each of them once or, in a dense layer after a
+                convolution, several times; a vector that does not fit; fewer than two kernels. Read the spec of
+                another architecture, such as one with skips or tied weights, off its program by `traced`.
         """
         if layout not in LAYOUTS:
             raise ValueError(f"layout must be one of {sorted(LAYOUTS)}, got {layout!r}")
         layers, statistics = _layers(params), _layers(state)
-        names = _ordered(layers, statistics, order)
-        both = [(name, {**layers.get(name, {}), **statistics.get(name, {})}) for name in names]
-        return cls(_chained(both, layout), "first" if layout in ("torch", "equinox") else "last")
+        known = dict.fromkeys([*layers, *statistics])
+        both = {name: {**layers.get(name, {}), **statistics.get(name, {})} for name in known}
+        _check_own_vectors(both, layout)
+        names = _ordered(both, layers, order, layout)
+        chained = _chained([(name, both[name]) for name in names], layout)
+        return cls(chained, "first" if layout in ("torch", "equinox") else "last")
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -117,6 +180,14 @@ class PermutationSpec:
         return named
 
 
+def _without_prefix(axes: dict[str, Any]) -> dict[str, Any]:
+    """The axes of parameters and state, followed as a pair, by the names that they have apart."""
+    named = {name.partition(".")[2]: leaf for name, leaf in axes.items()}
+    if len(named) < len(axes):
+        raise ValueError("a leaf of the state has the name of a parameter, so a spec cannot tell them apart: rename it")
+    return named
+
+
 Layers = dict[str, dict[str, Any]]
 
 
@@ -134,18 +205,67 @@ def _parent(name: str) -> str:
     return name.removesuffix(".value").rpartition(".")[0]
 
 
-def _ordered(layers: Layers, statistics: Layers, order: Sequence[str] | None) -> Sequence[str]:
-    known = set(layers) | set(statistics)
-    if order is None:
-        if set(statistics) - set(layers):
-            raise ValueError(
-                f"the state has layers that the parameters lack, {sorted(set(statistics) - set(layers))}: "
-                "say by order= where they come"
-            )
-        return _naturally_sorted(list(layers))
-    if set(order) != known or len(order) != len(known):
-        raise ValueError(f"order must name each of the layers {sorted(known)} once, got {list(order)}")
-    return order
+def _ordered(both: Layers, layers: Layers, order: Sequence[str] | None, layout: str) -> Sequence[str]:
+    """The names of the layers in the order in which data go through."""
+    if order is not None:
+        if set(order) != set(both) or len(order) != len(both):
+            raise ValueError(f"order must name each of the layers {sorted(both)} once, got {list(order)}")
+        return order
+    if set(both) - set(layers):
+        raise ValueError(
+            f"the state has layers that the parameters lack, {sorted(set(both) - set(layers))}: "
+            "say by order= where they come, or read the spec off the program by PermutationSpec.traced"
+        )
+    names = list(layers)
+    if names != sorted(names):
+        return names
+    if len({re.sub(r"\d+", "0", name) for name in names}) == 1:
+        return _naturally_sorted(names)
+    orders = list(itertools.islice(_orders_that_fit(both, layout), 2))
+    if len(orders) == 2:
+        raise ValueError(
+            f"the layers {names} are sorted by name, which does not say in which order data go through them, and more "
+            f"than one order fits their shapes ({', '.join(orders[0])}; {', '.join(orders[1])}): say it by order=, or "
+            "read the spec off the program by PermutationSpec.traced(predict, params, inputs)"
+        )
+    return orders[0] if orders else _naturally_sorted(names)
+
+
+def _orders_that_fit(both: Layers, layout: str, most: int = 10_000) -> Iterator[list[str]]:
+    """Orders of the layers in which each kernel takes what the one before it makes, and each vector has a place.
+
+    Of vectors at one place, one order is as good as another. Beyond so many attempts, it is given up.
+    """
+    kernels = {name: jnp.shape(leaves[kernel]) for name, leaves in both.items() if (kernel := _kernel(leaves, layout))}
+    vectors = [name for name in both if name not in kernels]
+    tried = itertools.count()
+
+    def extended(done: list[str]) -> Iterator[list[str]]:
+        if len(done) == len(kernels):
+            yield from _placed(done, kernels, {name: both[name] for name in vectors}, layout)
+        for name in _naturally_sorted(list(kernels)):
+            if (
+                name not in done
+                and next(tried) < most
+                and _fits(kernels[name], kernels[done[-1]] if done else (), layout)
+            ):
+                yield from extended([*done, name])
+
+    return extended([])
+
+
+def _placed(done: list[str], kernels: Mapping[str, Any], vectors: Layers, layout: str) -> Iterator[list[str]]:
+    """A row of kernels, with vectors at every place that fits them."""
+    into, out = IN_OUT[layout]
+    widths = [kernels[done[0]][into], *(kernels[name][out] for name in done)] if done else []
+    places = []
+    for leaves in vectors.values():
+        lengths = {max(jnp.shape(leaf), default=1) for leaf in leaves.values()} - {1}
+        places.append([i for i, width in enumerate(widths) if lengths <= {width}])
+    for chosen in itertools.product(*places):
+        at = dict(zip(vectors, chosen))
+        rows = [[*done[i - 1 : i], *(name for name in vectors if at[name] == i)] for i in range(len(widths))]
+        yield [name for row in rows for name in row]
 
 
 def _naturally_sorted(names: list[str]) -> list[str]:
@@ -158,32 +278,52 @@ def _naturally_sorted(names: list[str]) -> list[str]:
 def _chained(layers: Sequence[tuple[str, dict[str, Any]]], layout: str) -> dict[str, Groups]:
     """The groups of every leaf of layers that follow one another."""
     kernels = [kernel for _, leaves in layers if (kernel := _kernel(leaves, layout)) is not None]
+    shapes = {name: jnp.shape(leaf) for _, leaves in layers for name, leaf in leaves.items()}
+    if len(kernels) < 2:
+        raise ValueError(
+            f"a spec needs hidden units between two kernels, got {len(kernels)}: of a network that uses one kernel "
+            "twice, such as an autoencoder with tied weights, read it off the program by PermutationSpec.traced"
+        )
     into, out = IN_OUT[layout]
     group, before, axes = None, (), {}
+    size = shapes[kernels[0]][into]
     for layer, leaves in layers:
         kernel = _kernel(leaves, layout)
         if kernel is not None:
-            shape = jnp.shape(leaves[kernel])
+            shape = shapes[kernel]
             _check_inputs(kernel, shape, before, layout)
             along = {into % len(shape): group, out % len(shape): None if kernel == kernels[-1] else layer}
             axes[kernel] = tuple(along.get(axis) for axis in range(len(shape)))
-            group, before = along[out % len(shape)], shape
+            group, before, size = along[out % len(shape)], shape, shape[out]
         vectors = {name: leaf for name, leaf in leaves.items() if name != kernel}
-        size = before[out] if before else None
         axes |= {name: _vector(name, leaf, group, size) for name, leaf in vectors.items()}
     return axes
+
+
+def _check_own_vectors(both: Layers, layout: str) -> None:
+    """Raise `ValueError` unless the vectors of a layer with a kernel have one number for each of its units."""
+    for leaves in both.values():
+        kernel = _kernel(leaves, layout)
+        if kernel is not None:
+            size = jnp.shape(leaves[kernel])[IN_OUT[layout][1]]
+            _ = [_vector(name, leaf, None, size) for name, leaf in leaves.items() if name != kernel]
+
+
+def _fits(shape: tuple[int, ...], before: tuple[int, ...], layout: str) -> bool:
+    """Whether a kernel of this shape takes the units of the one before it."""
+    into, out = IN_OUT[layout]
+    if not before or shape[into] == before[out]:
+        return True
+    return len(shape) == 2 < len(before) and shape[into] % before[out] == 0  # flattened
 
 
 def _check_inputs(kernel: str, shape: tuple[int, ...], before: tuple[int, ...], layout: str) -> None:
     """Raise `ValueError` unless a kernel of this shape takes the units of the one before it."""
     into, out = IN_OUT[layout]
-    if not before or shape[into] == before[out]:
-        return
-    flattened = len(shape) == 2 < len(before) and shape[into] % before[out] == 0
-    if not flattened:
+    if not _fits(shape, before, layout):
         raise ValueError(
             f"{kernel} takes {shape[into]} inputs, but the layer before it has {before[out]} units: say by order= in "
-            "which order data go through the layers, or build the PermutationSpec from axes"
+            "which order data go through the layers, or read the spec off the program by PermutationSpec.traced"
         )
 
 
@@ -198,16 +338,17 @@ def _kernel(leaves: dict[str, Any], layout: str) -> str | None:
     return next(iter(found), None)
 
 
-def _vector(name: str, leaf: Any, group: str | None, size: int | None) -> Groups:
+def _vector(name: str, leaf: Any, group: str | None, size: int) -> Groups:
     """The groups of a bias, a scale or a statistic: its one axis is that of the units."""
     shape = jnp.shape(leaf)
     where = [axis for axis, length in enumerate(shape) if length == size]
-    if group is None or not shape:
+    if max(shape, default=1) == 1:
         return (None,) * len(shape)
     if not where:
         raise ValueError(
             f"{name} must have one number for each of the {size} units before it, got {_tree.describe(leaf)}: say by "
-            "order= in which order data go through the layers"
+            "order= in which order data go through the layers, or read the spec off the program by "
+            "PermutationSpec.traced"
         )
     return tuple(group if axis == where[0] else None for axis in range(len(shape)))
 
@@ -291,7 +432,15 @@ class Matching:
 
 
 def match_weights(
-    a: PyTree, b: PyTree, spec: PermutationSpec, *, key: Array | None = None, max_sweeps: int = 100
+    a: PyTree,
+    b: PyTree,
+    spec: PermutationSpec,
+    *,
+    key: Array | None = None,
+    max_sweeps: int = 100,
+    predict: Callable[..., Any] | None = None,
+    inputs: PyTree = None,
+    state: PyTree = None,
 ) -> Matching:
     """Permute the hidden units of `b` to bring its weights nearest to those of `a`.
 
@@ -307,18 +456,24 @@ def match_weights(
         key: random key of the order in which each sweep goes through the groups, as in the paper; by default they are
             taken as the spec names them. For networks with several hidden layers, keys may end in different optima.
         max_sweeps: sweeps over all groups at most.
+        predict: `predict(params, inputs)`, or `predict(params, inputs, state)` where `state` is given. With it, the
+            outputs of `b` before and after are compared: a spec that fits the shapes may still be that of another
+            network.
+        inputs: what to compare them on; without, `predict(params)` is called, as suits an `Objective`.
+        state: statistics of `b` that are not trained, permuted along.
 
     Raises:
-        TypeError: parameters that are not real floating-point arrays, or something that is no spec or key.
-        ValueError: `b` does not look like `a`, the spec does not fit, or `max_sweeps` is below 1.
+        TypeError: parameters that are not real floating-point arrays, or something that is no spec, key or function.
+        ValueError: `b` does not look like `a`, the spec does not fit, `max_sweeps` is below 1, or the outputs change.
     """
     if not isinstance(spec, PermutationSpec):
         raise TypeError(f"spec must be a PermutationSpec, got {type(spec).__name__}")
-    _tree.check_params(a, "a")
-    _tree.check_like(b, a, "b", "a")
+    check_pair(a, b)
     if key is not None:
         _tree.check_key(key)
     _tree.check_count("max_sweeps", max_sweeps, 1)
+    if predict is not None and not callable(predict):
+        raise TypeError(f"predict must be a function (params, inputs), got {type(predict).__name__}")
     sizes = spec.sizes(a)
     rng = None if key is None else np.random.default_rng(np.asarray(jax.random.bits(key, (4,), jnp.uint32)))
     pair = _Pair(spec, _doubles(a), _doubles(b), {group: np.arange(size) for group, size in sizes.items()})
@@ -329,7 +484,38 @@ def match_weights(
         distances.append(pair.distance())
         if not any(improved):
             break
-    return Matching(pair.orders, permute(b, pair.orders, spec), np.asarray(distances))
+    moved = permute(b, pair.orders, spec)
+    if predict is not None:
+        _check_outputs(predict, b, moved, spec, pair.orders, inputs, state)
+    return Matching(pair.orders, moved, np.asarray(distances))
+
+
+def _check_outputs(
+    predict: Callable[..., Any],
+    params: PyTree,
+    moved: PyTree,
+    spec: PermutationSpec,
+    orders: Permutations,
+    inputs: PyTree,
+    state: PyTree,
+) -> None:
+    """Raise `ValueError` unless a network computes the same with permuted units, up to the order of its sums."""
+    given = () if inputs is None else (inputs,)
+    rest = (*given, state) if state is not None else given
+    rest_moved = (*given, permute(state, orders, spec)) if state is not None else given
+    before, after = (jax.tree.leaves(predict(p, *r)) for p, r in ((params, rest), (moved, rest_moved)))
+    types = [jnp.result_type(x) for x in (*jax.tree.leaves(params), *before)]
+    types += [] if (narrow := narrowest_float(predict, params, *rest)) is None else [narrow]
+    precision = max(float(jnp.finfo(t).eps) for t in types if jnp.issubdtype(t, jnp.floating))
+    for x, y in zip(before, after):
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        size, change = (float(np.max(np.abs(z), initial=0, where=np.isfinite(x))) for z in (x, x - y))
+        if not change <= precision**0.5 * size or np.any(np.isfinite(x) != np.isfinite(y)):
+            raise ValueError(
+                f"permuting the units as the spec says changes the outputs by {change:.3g} (their size is {size:.3g}), "
+                "so it is not the spec of this network: read it off the program by PermutationSpec.traced(predict, "
+                "params, inputs), or give sequential the order= in which data go through the layers"
+            )
 
 
 def _doubles(tree: PyTree) -> dict[str, np.ndarray]:
