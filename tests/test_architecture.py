@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "landscape"
 ROWS = [
     ("__init__",),
+    ("_numbers",),
     ("_tree", "grid"),
     ("losses", "_layout", "affine", "_interpolation"),
     ("_fields",),
@@ -40,7 +41,18 @@ ROWS = [
     ("cli",),
     ("__main__",),
 ]
-NUMPY_ONLY = {"grid", "_interpolation", "_fields", "adaptive", "store", "analysis", "export", "plotting", "cli"}
+NUMPY_ONLY = {
+    "_numbers",
+    "grid",
+    "_interpolation",
+    "_fields",
+    "adaptive",
+    "store",
+    "analysis",
+    "export",
+    "plotting",
+    "cli",
+}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 EVERYTHING = [*SOURCES, *sorted((ROOT / "experiments").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
 

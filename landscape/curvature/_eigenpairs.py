@@ -194,8 +194,8 @@ class _Search:
         block, _ = _orthonormal(jax.random.normal(here, (self.width, len(self.like)), rows.dtype))
         alive = jnp.ones(self.width, bool)
         start = _Space(
-            jnp.ones_like(small[0, 0]), rows, rows, small, small[0] > 0, zero, block, alive, small[0, 0], small[0, : self.k], zero, no, zero, key,
-            no, no,
+            jnp.ones_like(small[0, 0]), rows, rows, small, small[0] > 0, zero, block, alive, small[0, 0],
+            small[0, : self.k], zero, no, zero, key, no, no,
         )  # fmt: skip
 
         def going(space: _Space) -> Array:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
 from landscape._descent import Spec, batch_of, updated
+from landscape._numbers import reals
 from landscape.grid import Grid
 from landscape.objective import Objective
 from landscape.subspace import line
@@ -49,7 +50,15 @@ class _Curve:
         raise NotImplementedError
 
     def __call__(self, coords: Float[Array, " 1"] | Float[np.ndarray, " 1"] | Float[Array, ""] | float) -> PyTree:
-        """Parameters at a position, in the dtypes of the nodes; exactly the ends at 0 and 1."""
+        """Parameters at a position, in the dtypes of the nodes; exactly the ends at 0 and 1.
+
+        Raises:
+            TypeError: a node is not a real floating-point array, or the position no number.
+            ValueError: fewer than two nodes, or several positions: map over them.
+        """
+        self._check_nodes()
+        if not _tree.is_traced(coords) and reals("the position on a path", coords).size != 1:
+            raise ValueError(f"a path takes one position at a time, got shape {np.shape(coords)}: use jax.vmap(path)")
         mixed = _tree.combine(self.weights(jnp.reshape(jnp.asarray(coords), ())), self.nodes)
         return jax.tree.map(lambda x, node: x.astype(jnp.result_type(node)), mixed, self.nodes)
 
@@ -61,13 +70,16 @@ class _Curve:
             ValueError: fewer than two nodes, more than one axis, or steps of the grid smaller than the rounding of the
                 parameters.
         """
+        self._check_nodes()
+        if grid.ndim != 1:
+            raise ValueError(f"a path has one coordinate, the grid {grid.ndim} axes: use Grid.line((0, 1), num)")
+        line(*self.ends).check_grid(grid)
+
+    def _check_nodes(self) -> None:
         _tree.check_params(self.nodes, "nodes")
         sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self.nodes)}
         if len(sizes) != 1 or min(sizes) < (2,):
             raise ValueError(f"nodes must be a stack of at least two trees, the same number in every leaf, got {sizes}")
-        if grid.ndim != 1:
-            raise ValueError(f"a path has one coordinate, the grid {grid.ndim} axes: use Grid.line((0, 1), num)")
-        line(*self.ends).check_grid(grid)
 
 
 @jax.tree_util.register_dataclass
@@ -207,6 +219,7 @@ def _adam() -> optax.GradientTransformation:
 def _checked_fit(spec: _Spec, key: Any, objective: Any, a: PyTree, b: PyTree) -> Fit:
     _tree.check_key(key)
     _tree.check_params(a, "a")
+    _tree.check_params(b, "b")
     _tree.check_like(b, a, "b", "a")
     _tree.check_count("num_bends", spec.num_bends, 1)
     _tree.check_count("num_positions", spec.num_positions, 1)

@@ -24,8 +24,8 @@ from landscape.problems.classification import mlp
 def chebyshev_regression(degree: int, num_points: int = 20, hidden: Sequence[int] = (50, 50)) -> Problem:
     """A tanh network 1-50-50-1 on points of a Chebyshev polynomial, with half the squared error as loss.
 
-    The data are full-batch, in the default precision, and have no test part. Parameters start as in `landscape.problems.mlp`; Cohen et al. use
-    PyTorch's default, uniform with random biases.
+    The data are full-batch, in the default precision, and have no test part. Parameters start as in
+    `landscape.problems.mlp`; Cohen et al. use PyTorch's default, uniform with random biases.
 
     Args:
         degree: of the polynomial, at least 1.
