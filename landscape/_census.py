@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from landscape import _evidence, _newton
+from landscape import _evidence, _newton, _tree
+from landscape._numbers import check_share, reals
 from landscape.objective import Objective
 
 CHUNK = 1024  # starts at a time
@@ -116,21 +117,24 @@ def census(
         max_rounds: rounds of search at most.
 
     Raises:
-        TypeError: `fn` is not callable.
+        TypeError: `fn` is not callable, a count is no integer, `tol` no number, or `key` no random key.
         ValueError: `box` is no list of ascending finite bounds or has many variables, or a count or `tol` is out of
             range.
     """
     if not callable(fn):
         raise TypeError(f"fn must be a function of a vector or a landscape.Objective, got {type(fn).__name__}")
-    box = np.asarray(box, np.float64)
+    box = reals("box", box)
     if box.ndim != 2 or box.shape[1] != 2 or not np.all(np.isfinite(box)) or not np.all(box[:, 0] < box[:, 1]):
         raise ValueError(f"box must be (low, high) of each variable, finite and ascending, got {box.tolist()}")
-    if num_starts < 1 or max_rounds < 1 or not 0 < tol < 1:
-        raise ValueError(f"needs num_starts, max_rounds >= 1 and 0 < tol < 1, got {num_starts}, {max_rounds}, {tol}")
+    _tree.check_count("num_starts", num_starts, 1)
+    _tree.check_count("max_rounds", max_rounds, 1)
+    check_share("tol", tol)
+    key = jax.random.key(0) if key is None else key
+    _tree.check_key(key)
     _check_cells(num_starts, len(box))
     objective = fn if isinstance(fn, Objective) else Objective(_Plain(fn))
     search = _Census(objective, box, num_starts, tol)
-    return search.run(jax.random.key(0) if key is None else key, max_rounds)
+    return search.run(key, max_rounds)
 
 
 def _check_cells(num_starts: int, dim: int) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from landscape import _tree
+from landscape._numbers import reals, short
 
 
 class Symmetry(Protocol):
@@ -49,11 +50,23 @@ class Identity:
 
     def distance(self, a: PyTree, b: PyTree) -> float:
         """Euclidean distance."""
-        return float(np.linalg.norm(_ravel(a) - _ravel(b)))
+        return _length(_ravel(a) - _ravel(b))
 
 
 def _ravel(params: PyTree) -> np.ndarray:
     return np.concatenate([np.asarray(x, np.float64).ravel() for x in jax.tree.leaves(params)])
+
+
+def _unit(*arrays: np.ndarray) -> float:
+    """A power of two near the largest finite entry: in units of it squares stay within the range of a float."""
+    largest = max((np.max(np.abs(x), where=np.isfinite(x), initial=0.0) for x in arrays), default=0.0)
+    return float(np.ldexp(1.0, max(int(np.frexp(largest)[1]), -1021))) if largest > 0 else 1.0
+
+
+def _length(x: np.ndarray) -> float:
+    """Euclidean norm that neither overflows nor underflows."""
+    unit = _unit(x)
+    return unit * float(np.linalg.norm(x / unit))
 
 
 @dataclass(frozen=True)
@@ -75,16 +88,16 @@ class HiddenUnits:
 
     def invariants(self, params: PyTree) -> np.ndarray:
         """Sorted norms of what enters and what leaves each unit, and the norms of the layers."""
-        kernels, biases = self._arrays(params)
+        unit, (kernels, biases) = _scaled(self._arrays(params))
         norms = [np.linalg.norm(np.vstack(layer)) for layer in zip(kernels, biases)]
         for layer in self._hidden(kernels):
             norms += sorted(np.linalg.norm(np.vstack([kernels[layer], biases[layer]]), axis=0))
             norms += sorted(np.linalg.norm(kernels[layer + 1], axis=1))
-        return np.asarray(norms)
+        return unit * np.asarray(norms)
 
     def distance(self, a: PyTree, b: PyTree) -> float:
         """Distance after matching the units of `b` to those of `a`."""
-        first, second = self._arrays(a), self._arrays(b)
+        unit, first, second = _scaled(self._arrays(a), self._arrays(b))
         hidden = self._hidden(first[0])
         for layer in hidden:
             second = self._matched(layer, first, second, both=False)
@@ -93,7 +106,7 @@ class HiddenUnits:
             best = gap
             for layer in hidden:
                 second = self._matched(layer, first, second, both=True)
-        return min(best, gap)
+        return unit * min(best, gap)
 
     def _matched(self, layer: int, first: Any, second: Any, both: bool) -> Any:
         """`second` with the units of one layer exchanged to be as near to `first` as they can."""
@@ -111,15 +124,17 @@ class HiddenUnits:
 
     def _hidden(self, kernels: list[np.ndarray]) -> Sequence[int]:
         hidden = range(len(kernels) - 1)
-        if self.layers is not None and not set(self.layers) <= set(hidden):
+        if self.layers is not None and not isinstance(self.layers, list | tuple):
+            raise TypeError(f"layers must be a tuple of the numbers of hidden layers, got {short(self.layers)}")
+        if self.layers is not None and not all(layer in hidden for layer in self.layers):
             raise ValueError(f"layers={self.layers}, but the hidden layers are numbered {list(hidden)}")
         return hidden if self.layers is None else self.layers
 
     def _arrays(self, params: PyTree) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        if self.activation_sign not in ("none", "odd"):
+        if not isinstance(self.activation_sign, str) or self.activation_sign not in ("none", "odd"):
             raise ValueError(f"activation_sign must be 'none' or 'odd', got {self.activation_sign!r}")
-        is_layer = [isinstance(layer, Mapping) and "kernel" in layer for layer in params]
-        if not isinstance(params, list | tuple) or not all(is_layer):
+        is_layers = isinstance(params, list | tuple) and all(isinstance(p, Mapping) and "kernel" in p for p in params)
+        if not is_layers:
             raise TypeError(
                 'HiddenUnits needs params as a list of layers {"kernel": (in, out), "bias": (out,)}, got '
                 f"{jax.tree.structure(params)}; write a Symmetry of your own for other models"
@@ -134,6 +149,12 @@ def _units(arrays: Any, layer: int, both: bool) -> np.ndarray:
     kernels, biases = arrays
     parts = [kernels[layer].T, biases[layer].T]
     return np.concatenate([*parts, kernels[layer + 1]] if both else parts, axis=1)
+
+
+def _scaled(*networks: Any) -> Any:
+    """A unit, and kernels and biases in it."""
+    unit = _unit(*(x for kernels, biases in networks for x in (*kernels, *biases)))
+    return unit, *(tuple([x / unit for x in arrays] for arrays in network) for network in networks)
 
 
 def _gap(first: Any, second: Any) -> float:
@@ -165,16 +186,22 @@ class Neurons:
     def invariants(self, params: PyTree) -> np.ndarray:
         """Roots of the Gram eigenvalues, sorted row norms and sorted Gram entries in units of the largest norm."""
         w = _rows(params)
+        unit = _unit(w)
+        w = w / unit
         gram = w @ w.T
         norms = np.sqrt(np.diagonal(gram))
         parts = [np.linalg.svd(w, compute_uv=False), np.sort(norms), _sorted_pairs(gram) / max(norms.max(), 1e-300)]
         if self.teacher is not None:
             parts.append(np.sort((w @ self._unit_teacher().T).ravel()))
-        return np.concatenate(parts)
+        return unit * np.concatenate(parts)
 
     def distance(self, a: PyTree, b: PyTree) -> float:
         """Distance after matching the neurons and, by Procrustes' rotation or the teacher's own, the basis."""
         u, v = _rows(a), _rows(b)
+        unit = _unit(u, v)
+        return unit * self._distance(u / unit, v / unit)
+
+    def _distance(self, u: np.ndarray, v: np.ndarray) -> float:
         if self.teacher is None:
             v = v[_match_gram(u @ u.T, v @ v.T)]
             return float(np.linalg.norm(u - v @ _rotation(v, u)))
@@ -186,7 +213,10 @@ class Neurons:
         return float(np.linalg.norm(u - inside - rest_v @ _rotation(rest_v, rest_u)))
 
     def _unit_teacher(self) -> np.ndarray:
-        teacher = np.asarray(self.teacher, np.float64)
+        teacher = reals("Neurons.teacher", self.teacher, finite=True)
+        if teacher.ndim != 2 or not teacher.size:
+            raise ValueError(f"Neurons.teacher must be neurons (k, d), got {short(self.teacher)}")
+        teacher = teacher / _unit(teacher)
         gram = teacher @ teacher.T
         if not np.allclose(gram, gram[0, 0] * np.eye(len(gram)), atol=1e-6 * abs(gram[0, 0])):
             raise ValueError("Neurons.teacher must have orthogonal rows of one length; leave it out for other teachers")
@@ -194,10 +224,10 @@ class Neurons:
 
 
 def _rows(params: PyTree) -> np.ndarray:
-    w = params.get("w") if isinstance(params, Mapping) else params
-    if np.ndim(w) != 2:
-        raise TypeError(f'expected neurons as {{"w": (n, d)}} or as an array (n, d), got {jax.tree.structure(params)}')
-    return np.asarray(w, np.float64)
+    w = reals('neurons, {"w": (n, d)} or (n, d),', params.get("w") if isinstance(params, Mapping) else params)
+    if w.ndim != 2:
+        raise TypeError(f'expected neurons as {{"w": (n, d)}} or as an array (n, d), got shape {w.shape}')
+    return w
 
 
 def _sorted_pairs(matrix: np.ndarray) -> np.ndarray:
@@ -278,15 +308,23 @@ def student_family(w: Any, teacher: Any = None, *, tol: float = 1e-3) -> tuple[i
         Sizes of the classes of neurons; `(1, 5)` means one neuron apart and five alike.
 
     Raises:
-        TypeError: `w` is not a matrix.
-        ValueError: `w` is not finite.
+        TypeError: `w` is not a matrix of real numbers, or `tol` is no number.
+        ValueError: `w` is empty or not finite, `teacher` has other inputs, or `tol` is not positive.
     """
     rows = _rows(w)
-    if not np.all(np.isfinite(rows)):
-        raise ValueError("the student's neurons must be finite: leave diverged runs out")
+    if not rows.size or not np.all(np.isfinite(rows)):
+        raise ValueError("the student's neurons must be finite, one at least: leave diverged runs out")
+    _tree.check_positive("tol", tol)
+    unit = _unit(rows)
+    rows = rows / unit
     signatures = _signatures(rows @ rows.T)
     if teacher is not None:
-        signatures = np.concatenate([signatures, np.sort(rows @ np.asarray(teacher).T, axis=1)], axis=1)
+        known = reals("teacher", teacher, finite=True)
+        if known.ndim != 2 or known.shape[1] != rows.shape[1]:
+            raise ValueError(
+                f"teacher must be neurons (k, {rows.shape[1]}) like those of the student, got {known.shape}"
+            )
+        signatures = np.concatenate([signatures, np.sort(rows @ (known / unit).T, axis=1)], axis=1)
     near = np.max(np.abs(signatures[:, None] - signatures[None]), axis=-1)
     near = near <= tol * np.max(np.sum(rows**2, axis=1))
     for _ in range(len(rows)):  # friends of friends
@@ -305,11 +343,17 @@ class Points:
     def invariants(self, params: PyTree) -> np.ndarray:
         """Sorted distances of all pairs."""
         points = self._centred(params)
-        return np.sqrt(np.maximum(_sorted_pairs(_squared_distances(points, points)), 0))
+        unit = _unit(points)
+        points = points / unit
+        return unit * np.sqrt(np.maximum(_sorted_pairs(_squared_distances(points, points)), 0))
 
     def distance(self, a: PyTree, b: PyTree) -> float:
         """Distance after the best rigid motion and permutation found."""
         u, v = self._centred(a), self._centred(b)
+        unit = _unit(u, v)
+        return unit * self._distance(u / unit, v / unit)
+
+    def _distance(self, u: np.ndarray, v: np.ndarray) -> float:
         frame = _frame(u)
         best = _settle(u, v)
         gram, size = u[frame] @ u[frame].T, max(float(np.max(np.sum(u**2, axis=1))), 1e-300)
@@ -327,7 +371,7 @@ class Points:
         if len(leaves) != 1 or np.ndim(leaves[0]) != 2:
             shapes = [np.shape(leaf) for leaf in leaves]
             raise TypeError(f"Points needs params with one array (N, d), a point per row, got shapes {shapes}")
-        points = np.asarray(leaves[0], np.float64)
+        points = reals("points", leaves[0])
         return points - points.mean(axis=0)
 
 
@@ -401,7 +445,8 @@ def distinct(
 
     Points are taken in ascending order of loss; each joins the first minimum whose loss, invariants and position
     agree within `tol`, relative to 1 plus their size, or founds a new one. Polish the points first: how far two
-    runs stopped from one minimum must be below the tolerance.
+    runs stopped from one minimum must be below the tolerance, and the units such that minima lie much farther apart
+    than that: with parameters of 1e-10 all are one.
 
     Args:
         minima: parameters of `n` points, a stack or a list of trees.
@@ -412,21 +457,32 @@ def distinct(
         tol: relative tolerance.
 
     Raises:
-        TypeError: parameters that are not real floating-point arrays, or that the symmetry does not know.
-        ValueError: the number of losses or of eigenvalues is not that of the points, or `tol` is not positive.
+        TypeError: parameters that are not real numbers or that the symmetry does not know, or something that is no
+            symmetry.
+        ValueError: the number of losses or of eigenvalues is not that of the points, or `tol` is not positive and
+            finite.
     """
-    losses = np.asarray(losses, np.float64)
+    losses = reals("losses", losses)
     if isinstance(minima, list | tuple):
         minima = _tree.read_stack(minima, "minima", num=losses.size, otherwise="give a dict of the layers")
     _tree.check_params(minima, "minima")
     leaves = {_tree.key_name(p): np.shape(x) for p, x in jax.tree_util.tree_leaves_with_path(minima)}
     if losses.ndim != 1 or {shape[:1] for shape in leaves.values()} != {losses.shape}:
         raise ValueError(f"minima must be a stack with one tree per loss, {losses.shape} losses for leaves {leaves}")
-    if eigenvalues is not None and (np.ndim(eigenvalues) != 2 or len(eigenvalues) != len(losses)):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(minima):
+        reals(f"minima.{_tree.key_name(path)}", leaf)
+    eigenvalues = None if eigenvalues is None else reals("eigenvalues", eigenvalues)
+    if eigenvalues is not None and (eigenvalues.ndim != 2 or len(eigenvalues) != len(losses)):
         raise ValueError(f"eigenvalues must be (n, m) for {len(losses)} points, got shape {np.shape(eigenvalues)}")
-    if not tol > 0:
-        raise ValueError(f"tol must be positive, relative to the size of what is compared, got {tol}")
-    points = _Points(minima, losses, symmetry or Identity(), eigenvalues, tol)
+    _tree.check_positive("tol", tol, "relative to the size of what is compared")
+    symmetry = Identity() if symmetry is None else symmetry
+    is_symmetry = all(callable(getattr(symmetry, name, None)) for name in ("invariants", "distance"))
+    if isinstance(symmetry, type) or not is_symmetry:
+        raise TypeError(
+            "symmetry must be an object with invariants(params) and distance(a, b), as minima.HiddenUnits() is, "
+            f"got {short(symmetry)}"
+        )
+    points = _Points(minima, losses, symmetry, eigenvalues, tol)
     labels, heads = points.grouped()
     counts = np.bincount(labels[labels >= 0], minlength=len(heads))
     return Distinct(labels, jax.tree.map(lambda x: np.asarray(x)[heads], minima), counts, losses[heads])
@@ -466,4 +522,4 @@ class _Points:
         for x, y in zip(numbers_a, numbers_b):
             if x.size and not np.max(np.abs(x - y)) <= self.tol * (1 + np.max(np.abs(x))):
                 return False
-        return self.symmetry.distance(a, b) <= self.tol * (1 + float(np.linalg.norm(_ravel(a))))
+        return self.symmetry.distance(a, b) <= self.tol * (1 + _length(_ravel(a)))

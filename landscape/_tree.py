@@ -16,6 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from landscape._numbers import check_count as check_count
+from landscape._numbers import check_number as check_number
+
 KeyPath = tuple[Any, ...]
 T = TypeVar("T")
 NO_NUMBERS = "OUSMm"  # kinds of NumPy's types: objects, text, times
@@ -124,20 +127,6 @@ def check_key(key: Any, what: str = "key") -> None:
         raise TypeError(f"{what} must be a random key, got {describe(key)}: pass jax.random.key({seed})")
 
 
-def check_count(name: str, value: Any, least: int | None = None) -> None:
-    """Raise `TypeError` unless it is an integer, `ValueError` unless it is at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__} {value!r}")
-    if least is not None and value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def check_number(name: str, value: Any) -> None:
-    """Raise `TypeError` unless it is a real number."""
-    if isinstance(value, list | tuple) or np.asarray(value).dtype.kind not in "iuf" or np.ndim(value):
-        raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
-
-
 def check_positive(name: str, value: Any, unit: str = "") -> None:
     """Raise `TypeError` unless it is a real number, `ValueError` unless it is finite and above zero.
 
@@ -147,7 +136,7 @@ def check_positive(name: str, value: Any, unit: str = "") -> None:
         return
     check_number(name, value)
     if not 0 < value < np.inf:
-        raise ValueError(f"{name} must be positive{unit and ', ' + unit}, and finite, got {value!r}")
+        raise ValueError(f"{name} must be positive and finite{unit and ', ' + unit}, got {value!r}")
 
 
 def is_traced(value: Any) -> bool:

@@ -472,6 +472,12 @@ def slice_advice(grid: Grid, keep: int) -> str:
     return f"landscape.slice({first}) at an index, or landscape.slice({middle}) at a coordinate"
 
 
+def check_landscape(value: Any) -> None:
+    """Raise `TypeError` unless it is a `Landscape`."""
+    if not isinstance(value, Landscape):
+        raise TypeError(f"landscape must be a Landscape, as sweep and load return it, got {type(value).__name__}")
+
+
 def dims(grid: Grid, name: str, ndim: int) -> tuple[str, ...]:
     """Dimension names of an output: the axes, then `name_0`, `name_1`, ... for what each point holds."""
     return grid.names + tuple(f"{name}_{i}" for i in range(ndim - grid.ndim))

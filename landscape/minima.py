@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, PyTree
 from landscape import _evidence, _newton, _tree
 from landscape._census import Census, census
 from landscape._newton import Minimum, Target
+from landscape._numbers import check_share
 from landscape._symmetry import Distinct, HiddenUnits, Identity, Neurons, Points, Symmetry, distinct, student_family
 from landscape.curvature import Flat
 from landscape.objective import Objective, check_means, check_objective
@@ -69,18 +70,25 @@ def polish(
         Where it ended, and whether that is converged. Nothing is raised for a start that is not finite.
 
     Raises:
-        TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
-        ValueError: `to` is unknown, or `tol`, `max_steps` or `radius` is not positive.
+        TypeError: `objective` is no Objective, parameters are not real floating-point arrays, or an option is no
+            number.
+        ValueError: `to` is unknown, or `tol`, `max_steps` or `radius` is not positive and finite.
     """
     _check(objective, params)
-    if to not in ("minimum", "critical"):
-        raise ValueError(f"to must be 'minimum' or 'critical', got {to!r}")
-    for name, value in {"tol": tol, "max_steps": max_steps, "radius": radius}.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+    check_options(to=to, tol=tol, max_steps=max_steps, radius=radius)
     params, size = jax.tree.map(jnp.asarray, params), _tree.size(params)
     settings = _newton.Settings(to, size <= DENSE, max_steps, max_inner=min(size, 500))
     return _newton.run(settings, objective, params, tol, radius)
+
+
+def check_options(*, to: Any = "minimum", tol: Any = None, max_steps: Any = 200, radius: Any = None) -> None:
+    """Raise `TypeError` or `ValueError` for options that `polish` cannot use."""
+    if not isinstance(to, str) or to not in ("minimum", "critical"):
+        raise ValueError(f"to must be 'minimum' or 'critical', got {to!r}")
+    _tree.check_count("max_steps", max_steps, 1)
+    for name, value in {"tol": tol, "radius": radius}.items():
+        if value is not None:
+            _tree.check_positive(name, value)
 
 
 def _check(objective: Any, params: PyTree) -> None:
@@ -166,14 +174,18 @@ def classify(
         key: random key of the direction in which eigenvalues are tried, and of Lanczos.
 
     Raises:
-        TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
-        ValueError: `stall` is not within 0 and 1, or `num_eigenvalues` is below 1.
+        TypeError: `objective` is no Objective, parameters are not real floating-point arrays, or an option is no number
+            or no key.
+        ValueError: `stall` is not within 0 and 1, `num_eigenvalues` is below 1, `global_loss` is not finite, or
+            `loss_tol` is negative or not finite.
     """
     _check(objective, params)
-    if not 0 < stall < 1 or num_eigenvalues < 1:
-        raise ValueError(f"needs 0 < stall < 1 and num_eigenvalues >= 1, got {stall} and {num_eigenvalues}")
+    check_share("stall", stall)
+    _tree.check_count("num_eigenvalues", num_eigenvalues, 1)
+    _check_losses(global_loss, loss_tol)
     params = jax.tree.map(jnp.asarray, params)
     key = jax.random.key(0) if key is None else key
+    _tree.check_key(key)
     if _tree.size(params) <= DENSE:
         evidence = _evidence.dense(objective, params, key)
     else:
@@ -181,6 +193,14 @@ def classify(
     found = _unlabelled({name: np.asarray(value, np.float64) for name, value in evidence.items()}, _tree.size(params))
     reach = -np.inf if global_loss is None else global_loss + _loss_slack(loss_tol, global_loss, params)
     return _with(found, kind=_kind(found, objective, params, reach, stall))
+
+
+def _check_losses(global_loss: Any, loss_tol: Any) -> None:
+    for name, value, least in (("global_loss", global_loss, -np.inf), ("loss_tol", loss_tol, 0)):
+        if value is not None:
+            _tree.check_number(name, value)
+            if not (np.isfinite(value) and value >= least):
+                raise ValueError(f"{name} must be finite{' and not negative' if least == 0 else ''}, got {value!r}")
 
 
 def _with(found: Classification, **changes: Any) -> Classification:

@@ -407,7 +407,7 @@ def test_errors_of_boundaries():
         analysis.boundary(np.ones((3, 3)))
     with pytest.raises(ValueError, match="kind must be 'pixels' or 'corners', got 'edges'"):
         analysis.boundary(np.ones((3, 3), dtype=int), kind="edges")
-    with pytest.raises(TypeError, match="the mask must be boolean, got int64"):
+    with pytest.raises(TypeError, match="the mask must be a boolean array, got int64 array"):
         analysis.box_counting_dimension(np.ones((90, 90), dtype=int))
     mask = np.ones((60, 90), dtype=bool)
     with pytest.raises(ValueError, match=r"at least 64 pixels a side, got \(60, 90\)"):
@@ -541,7 +541,9 @@ def test_walls_part_a_forest_and_integers_do_not_overflow():
 
 
 def test_errors_of_merge_trees():
-    with pytest.raises(TypeError, match="real values, got complex128"):
+    with pytest.raises(
+        TypeError, match="the values of a merge tree must be an array of real numbers, got complex128 array"
+    ):
         analysis.merge_tree(np.ones((3, 3)) * 1j)
     with pytest.raises(ValueError, match="from 1 to the number of axes, 2, got 3"):
         analysis.merge_tree(np.ones((3, 3)), connectivity=3)

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "landscape"
 ROWS = [
     ("_distribution",),
     ("__init__",),
+    ("_numbers",),
     ("_caller",),
     ("_tree", "_program", "grid"),
     ("losses", "_layout", "affine", "_lanes", "_interpolation"),
@@ -42,7 +43,18 @@ ROWS = [
     ("cli",),
     ("__main__",),
 ]
-NUMPY_ONLY = {"grid", "_interpolation", "_fields", "adaptive", "store", "analysis", "export", "plotting", "cli"}
+NUMPY_ONLY = {
+    "_numbers",
+    "grid",
+    "_interpolation",
+    "_fields",
+    "adaptive",
+    "store",
+    "analysis",
+    "export",
+    "plotting",
+    "cli",
+}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 EVERYTHING = [*SOURCES, *sorted((ROOT / "experiments").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
 

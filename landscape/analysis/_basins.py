@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from landscape._numbers import check_number, check_share, reals
 from landscape.analysis._intervals import wilson_interval
-from landscape.grid import Landscape
+from landscape.grid import Landscape, check_landscape
 
 UNREACHED = -1
 DIVERGED = -2
@@ -63,9 +64,10 @@ def label_basins(points: Any, *, tol: float, values: Any = None, outcome: Any = 
         The labels and the minima. An endpoint that is not finite is `UNREACHED`, of a run that diverged `DIVERGED`.
 
     Raises:
+        TypeError: endpoints, values, outcomes or a `tol` that are no real numbers.
         ValueError: shapes that do not fit, or a `tol` that is not positive or that the coordinates cannot resolve.
     """
-    points = np.asarray(points, dtype=np.float64)
+    points = reals("endpoints", points)
     if points.ndim < 2 or points.shape[-1] == 0:
         raise ValueError(
             f"endpoints must have shape (*shape, d), the coordinates last and d >= 1, got {points.shape}: "
@@ -80,10 +82,17 @@ def label_basins(points: Any, *, tol: float, values: Any = None, outcome: Any = 
     if outcome is not None:
         labels[outcome == _DIVERGED_CODE] = DIVERGED
         usable &= outcome == _CONVERGED_CODE
-    _check_tol(tol, flat[usable])
-    best, labels[usable], counts = _ordered(
-        flat[usable], _single_linkage(flat[usable], tol), None if values is None else values[usable]
-    )
+    check_number("tol", tol)
+    if not 0 < tol < np.inf:
+        raise ValueError(f"tol must be a positive distance in units of the coordinates, got {tol}")
+    # in units of a power of two near the largest: squares of distances then stay within the range of a float
+    exponent = -int(np.frexp(np.max(np.abs(flat[usable]), initial=tol))[1])
+    scaled = np.ldexp(flat[usable], exponent)
+    step = float(np.ldexp(tol, exponent))
+    if len(scaled) and np.max(np.ptp(scaled, axis=0)) * np.sqrt(points.shape[-1]) > _RESOLVED * step:
+        raise ValueError(f"tol={tol} is below what float64 resolves over the coordinates: increase it")
+    linked = _single_linkage(scaled, step)
+    best, labels[usable], counts = _ordered(scaled, linked, None if values is None else values[usable])
     chosen = np.flatnonzero(usable)[best]
     return Basins(labels.reshape(shape), flat[chosen], None if values is None else values[chosen], counts)
 
@@ -92,18 +101,11 @@ def _per_point(name: str, array: Any, shape: tuple[int, ...]) -> np.ndarray | No
     """The array flattened, or None; checked to hold one number an endpoint."""
     if array is None:
         return None
+    reals(name, array)
     array = np.asarray(array)
     if array.shape != shape:
         raise ValueError(f"{name} must hold one number for each endpoint, shape {shape}, got {array.shape}")
     return array.reshape(-1)
-
-
-def _check_tol(tol: float, points: np.ndarray) -> None:
-    if not (np.isfinite(tol) and tol > 0):
-        raise ValueError(f"tol must be a positive distance in units of the coordinates, got {tol}")
-    span = np.max(np.ptp(points, axis=0)) if len(points) else 0.0
-    if span / tol * np.sqrt(points.shape[1]) > _RESOLVED:
-        raise ValueError(f"tol={tol} is below what float64 resolves over coordinates that span {span:.3g}: increase it")
 
 
 def _ordered(
@@ -333,20 +335,22 @@ def basin_fractions(
         confidence: of each interval, in (0, 1).
 
     Raises:
-        TypeError: labels that are not integers.
+        TypeError: labels that are not integers, or something else than words.
         ValueError: no labels, a confidence outside (0, 1), or nothing said of the optimizer or the initialisation.
     """
     meta = labels.meta if isinstance(labels, Landscape) else {}
     texts = {"optimizer": optimizer, "initialisation": initialisation}
     texts = {key: meta.get(key) if text is None else text for key, text in texts.items()}
+    wrong = [key for key, text in texts.items() if not isinstance(text, str | None)]
+    if wrong:
+        raise TypeError(f"{wrong[0]} must be given in words, got {texts[wrong[0]]!r}")
     unsaid = [key for key, text in texts.items() if not text]
     if unsaid:
         raise ValueError(
             f"a share belongs to an optimizer and an initialisation, and nothing is said of the {unsaid[0]}: "
             f"give {unsaid[0]}='...', or store it with landscape.with_meta({unsaid[0]}='...')"
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+    check_share("confidence", confidence)
     flat = shown_labels(labels, name)[1] if isinstance(labels, Landscape) else check_labels(labels).reshape(-1)
     if not flat.size:
         raise ValueError("there are no labels to take shares of")
@@ -369,9 +373,10 @@ def shown_labels(landscape: Landscape, name: str = "label") -> tuple[np.ndarray,
 
     Raises:
         KeyError: there is no such output.
-        TypeError: the output does not hold integers.
+        TypeError: it is no landscape, or the output does not hold integers.
         ValueError: it holds several numbers a point.
     """
+    check_landscape(landscape)
     labels = check_labels(landscape[name])
     if labels.shape != landscape.grid.shape:
         raise ValueError(f"{name!r} must hold one label a point, shape {landscape.grid.shape}, got {labels.shape}")
@@ -384,8 +389,12 @@ def check_labels(labels: Any) -> np.ndarray:
 
     Raises:
         TypeError: they are not integers or booleans.
+        ValueError: rows of several lengths.
     """
-    labels = np.asarray(labels)
+    try:
+        labels = np.asarray(labels)
+    except ValueError as error:
+        raise ValueError("labels must be an array of integers, rows of one length") from error
     if labels.dtype.kind not in "biu":
         raise TypeError(
             f"labels must be integers or booleans, got {labels.dtype}: compare values first, as in values > 0, "

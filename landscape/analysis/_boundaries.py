@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from landscape._interpolation import disagreeing, neighbours
+from landscape._numbers import check_count, reals, short
 from landscape.analysis._basins import check_labels
 
 # The pixels on both sides of a boundary are marked, so boxes of 1 and 2 pixels measure that thickness rather than the
@@ -65,7 +66,7 @@ def boundary(labels: Any, *, kind: str = "pixels") -> np.ndarray:
         ValueError: an unknown kind.
     """
     labels = check_labels(labels)
-    if kind not in ("pixels", "corners"):
+    if not isinstance(kind, str) or kind not in ("pixels", "corners"):
         raise ValueError(f"kind must be 'pixels' or 'corners', got {kind!r}")
     if kind == "corners":
         return disagreeing(labels)
@@ -95,9 +96,9 @@ def box_counting_dimension(mask: Any, *, sizes: Any = "dyadic") -> DimensionEsti
         TypeError: a mask that is not boolean.
         ValueError: unknown sizes, sizes that are not positive integers, or a picture too small for two sizes.
     """
+    if reals("the mask", mask).ndim < 1 or np.asarray(mask).dtype != bool:
+        raise TypeError(f"the mask must be a boolean array, got {short(mask)}: for labels, boundary(labels) is one")
     mask = np.asarray(mask)
-    if mask.dtype != bool:
-        raise TypeError(f"the mask must be boolean, got {mask.dtype}: for labels, boundary(labels) is one")
     logarithmic = isinstance(sizes, str) and sizes == "log10"
     sides = _sizes(sizes, mask.shape)
     counts = [_count(mask, s) - (_count_full(mask, s) if logarithmic else 0) for s in sides.tolist()]
@@ -115,10 +116,16 @@ def _sizes(sizes: Any, shape: tuple[int, ...]) -> np.ndarray:
                 f"{SMALLEST * 2 * LARGEST_SHARE} pixels a side, got {shape}: give sizes=[...]"
             )
         return _dyadic(side) if sizes == "dyadic" else np.unique(np.logspace(1, np.log10(side), 10).astype(np.int64))
-    sizes = np.asarray(sizes)
-    if sizes.ndim != 1 or sizes.dtype.kind not in "iu" or len(np.unique(sizes)) < 2 or sizes.min() < 1:
-        raise ValueError(f"sizes must be at least two distinct positive integers, got {sizes}")
-    return np.unique(sizes)
+    return _integers("sizes", sizes)
+
+
+def _integers(name: str, values: Any) -> np.ndarray:
+    """At least two distinct positive integers, ascending."""
+    reals(name, values)
+    numbers = np.unique(np.asarray(values))
+    if np.ndim(values) != 1 or numbers.dtype.kind not in "iu" or len(numbers) < 2 or numbers[0] < 1:
+        raise ValueError(f"{name} must be at least two distinct positive integers, got {short(values)}")
+    return numbers
 
 
 def _dyadic(side: int) -> np.ndarray:
@@ -151,14 +158,18 @@ def fit_dimension(sizes: Any, counts: Any, *, median: bool = False) -> Dimension
             standard error is the one for normal scatter, sqrt(pi / 2 n) times the standard deviation.
 
     Raises:
-        ValueError: arrays that do not fit, or sizes that do not increase.
+        TypeError: arrays that are no real numbers.
+        ValueError: arrays that do not fit, sizes that do not increase, or a count that is negative or NaN.
     """
-    sizes, counts = np.asarray(sizes, dtype=np.float64), np.asarray(counts)
+    sizes, numbers = reals("sizes", sizes), reals("counts", counts)
+    counts = np.asarray(counts)
     if sizes.ndim != 1 or len(sizes) < 2 or counts.shape != sizes.shape:
         raise ValueError(f"sizes and counts must both have shape (n,), n >= 2, got {sizes.shape} and {counts.shape}")
     if not (sizes[0] > 0 and np.all(np.diff(sizes) > 0)):
         raise ValueError(f"sizes must be positive and increasing, got {sizes}")
-    if np.any(counts <= 0):
+    if not np.all(numbers >= 0):
+        raise ValueError(f"counts must not be negative, got {counts}")
+    if np.any(counts == 0):
         return DimensionEstimate(np.nan, np.nan, sizes, counts)
     if median:
         slopes = DimensionEstimate(np.nan, np.nan, sizes, counts).slopes
@@ -212,10 +223,9 @@ def uncertainty_exponent(labels: Any, *, radii: Any = None) -> UncertaintyExpone
     """
     labels = check_labels(labels)
     side = min(labels.shape, default=0)
-    if radii is None:
-        radii = 2 ** np.arange(max(0, int(np.log2(max(1, side // 16))) + 1))
-    radii = np.unique(np.asarray(radii))
-    if radii.dtype.kind not in "iu" or len(radii) < 2 or radii[0] < 1 or 2 * radii[-1] >= side:
+    dyadic = 2 ** np.arange(max(0, int(np.log2(max(1, side // 16))) + 1))
+    radii = dyadic if radii is None else _integers("radii", radii)
+    if len(radii) < 2 or 2 * radii[-1] >= side:
         raise ValueError(
             f"radii must be at least two distinct positive integers below half the shortest side ({side}), got {radii}"
         )
@@ -270,10 +280,11 @@ def basin_entropy(labels: Any, *, box: int = 5) -> BasinEntropy:
     points, which is so for small boxes and a fine map.
 
     Raises:
-        TypeError: labels that are not integers or booleans.
+        TypeError: labels that are not integers or booleans, or a box that is no integer.
         ValueError: a box below 2 pixels or larger than the map.
     """
     labels = check_labels(labels)
+    check_count("box", box)
     if not 2 <= box <= min(labels.shape, default=0):
         raise ValueError(f"box must be from 2 to the shortest side of the map, {labels.shape}, got {box}")
     num = tuple(n // box for n in labels.shape)

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from landscape._numbers import check_number, check_share, reals, short
+
 
 def wilson_interval(counts: Any, num: int, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the score intervals of shares (Wilson 1927).
@@ -16,8 +18,18 @@ def wilson_interval(counts: Any, num: int, confidence: float = 0.95) -> tuple[np
 
     Returns:
         The lower and the upper ends, shaped like `counts`.
+
+    Raises:
+        TypeError: something is no number.
+        ValueError: `num` is not positive, a count is not within 0 and `num`, or `confidence` is not within 0 and 1.
     """
-    counts = np.asarray(counts)
+    check_number("num", num)
+    check_share("confidence", confidence)
+    if not 0 < num < np.inf:
+        raise ValueError(f"num must be positive and finite: a share of none has no interval; got {num!r}")
+    counts, given = reals("counts", counts), counts
+    if not np.all((counts >= 0) & (counts <= num)):
+        raise ValueError(f"counts must lie between 0 and num={num}, of which they are, got {short(given)}")
     z = NormalDist().inv_cdf(0.5 + 0.5 * confidence)
     share, z2 = counts / num, z * z / num
     centre = (share + 0.5 * z2) / (1 + z2)
@@ -35,10 +47,17 @@ def mean_interval(values: Any, confidence: float = 0.95) -> tuple[np.ndarray, np
 
     Returns:
         The means, the lower and the upper ends, each of shape `shape`; the ends are NaN where `n` is 1.
+
+    Raises:
+        TypeError: the values are no real numbers, or `confidence` is no number.
+        ValueError: there are no values, or `confidence` is not within 0 and 1.
     """
     from scipy.special import stdtrit
 
-    values = np.asarray(values, np.float64)
+    check_share("confidence", confidence)
+    values, given = reals("values", values), values
+    if values.ndim < 1 or not values.shape[-1]:
+        raise ValueError(f"values must have shape (*shape, n) with n >= 1, got {short(given)}")
     num, mean = values.shape[-1], values.mean(axis=-1)
     if num < 2:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)

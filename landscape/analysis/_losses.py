@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from landscape.grid import Landscape
+from landscape._numbers import reals, short
+from landscape.grid import Landscape, check_landscape
 
 
 def generalization_gap(landscape: Landscape, *, train: str = "train_loss", test: str = "test_loss") -> np.ndarray:
@@ -37,8 +38,10 @@ def generalization_gap(landscape: Landscape, *, train: str = "train_loss", test:
         loss is NaN or was not computed, and where both are infinite.
 
     Raises:
+        TypeError: it is no landscape.
         ValueError: the landscape lacks one of the losses, or they differ in shape.
     """
+    check_landscape(landscape)
     missing = [name for name in (train, test) if name not in landscape]
     if missing:
         raise ValueError(
@@ -101,9 +104,11 @@ def minimum_offset(
             examples that happen to be there. The training minimum is taken as it is.
 
     Raises:
+        TypeError: it is no landscape.
         KeyError: there is no such output.
         ValueError: an output of another shape, or without a finite value.
     """
+    check_landscape(landscape)
     first, second = (landscape.argmin(name) for name in (train, test))
     at, best = landscape.coords(first), landscape.coords(second)
     widest = [np.max(np.diff(axis.values), initial=0.0) for axis in landscape.grid.axes]
@@ -143,6 +148,7 @@ def best_epoch(test: Any, epochs: Any = None) -> np.ndarray:
         gives NaN.
 
     Raises:
+        TypeError: losses or epochs that are no real numbers.
         ValueError: no losses, or epochs of another shape.
     """
     test, epochs = _curves(test, epochs)
@@ -165,26 +171,39 @@ def divergence_epoch(train: Any, test: Any, epochs: Any = None, *, margin: Any =
         Shape `(*runs,)`; NaN where the gap at the end does not exceed the margin, or is NaN.
 
     Raises:
+        TypeError: losses, epochs or a margin that are no real numbers.
         ValueError: no losses, or shapes that do not fit.
     """
     test, epochs = _curves(test, epochs)
     train, _ = _curves(train, epochs)
     if train.shape != test.shape:
         raise ValueError(f"training and test losses must have one shape, got {train.shape} and {test.shape}")
+    margin = _margin(margin, test.shape)
     with np.errstate(invalid="ignore"):  # inf - inf is NaN, and NaN exceeds nothing
-        apart = np.broadcast_to(test - train > np.asarray(margin), test.shape)
+        apart = test - train > margin
     since = test.shape[-1] - np.sum(np.cumprod(apart[..., ::-1], axis=-1, dtype=np.int64), axis=-1)
     return np.where(apart[..., -1], epochs[np.minimum(since, test.shape[-1] - 1)], np.nan)
 
 
+def _margin(margin: Any, shape: tuple[int, ...]) -> np.ndarray:
+    margin, given = reals("margin", margin), margin
+    try:
+        margin = np.broadcast_to(margin, shape)
+    except ValueError as error:
+        raise ValueError(f"margin must be broadcast against the curves, {shape}, got {short(given)}") from error
+    if np.any(np.isnan(margin)):
+        raise ValueError("margin must be numbers: no gap exceeds NaN")
+    return margin
+
+
 def _curves(losses: Any, epochs: Any) -> tuple[np.ndarray, np.ndarray]:
-    losses = np.asarray(losses, dtype=np.float64)
+    losses = reals("curves", losses)
     if losses.ndim < 1 or not losses.shape[-1]:
         raise ValueError(f"curves must have shape (*runs, t) with t >= 1, got {losses.shape}")
-    epochs = np.arange(losses.shape[-1]) if epochs is None else np.asarray(epochs)
+    epochs = np.arange(losses.shape[-1], dtype=np.float64) if epochs is None else reals("epochs", epochs)
     if epochs.shape != losses.shape[-1:]:
         raise ValueError(f"epochs must have shape {losses.shape[-1:]}, one for each loss, got {epochs.shape}")
-    return losses, epochs.astype(np.float64)
+    return losses, epochs
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,12 +244,13 @@ def barrier(losses: Any, positions: Any = None) -> Barrier:
         infinite.
 
     Raises:
+        TypeError: losses or positions that are no real numbers.
         ValueError: fewer than two losses, several paths, or positions that do not fit.
     """
-    losses = np.asarray(losses, dtype=np.float64)
+    losses = reals("the losses of a path", losses)
     if losses.ndim != 1 or len(losses) < 2:
         raise ValueError(f"the losses of a path must have shape (n,) with n >= 2, got {losses.shape}")
-    t = np.linspace(0, 1, len(losses)) if positions is None else np.asarray(positions, dtype=np.float64)
+    t = np.linspace(0, 1, len(losses)) if positions is None else reals("positions", positions)
     if t.shape != losses.shape or not np.all(np.diff(t) > 0):
         raise ValueError(f"positions must be strictly increasing and of shape {losses.shape}, got {t}")
     first, last = float(losses[0]), float(losses[-1])

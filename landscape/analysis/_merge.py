@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape._numbers import check_count, check_number, reals, short
 from landscape.analysis._basins import find
 
 
@@ -76,7 +77,14 @@ class MergeTree:
         return climb
 
     def pruned(self, persistence: float) -> "MergeTree":
-        """Without the minima of less persistence, whose valleys count as part of those that absorb them."""
+        """Without the minima of less persistence, whose valleys count as part of those that absorb them.
+
+        Raises:
+            TypeError, ValueError: `persistence` is no number, or NaN, of which nothing is less.
+        """
+        check_number("persistence", persistence)
+        if np.isnan(persistence):
+            raise ValueError("persistence must be a number, got nan")
         return self._restricted(self.persistence >= persistence)
 
     def _restricted(self, keep: np.ndarray) -> "MergeTree":
@@ -108,13 +116,11 @@ def merge_tree(values: Any, *, connectivity: int | None = None) -> MergeTree:
         TypeError: values that are not real.
         ValueError: a single number, or another connectivity.
     """
-    values = np.asarray(values)
-    if values.dtype.kind not in "biuf":
-        raise TypeError(f"a merge tree needs real values, got {values.dtype}")
+    heights = values = reals("the values of a merge tree", values)
     connectivity = values.ndim if connectivity is None else connectivity
+    check_count("connectivity", connectivity)
     if not 1 <= connectivity <= values.ndim:
         raise ValueError(f"connectivity must be from 1 to the number of axes, {values.ndim}, got {connectivity}")
-    heights = values.astype(np.float64)  # integers could overflow in differences
     flat = heights.reshape(-1)
     open_ = np.isfinite(flat)
     order = np.argsort(np.where(open_, flat, np.inf), kind="stable")
@@ -223,14 +229,16 @@ def merge_tree_of_graph(values: Any, saddles: Iterable[tuple[int, int, float]]) 
         The tree, minima in the order given.
 
     Raises:
-        TypeError: indices that are not integers.
+        TypeError: values that are no real numbers, saddles that are no triples, or indices that are not integers.
         ValueError: values that are not finite numbers, an index without a minimum, or a saddle below a minimum that
             it joins (by more than a relative 1e-5, which rounding may cause).
     """
-    values = np.asarray(values, dtype=np.float64)
+    values = reals("the values of the minima", values)
     if values.ndim != 1 or not np.all(np.isfinite(values)):
         raise ValueError(f"the values of the minima must be finite, shape (n,), got {values}")
-    rows = [_checked_saddle(values, *saddle) for saddle in saddles]
+    if not isinstance(saddles, Iterable):
+        raise TypeError(f"saddles must be a list of (i, j, value), got {short(saddles)}")
+    rows = [_checked_saddle(values, saddle) for saddle in saddles]
     pairs = np.array([row[:2] for row in rows], dtype=np.int64).reshape(-1, 2)
     heights = np.array([row[2] for row in rows], dtype=np.float64)
     order = np.argsort(heights, kind="stable")
@@ -240,7 +248,11 @@ def merge_tree_of_graph(values: Any, saddles: Iterable[tuple[int, int, float]]) 
     return MergeTree(values, np.arange(len(values)), merges, heights[order[kept]], None, order[kept])
 
 
-def _checked_saddle(values: np.ndarray, i: Any, j: Any, value: Any) -> tuple[int, int, float]:
+def _checked_saddle(values: np.ndarray, saddle: Any) -> tuple[int, int, float]:
+    if not isinstance(saddle, tuple | list) or len(saddle) != 3:
+        raise TypeError(f"a saddle is (i, j, value) with the indices of two minima, got {short(saddle)}")
+    i, j, value = saddle
+    check_number("the value of a saddle", value)
     for index in (i, j):
         if isinstance(index, bool) or not isinstance(index, int | np.integer):
             raise TypeError(f"a saddle is (i, j, value) with the indices of two minima, got {(i, j, value)}")

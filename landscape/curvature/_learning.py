@@ -1,5 +1,6 @@
 """The local learning coefficient: how fast the volume of low loss about a minimum shrinks, by Langevin chains."""
 
+import warnings
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -10,20 +11,27 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape.curvature._products import Flat, check
+from landscape.curvature._products import Flat, check, widened
 from landscape.curvature._trace import Estimate, mean_and_sem
 from landscape.objective import Objective, check_objective, drawn
+
+HOT = 0.05  # by how much the temperature may exceed 1 before a warning
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class LearningCoefficient:
-    """An estimate of the local learning coefficient.
+    r"""An estimate of the local learning coefficient.
 
     Attributes:
         mean: the estimate.
         sem: its standard error, from the spread between the chains, which are independent. It knows nothing of what
-            all chains have in common: a start that is not forgotten, a step that is too large.
+            all chains have in common: a start that is not forgotten (`drift`), a step that is too large
+            (`temperature`). An interval of 95 % from few chains takes Student's factor, 2.13 for 16, in place of 1.96.
+        temperature: mean and standard error of $(w - w^*) \cdot \nabla U / d$ for $d$ parameters, where $e^{-U}$ is the
+            distribution asked for. There it is 1, whatever the loss (integrate by parts; the virial theorem). A step
+            that is too large, or the noise of minibatches, heats the chains, and the estimate is too large by about as
+            much; below 1 they have not spread over all directions yet.
         history: the estimate of each chain in each stretch of its run, `(chains, records)`, those of the burn-in
             included. It must have levelled off where the burn-in ends. NaN or infinite where a chain diverged.
         burn_in: stretches that were left out.
@@ -31,6 +39,7 @@ class LearningCoefficient:
 
     mean: Float[Array, "*runs"]
     sem: Float[Array, "*runs"]
+    temperature: Estimate
     history: Float[Array, "*runs chains records"]
     burn_in: int = field(metadata={"static": True})
 
@@ -79,7 +88,8 @@ def local_learning_coefficient(
         step_size: $\epsilon$. Half of it times $n \beta$ times the largest curvature that the chains meet should stay
             well below one: it biases a direction of curvature $h$ by the factor
             $1 / (1 - \epsilon (n \beta h + \gamma) / 4)$, and the chain diverges where that is infinite or negative.
-            A flat direction is explored in $1 / (\epsilon \gamma)$ steps.
+            A flat direction is explored in $1 / (\epsilon \gamma)$ steps. The `temperature` of the result says what the
+            step did.
         num_examples: $n$, larger than 2; by default those of the data. Needed where the objective has none.
         localization: $\gamma$, strength of the pull back to $w^*$.
         num_chains: independent chains, all started at $w^*$; at least 2. Memory: those of the
@@ -88,6 +98,10 @@ def local_learning_coefficient(
         burn_in: share of the steps that is left out, in [0, 1).
         num_records: stretches whose means are kept; at least 4.
         batch_size: examples of a step, drawn without replacement; by default all.
+
+    Warns:
+        UserWarning: a chain diverged, or the temperature exceeds 1 by more than 5 % and three standard errors; not
+            where JAX traces the call.
 
     Raises:
         TypeError: `objective` is no Objective, parameters are not real floating-point arrays, or a number is none.
@@ -106,14 +120,34 @@ def local_learning_coefficient(
         _tree.check_count("batch_size", batch_size, 1)
     if batch_size is not None and not (count and batch_size <= count):
         raise ValueError(f"batch_size must be from 1 to the number of examples, {count}, got {batch_size!r}")
-    history = _histories(
+    history, heat = _histories(
         key, objective, jax.tree.map(jnp.asarray, params), numbers,
         chains=num_chains, records=num_records, steps=-(-num_steps // num_records),
         size=None if batch_size == count else batch_size,
     )  # fmt: skip
     left_out = min(int(np.ceil(burn_in * num_records)), num_records - 2)
-    mean, sem = mean_and_sem(history[:, left_out:].mean(axis=1))
-    return LearningCoefficient(mean, sem, history, left_out)
+    estimate, temperature = (mean_and_sem(kept[:, left_out:].mean(axis=1)) for kept in (history, heat))
+    _warn_if_too_large(history, temperature, step_size)
+    return LearningCoefficient(*estimate, temperature, history, left_out)
+
+
+def _warn_if_too_large(history: Array, temperature: Estimate, step_size: Any) -> None:
+    """Say that a step is too large. What it heats falls with the step, in a quadratic well as `1 - 1 / temperature`."""
+    if _tree.is_traced(history) or _tree.is_traced(step_size):
+        return
+    lost = int(np.sum(~np.all(np.isfinite(history), axis=1)))
+    mean, sem = (float(x) for x in temperature)
+    if lost:
+        what = f"{lost} of {len(history)} chains diverged; try a tenth of it"
+    elif mean > 1 + HOT + 3 * sem:
+        better = float(step_size) * (HOT / 2) / (1 - 1 / mean)
+        what = (
+            f"the chains are {100 * (mean - 1):.0f} % too hot, and the estimate is too large by about as much; "
+            f"{better:.1g} would leave about {50 * HOT:.1f} % (with more steps, as many times as the step is smaller)"
+        )
+    else:
+        return
+    warnings.warn(f"step_size={float(step_size):.3g} is too large: {what}", stacklevel=3)
 
 
 def _check(numbers: dict[str, Any], num_chains: Any, num_records: Any, num_steps: Any, burn_in: float) -> None:
@@ -135,9 +169,10 @@ def _check(numbers: dict[str, Any], num_chains: Any, num_records: Any, num_steps
 @partial(jax.jit, static_argnames=("chains", "records", "steps", "size"))
 def _histories(
     key: Array, objective: Objective, params: PyTree, numbers: Any, *, chains: int, records: int, steps: int, size: Any
-) -> Array:
-    """Mean of the estimate in each stretch of each chain."""
+) -> tuple[Array, Array]:
+    """Mean of the estimate and of the temperature in each stretch of each chain."""
     with jax.default_matmul_precision("highest"):  # of all losses: their small differences are multiplied by n / log n
+        objective, params = widened(objective, params)
         flat = Flat(objective, params)
         start, lowest, num = flat.start, objective(params), objective.num_examples or 0
         numbers = {name: jnp.asarray(x, start.dtype) for name, x in numbers.items()}
@@ -153,19 +188,20 @@ def _histories(
             loss, gradient = Flat(part, params).value_and_grad(x)
             return loss - base, gradient
 
-        def step(key: Array, index: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            x, total = carry
+        def step(key: Array, index: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            x, total, heat = carry
             for_batch, for_noise = jax.random.split(jax.random.fold_in(key, index))
             above, gradient = excess(for_batch, x)
             pull = strength * gradient + localization * (x - start)
             noise = jax.random.normal(for_noise, x.shape, x.dtype)
-            return x - step_size / 2 * pull + jnp.sqrt(step_size) * noise, total + above
+            heat = heat + pull @ (x - start) / len(x)
+            return x - step_size / 2 * pull + jnp.sqrt(step_size) * noise, total + above, heat
 
-        def chain(key: Array) -> Array:
-            def stretch(x: Array, index: Array) -> tuple[Array, Array]:
-                first = index * steps
-                x, total = jax.lax.fori_loop(first, first + steps, partial(step, key), (x, jnp.zeros((), x.dtype)))
-                return x, strength * total / steps
+        def chain(key: Array) -> tuple[Array, Array]:
+            def stretch(x: Array, index: Array) -> tuple[Array, tuple[Array, Array]]:
+                first, zero = index * steps, jnp.zeros((), x.dtype)
+                x, total, heat = jax.lax.fori_loop(first, first + steps, partial(step, key), (x, zero, zero))
+                return x, (strength * total / steps, heat / steps)
 
             return jax.lax.scan(stretch, start, jnp.arange(records))[1]
 

@@ -251,6 +251,9 @@ def product(operator: Objective | Operator, params: PyTree, vector: PyTree) -> P
             loss is neither one number for each example nor a scalar.
     """
     check(operator, params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(vector):
+        if not isinstance(leaf, int | float) and not hasattr(leaf, "shape"):
+            raise TypeError(f"vector.{_tree.key_name(path)} must be an array, got {_tree.describe(leaf)}")
     _tree.check_like(vector, params, "vector", "params")
     with jax.default_matmul_precision("highest"):
         return products(operator, jax.tree.map(jnp.asarray, params))(vector)

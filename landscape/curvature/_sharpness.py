@@ -64,10 +64,12 @@ def ascent_sharpness(
         adaptive: whether weights are measured in units of themselves.
 
     Raises:
-        TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
+        TypeError: `objective` is no Objective, parameters are not real floating-point arrays, or `rho` is no number.
+        ValueError: `rho` is not positive and finite.
     """
     check_objective(objective)
     check(objective, params)
+    _tree.check_positive("rho", rho)
     return _ascent(objective, jax.tree.map(jnp.asarray, params), rho, adaptive=adaptive)
 
 

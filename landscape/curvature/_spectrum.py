@@ -12,11 +12,20 @@ from jaxtyping import Array, Float, PyTree
 from matfree import decomp
 
 from landscape import _tree
+from landscape._numbers import check_share, reals
 from landscape.curvature._products import Flat, Operator, check
 from landscape.curvature._trace import Estimate, mean_and_sem
 from landscape.objective import Objective
 
 Points = Float[Array, "*q"] | Float[np.ndarray, "*q"] | float
+
+
+class Interval(NamedTuple):
+    """A mean over the probes, and what its expectation lies between at a stated confidence."""
+
+    mean: Float[np.ndarray, "*q"]
+    lower: Float[np.ndarray, "*q"]
+    upper: Float[np.ndarray, "*q"]
 
 
 class Bounds(NamedTuple):
@@ -43,10 +52,32 @@ class SpectralDensity:
     def average(self, fn: Callable[[Array], Array]) -> Estimate:
         r"""$\frac1n \sum_i f(\lambda_i)$, the mean of a function over the spectrum, with its standard error.
 
+        From few probes an interval takes more than 1.96 standard errors on either side, see `interval`.
+
         Args:
             fn: maps eigenvalues, `(*runs, p, m)`, to numbers of shape `(..., *runs, p, m)`.
         """
-        return mean_and_sem(jnp.sum(self.weights * fn(self.nodes), axis=-1), axis=-1)
+        return mean_and_sem(self._each(fn), axis=-1)
+
+    def interval(self, fn: Callable[[Array], Array], confidence: float = 0.95) -> Interval:
+        r"""The average of a function over the spectrum with its confidence interval, in NumPy.
+
+        Plus and minus 1.96 standard errors cover less than 95 % where probes are few: at 10 of them 92 % for a smooth
+        function of a broad bulk, and 83 % where one isolated eigenvalue counts, since its weight in a probe is that of
+        a chi-squared variable of one degree of freedom. So this is Student's interval (Student 1908), together with,
+        where no probe is negative, that of a multiple of a chi-squared variable with the same mean and spread
+        (Satterthwaite 1946), its degrees of freedom reduced by as much as Student widens a normal interval. For 3 to 50
+        probes of such variables, of 1 to 200 degrees of freedom, both together cover 95 to 97 %.
+
+        Args:
+            fn: as for `average`.
+            confidence: chance that the interval covers, in (0, 1).
+
+        Raises:
+            TypeError, ValueError: `confidence` is no number in (0, 1).
+        """
+        check_share("confidence", confidence)
+        return _interval(np.asarray(self._each(fn), np.float64), confidence)
 
     def cdf(self, at: Points) -> "Bounds":
         """The share of the eigenvalues that is at most `at`: between two estimates, `(*runs, *q)` each.
@@ -56,6 +87,9 @@ class SpectralDensity:
 
         Args:
             at: one point, or an array of them of any shape.
+
+        Raises:
+            TypeError, ValueError: `at` is no array of real numbers.
         """
         spread, at = self._spread(at)
         below = spread.nodes <= at
@@ -66,23 +100,66 @@ class SpectralDensity:
     def density(self, at: Points, width: float) -> Estimate:
         """The density broadened by a Gaussian, with its standard error, `(*runs, *q)` each.
 
+        Near an isolated eigenvalue an interval of 1.96 standard errors covers no more than 83 % from 10 probes: see
+        `density_interval`.
+
         Args:
             at: one point, or an array of them of any shape.
             width: standard deviation of the Gaussian.
+
+        Raises:
+            TypeError, ValueError: `at` is no array of real numbers, or `width` no positive finite number.
         """
-        spread, at = self._spread(at)
-
-        def bell(nodes: Array) -> Array:
-            return jnp.exp(-(((nodes - at) / width) ** 2) / 2) / (width * jnp.sqrt(2 * jnp.pi))
-
+        spread, bell = self._bell(at, width)
         return spread.average(bell)
+
+    def density_interval(self, at: Points, width: float, confidence: float = 0.95) -> Interval:
+        """The density broadened by a Gaussian, with the confidence interval of `interval`, `(*runs, *q)` each.
+
+        Args:
+            at: one point, or an array of them of any shape.
+            width: standard deviation of the Gaussian.
+            confidence: chance that the interval at one point covers, in (0, 1).
+
+        Raises:
+            TypeError, ValueError: as for `density`, or `confidence` is no number in (0, 1).
+        """
+        spread, bell = self._bell(at, width)
+        return spread.interval(bell, confidence)
+
+    def _each(self, fn: Callable[[Array], Array]) -> Array:
+        """The average of a function as each probe sees it."""
+        return jnp.sum(self.weights * fn(self.nodes), axis=-1)
+
+    def _bell(self, at: Any, width: Any) -> tuple["SpectralDensity", Callable[[Array], Array]]:
+        _tree.check_positive("width", width, "in units of the eigenvalues")
+        spread, at = self._spread(at)
+        return spread, lambda nodes: jnp.exp(-(((nodes - at) / width) ** 2) / 2) / (width * jnp.sqrt(2 * jnp.pi))
 
     def _spread(self, at: Any) -> tuple["SpectralDensity", Array]:
         """The quadrature and points such that they go together as `(*runs, *q, p, m)`."""
-        at = jnp.asarray(at)
+        at = jnp.asarray(at if _tree.is_traced(at) else reals("at", at), self.nodes.dtype)
         new = tuple(range(self.nodes.ndim - 2, self.nodes.ndim - 2 + at.ndim))
         nodes, weights = (jnp.expand_dims(x, new) for x in (self.nodes, self.weights))
         return SpectralDensity(nodes, weights), at[..., None, None]
+
+
+def _interval(samples: Float[np.ndarray, "*q p"], confidence: float) -> Interval:
+    """Student's interval, and Satterthwaite's where no sample is negative: the lower and the upper of their ends."""
+    from scipy.special import gammaincinv, ndtri, stdtrit
+
+    num, tail = samples.shape[-1], 0.5 - 0.5 * confidence
+    mean, sem = samples.mean(axis=-1), samples.std(axis=-1, ddof=1) / num**0.5
+    student = stdtrit(num - 1, 1 - tail)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        # half the degrees of freedom of the sum; beyond 1e12 no float tells them from the normal ones
+        half = np.minimum((mean / (sem * student / ndtri(1 - tail))) ** 2, 1e12)
+        skewed = [mean * (half / gammaincinv(half, share)) for share in (1 - tail, tail)]
+    positive = np.all(samples >= 0, axis=-1) & (sem > 0)
+    low, high = mean - student * sem, mean + student * sem
+    return Interval(
+        mean, np.where(positive, np.minimum(low, skewed[0]), low), np.where(positive, np.maximum(high, skewed[1]), high)
+    )
 
 
 def spectral_density(
@@ -98,8 +175,9 @@ def spectral_density(
     Lanczos from one unit vector gives the Gauss quadrature of the spectrum as that vector sees it (Golub & Welsch
     1969), exact for polynomials up to degree `2 num_steps - 1`; the mean over random directions sees every
     eigenvalue alike. So each probe is an independent measurement of the mean of a smooth function, and their spread
-    is the error bar (`average`, `density`); the share below a point lies within bounds (`cdf`). Full
-    reorthogonalisation: no ghosts. Costs `num_probes * num_steps + 1` products and `num_steps` vectors of memory.
+    is the error bar (`average`, `density`; as confidence intervals `interval`, `density_interval`); the share below a
+    point lies within bounds (`cdf`). Full reorthogonalisation: no ghosts. Costs `num_probes * num_steps + 1` products
+    and `num_steps` vectors of memory.
 
     Args:
         key: random key of the probes.

@@ -26,7 +26,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from landscape import _tree
 from landscape._descent import select
 from landscape.curvature import Flat
-from landscape.minima import Minimum, polish
+from landscape.minima import Minimum, check_options, polish
 from landscape.objective import Objective, check_means, check_objective
 from landscape.paths._curves import Chain
 from landscape.subspace import check_pair, line
@@ -98,18 +98,21 @@ def elastic_band(
         meets a loss that is not finite: it is returned as it last was, with `converged` false.
 
     Raises:
-        TypeError: `objective` is no Objective, parameters are not real floating-point arrays, or a count is no integer.
+        TypeError: `objective` is no Objective, parameters are not real floating-point arrays, or an option is of the
+            wrong kind.
         ValueError: `b` or a point of `start` does not look like `a`; fewer than 3 images; `tol`, `spring` or
-            `num_steps` is not positive.
+            `num_steps` is not positive and finite.
     """
     _check(objective, a, b, start, num_images, num_steps)
+    if not isinstance(climb, bool | np.bool_):
+        raise TypeError(f"climb must be True or False, got {climb!r}")
     for name, value in {"tol": tol, "spring": spring}.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+        if value is not None:
+            _tree.check_positive(name, value)
     path = line(a, b) if start is None else start
     images = jax.vmap(path)(jnp.linspace(0, 1, num_images)[:, None])
     images = jax.tree.map(lambda x, p, q: x.at[0].set(p).at[-1].set(q), images, a, b)
-    return _relax((climb, int(num_steps)), objective, images, spring, tol)
+    return _relax((bool(climb), int(num_steps)), objective, images, spring, tol)
 
 
 def saddles(objective: Objective, band: Band, **options: Any) -> list[Minimum]:
@@ -124,8 +127,13 @@ def saddles(objective: Objective, band: Band, **options: Any) -> list[Minimum]:
         options: further options of `minima.polish`.
 
     Raises:
-        ValueError: these are many bands.
+        TypeError: `objective` is no Objective, or `band` no band.
+        ValueError: these are many bands, or an option makes no sense.
     """
+    check_objective(objective)
+    if not isinstance(band, Band):
+        raise TypeError(f"band must be a Band, as elastic_band returns it, got {type(band).__name__}")
+    check_options(to="critical", **options)
     if np.ndim(band.converged):
         raise ValueError(f"these are {np.size(band.converged)} bands: take one, jax.tree.map(lambda x: x[i], bands)")
     peaks = np.flatnonzero(np.asarray(band.is_peak))

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
 from landscape._descent import Spec, batch_of, updated
+from landscape._numbers import reals
 from landscape.grid import Grid
 from landscape.objective import Objective, check_means
 from landscape.subspace import check_pair, line
@@ -58,8 +59,15 @@ class _Curve:
         raise NotImplementedError
 
     def __call__(self, coords: Float[Array, " 1"] | Float[np.ndarray, " 1"] | Float[Array, ""] | float) -> PyTree:
-        """Parameters at a position, in the dtypes of the nodes; exactly the ends at 0 and 1."""
-        nodes = self._stack()
+        """Parameters at a position, in the dtypes of the nodes; exactly the ends at 0 and 1.
+
+        Raises:
+            TypeError: a node is not a real floating-point array, or the position no number.
+            ValueError: fewer than two nodes, or several positions: map over them.
+        """
+        nodes = self._checked_nodes()
+        if not _tree.is_traced(coords) and reals("the position on a path", coords).size != 1:
+            raise ValueError(f"a path takes one position at a time, got shape {np.shape(coords)}: use jax.vmap(path)")
         mixed = _tree.combine(self.weights(jnp.reshape(jnp.asarray(coords), ())), nodes)
         return jax.tree.map(lambda x, node: x.astype(jnp.result_type(node)), mixed, nodes)
 
@@ -71,12 +79,17 @@ class _Curve:
             ValueError: fewer than two nodes, more than one axis, or steps of the grid smaller than the rounding of the
                 parameters.
         """
-        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(self._stack())}
-        if len(sizes) != 1 or min(sizes) < (2,):
-            raise ValueError(f"nodes must be a stack of at least two trees, the same number in every leaf, got {sizes}")
+        self._checked_nodes()
         if grid.ndim != 1:
             raise ValueError(f"a path has one coordinate, the grid {grid.ndim} axes: use Grid.line((0, 1), num)")
         line(*self.ends).check_grid(grid)
+
+    def _checked_nodes(self) -> PyTree:
+        nodes = self._stack()
+        sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(nodes)}
+        if len(sizes) != 1 or min(sizes) < (2,):
+            raise ValueError(f"nodes must be a stack of at least two trees, the same number in every leaf, got {sizes}")
+        return nodes
 
 
 @jax.tree_util.register_dataclass
