@@ -195,7 +195,7 @@ def _checked_batch(batch: Any) -> Batch:
     if isinstance(width, bool) or not isinstance(width, int | np.integer) or not isinstance(hoist, bool):
         raise TypeError(f"batch must be 'auto', a number of points or a Strategy of one, got {_tree.describe(batch)}")
     if not 1 <= width <= MAX_BATCH:
-        raise ValueError(f"batch must be a positive number of points, at most {MAX_BATCH:,}, or 'auto', got {width}")
+        raise ValueError(f"batch must be 'auto', a positive number of points, at most {MAX_BATCH:,}, got {width}")
     if hoist and width == 1:
         raise ValueError("Strategy(hoist=True) shares work between the points of a step: give it a width above 1")
     return Strategy(int(width), hoist) if isinstance(batch, Strategy) else int(width)

@@ -176,7 +176,7 @@ class Objective:
         total, _ = jax.lax.scan(step, zero, jnp.arange(full))
         return add(total, fn(self._slice(full * size, rest)), rest / count) if rest else total
 
-    def take(self, indices: Int[Array, " b"]) -> "Objective":
+    def take(self, indices: Int[Array, " b"] | Int[np.ndarray, " b"]) -> "Objective":
         """The objective over some of the examples, as one batch.
 
         Raises:
