@@ -175,9 +175,10 @@ def aggregate(values: Any, how: str = "mean") -> Float[Array, ""]:
     kind = _dtype(values, "values")
     if jnp.issubdtype(kind, jnp.complexfloating):
         raise TypeError(f"values must be real numbers, got {kind}")
-    if not jnp.size(values):
+    values = jnp.asarray(values)
+    if not values.size:
         raise ValueError("aggregate needs at least one value, got none")
-    return AGGREGATES[how](jnp.asarray(values))
+    return AGGREGATES[how](values)
 
 
 def _check_aggregate(how: Any) -> None:

@@ -61,7 +61,8 @@ class LossSurface:
 
     The three treatments of batch norm: leave `recalibrate` off and the stored statistics stay as they are
     (*frozen*); switch it on (*recalibrated*); or let `loss_fn` normalise by the batch it is given (*batch
-    statistics*; with `Objective.batch_size` set, the answer then depends on it). Running statistics are never
+    statistics*: the answer depends on the size of the batches, so make batches the examples, by the recipe in
+    `docs/your_own_model.md`; `sweep` warns where `Objective.batch_size` would decide). Running statistics are never
     part of the parameters, so they are never perturbed.
     """
 

@@ -15,6 +15,7 @@ one method, `Objective.mean`, so batches, and the ragged last one, are dealt wit
 """
 
 import dataclasses
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from landscape import _tree
 
 _static: Any = {"static": True}
-COARSE = 0.05  # of a loss: what another program for another batch size does not make of rounding
+UNLIKE, LIKE = 0.25, 0.02  # of a loss: how far from a mean, and how near to a sum, what is no mean has to be
 MAX_KNOWN = 256
 
 _DIVIDE: dict[Any, None] = {}  # what was found to divide into examples, the oldest first
@@ -175,7 +176,7 @@ class Objective:
         total, _ = jax.lax.scan(step, zero, jnp.arange(full))
         return add(total, fn(self._slice(full * size, rest)), rest / count) if rest else total
 
-    def take(self, indices: Int[Array, " b"]) -> "Objective":
+    def take(self, indices: Int[Array, " b"] | Int[np.ndarray, " b"]) -> "Objective":
         """The objective over some of the examples, as one batch.
 
         Raises:
@@ -465,32 +466,32 @@ def _interactions(objective: Objective, params: PyTree, rows: int) -> list[tuple
 
 
 def _compare(bare: Objective, params: PyTree, data: PyTree, rows: int) -> list[tuple[str, bool]]:
-    """Exchange halves of two batches, then take the halves of one as batches of their own."""
-    half = rows // 2
-    a, b, c, d = np.split(np.arange(2 * rows), (half, rows, rows + half))
+    """Exchange rows of two batches in several ways, then take the halves of one as batches of their own."""
 
-    def measure(*parts: np.ndarray, nudge: float = 0.0) -> dict[str, np.ndarray]:
-        return jax.tree.map(np.asarray, _measured(bare, params, data, np.concatenate(parts), nudge))
+    def measure(index: np.ndarray, nudge: float = 0.0) -> dict[str, np.ndarray]:
+        values = _measured(bare, params, data, index, nudge)
+        return {name: np.asarray(value) for name, value in values.items()}
 
-    batches = measure(a, b), measure(c, d), measure(a, d), measure(c, b)
-    again = measure(a, b, nudge=2.0)
+    x, y, half = *np.split(np.arange(2 * rows), 2), rows // 2
+    masks = [x < half, x % 2 == 0, x == 0]
+    mixed = [(measure(np.where(mask, y, x)), measure(np.where(mask, x, y))) for mask in masks]
+    both, nudged = (measure(x), measure(y)), measure(x, nudge=2.0)
+    low = _lowest_precision(jax.make_jaxpr(_measured)(bare, params, data, x, 0.0))
     try:
-        parts = measure(a), measure(b)
+        halves = measure(x[:half]), measure(x[half:])
     except Exception:  # a loss for batches of one size
-        parts = None
+        halves = None
     said = []
-    for name in again:
-        kind, x = again[name].dtype, [batch[name].astype(np.float64) for batch in batches]
-        with np.errstate(all="ignore"):
-            noise = float(np.max(np.abs(again[name].astype(np.float64) - x[0])))
-            off, scale = _mismatch(half, *x)
-            eps = float(jnp.finfo(kind).eps) if jnp.issubdtype(kind, jnp.floating) else 0.0
-            if off > max(eps**0.5 / 4 * scale, 8 * noise):
+    with np.errstate(all="ignore"):
+        for name, value in nudged.items():
+            first, second = both[0][name], both[1][name]
+            off = max(_mismatch(m, first, second, u[name], v[name]) for m, (u, v) in zip(masks, mixed))
+            if off > _rounding(first, second, value, low):
                 text = f"the {name} of an example depends on the others of its batch, as by batch norm in training mode"
-                said.append((text, bool(x[0].ndim)))
-            elif parts and not _divides(x[0], *(part[name] for part in parts), half / rows, noise):
+                said.append((text, bool(value.ndim)))
+            elif halves and _is_other(half / rows, *(float(np.mean(z[name])) for z in (both[0], *halves))):
                 text = f"the {name} of a batch is not the mean over its examples (is it a sum, or a maximum?)"
-                said.append((text, bool(x[0].ndim)))
+                said.append((text, bool(value.ndim)))
     return said
 
 
@@ -506,17 +507,41 @@ def _measured(bare: Objective, params: PyTree, data: PyTree, index: Array, nudge
     return jax.tree.map(jnp.asarray, values)
 
 
-def _mismatch(half: int, ab: np.ndarray, cd: np.ndarray, ad: np.ndarray, cb: np.ndarray) -> tuple[float, float]:
-    """By how much the halves of batches do not add up, and the largest value: the rows are rounded alike in all."""
-    off = np.concatenate([(ab - ad)[:half], (ab - cb)[half:]]) if ab.ndim else (ab - ad) + (cd - cb)
-    return float(np.max(np.abs(off))), max(float(np.max(np.abs(x))) for x in (ab, cd, ad, cb))
+def _mismatch(mask: np.ndarray, first: np.ndarray, second: np.ndarray, mixed: np.ndarray, rest: np.ndarray) -> float:
+    """By how much what two batches give does not add up when the rows of a mask change sides.
+
+    Each row keeps its place in the batch, so in one and the same program it is rounded alike.
+    """
+    first, second, mixed, rest = (np.asarray(x, np.float64) for x in (first, second, mixed, rest))
+    off = mixed - np.where(mask, second, first) if first.ndim else (first - mixed) + (second - rest)
+    return float(np.max(np.abs(off)))
 
 
-def _divides(whole: np.ndarray, first: np.ndarray, second: np.ndarray, share: float, noise: float) -> bool:
-    """Whether a mean is that of its parts, coarsely: programs for other sizes round otherwise."""
-    total, one, other = (float(np.mean(x)) for x in (whole, first, second))
-    off = abs(total - (share * one + (1 - share) * other))
-    return not off > max(COARSE * max(abs(total), abs(one), abs(other)), 64 * noise)
+def _rounding(first: np.ndarray, second: np.ndarray, nudged: np.ndarray, low: float) -> float:
+    """What sums over a batch may lose to rounding: by the type, and by what the last places of the parameters do."""
+    eps = float(jnp.finfo(first.dtype).eps) if jnp.issubdtype(first.dtype, jnp.floating) else 0.0
+    first, second, nudged = (np.asarray(x, np.float64) for x in (first, second, nudged))
+    share = max(eps**0.5 / 4, 0.0 if first.ndim else 4 * low)
+    return max(share * float(np.max(np.abs([first, second]))), 8 * float(np.max(np.abs(nudged - first))))
+
+
+def _is_other(share: float, whole: float, first: float, second: float) -> bool:
+    """Whether a batch gives the sum or the largest of what its parts give, or each example over their number.
+
+    Coarsely, as the parts are computed by another program, which rounds otherwise, and that may be all of a small loss.
+    """
+    size = max(abs(whole), abs(first), abs(second))
+    mean, over_number = share * first + (1 - share) * second, share**2 * first + (1 - share) ** 2 * second
+    if not abs(whole - mean) > UNLIKE * size:
+        return False
+    return any(abs(whole - other) <= LIKE * size for other in (first + second, over_number, max(first, second)))
+
+
+def _lowest_precision(program: Any) -> float:
+    """The coarsest rounding in a program, as far as it is below single precision."""
+    kinds = set(re.findall(r"\b(bf16|f16|f8_\w+)\[", str(program)))
+    steps = {"bf16": 2.0**-7, "f16": 2.0**-10}
+    return max((steps.get(kind, 0.25) for kind in kinds), default=0.0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -126,14 +126,14 @@ def test_every_point_draws_the_same_minibatches():
     [
         ({"objective": double_well}, TypeError, "objective must be a landscape.Objective, got function"),
         ({"optimizer": 0.1}, TypeError, "optimizer must be an optax optimizer"),
-        ({"at": 3.0}, TypeError, "at must be a function of the coordinates or None, got float"),
+        ({"at": 3.0}, TypeError, "at must be a function, called as at.coords., got float 3.0; None where the coordinates"),
         ({"at": lambda c: {"x": c > 0}}, TypeError, r"the result of at\(coords\)\.x must be a real floating"),
         ({"num_steps": -3}, ValueError, "num_steps must be at least 0, got -3"),
         ({"minima": np.ones((2, 1))}, ValueError, "minima= and radius= belong together"),
         ({"radius": 0.1}, ValueError, "minima= and radius= belong together"),
         ({"minima": np.ones((2, 1)), "radius": -0.1}, ValueError, "radius must be a positive distance, got -0.1"),
         ({"minima": np.ones((2, 3)), "radius": 0.1}, ValueError, r"minima.* must have shape \(num, \*shape\)"),
-        ({"labels": 3}, TypeError, "labels must be a function params -> int, got int"),
+        ({"labels": 3}, TypeError, "labels must be a function, called as labels.params., got int 3"),
         ({"labels": int, "minima": np.ones((2, 1))}, ValueError, "both say what a minimum is"),
         ({"batch_size": 2}, ValueError, "batch_size= draws minibatches at random"),
         ({"track": {"test": 3}}, TypeError, r"track\['test'\] must be a landscape.Objective, got int"),
@@ -293,7 +293,7 @@ def test_minibatches_are_stepped_on_and_the_full_loss_is_judged(x64):
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"setup": 3}, TypeError, "setup must be a function of the coordinates, got int"),
+        ({"setup": 3}, TypeError, r"setup must be a function, called as setup\(coords\), got int 3"),
         ({"setup": lambda c: optax.sgd(c[0])}, TypeError, r"setup\(coords\) must return \(optimizer, params\)"),
         ({"setup": lambda c: c}, TypeError, r"setup\(coords\) must return \(optimizer, params\)"),
         ({"setup": lambda c: (c[0], c)}, TypeError, r"the optimizer of setup\(coords\) must be an optax optimizer"),
@@ -337,7 +337,7 @@ def test_an_unknown_minimum_is_not_reached():
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
-        ({"track": {"train": "objective"}}, ValueError, r"track\['train'\] would be measured as 'train_loss'"),
+        ({"track": {"train": "objective"}}, ValueError, "two outputs are called 'train_loss'; rename"),
         ({"labels": lambda p: p[0]}, TypeError, r"labels\(params\) must return one integer, got float"),
         ({"minima": jnp.zeros((0, 1)), "radius": 0.5}, ValueError, "must hold at least one minimum"),
         ({"minima": jnp.full((3, 1), 0.5), "radius": np.array([0.5, 2.0])}, TypeError, "radius must be one distance"),
@@ -349,3 +349,41 @@ def test_labels_and_names_that_would_mislead(options, kind, message):
         options = {"track": {"train": bowl}}
     with pytest.raises(kind, match=message):
         ls.sweep(ls.BasinMap(None, bowl, optax.sgd(0.3), 20, **options), ls.Grid.of(x=[-2.0, 3.0]))
+
+
+def test_labels_and_setups_with_state_are_told_apart():
+    class Alike:
+        __hash__ = None
+
+        def __init__(self, number):
+            self.number = number
+
+        def __eq__(self, other):
+            return True
+
+    class Label(Alike):
+        def __call__(self, params):
+            return jnp.int32(self.number)
+
+    class Setup(Alike):
+        def __call__(self, coords):
+            return optax.sgd(coords[0]), jnp.array([self.number + 0.5])
+
+    bowl, grid = ls.Objective(lambda p, _: jnp.sum(p**2)), Grid.of(x=[0.0])
+    for number in (3, 5):
+        basins = sweep(BasinMap(None, bowl, optax.sgd(0.1), 1, labels=Label(number)), grid, **QUIET)
+        assert basins["label"].tolist() == [number]
+        trained = sweep(TrainabilityMap(Setup(number), bowl, 1), grid, **QUIET)
+        np.testing.assert_allclose(trained["train_loss"], [(number + 0.5) ** 2])
+
+
+def test_tracked_outputs_of_one_name_are_refused():
+    def loss_fn(params, _):
+        return jnp.sum(params**2), {"norm": 1.5, "b_loss": 2.5}
+
+    both = ls.Objective(loss_fn, has_aux=True)
+    with pytest.raises(ValueError, match="two outputs are called 'grad_norm'"):
+        sweep(BasinMap(None, both, optax.sgd(0.1), 2, track={"grad": both}), Grid.of(x=[0.5]))
+    with pytest.raises(ValueError, match="two outputs are called 'a_b_loss'"):
+        track = {"a": both, "a_b": both}
+        sweep(TrainabilityMap(lambda c: (optax.sgd(0.1), c), both, 2, track=track), Grid.of(x=[0.5]))

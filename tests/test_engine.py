@@ -1,5 +1,6 @@
 """The engine: same numbers whatever the tiles, widths, devices and traces; checks before compiling."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -318,7 +319,9 @@ def test_max_memory_narrows_a_batch_that_was_given(monkeypatch, capsys, num):
     assert used
     assert all(kernel.temp_bytes <= limit for kernel in used)
     assert max(kernel.width for kernel in used) in (2, 4)
-    assert capsys.readouterr().err.count("out of memory: going on with") == 1
+    said = capsys.readouterr().err  # nothing ran out: it was asked for
+    assert said.count(f"max_memory={limit:,} bytes: going on with") == 1
+    assert "out of memory" not in said
     expected = np.sort(np.sin(grid.axes[0].values[:, None].astype(np.float32) * np.arange(10_000, dtype=np.float32)))
     np.testing.assert_allclose(result["value"], expected[:, ::2500], atol=1e-5)
 
@@ -337,6 +340,15 @@ def test_plan_estimates_without_computing_the_grid():
     [
         ({"grid": "a grid"}, TypeError, "must be a landscape.Grid, got str"),
         ({"fn": 3}, TypeError, "must be callable"),
+        ({"fn": lambda c: None}, TypeError, r"fn\(coords\) must be an array of numbers, .* is a `return` missing"),
+        ({"fn": lambda c: {"a": None}}, TypeError, "the output 'a' must be .* is a `return` missing"),
+        ({"fn": lambda c: "low"}, TypeError, r"fn\(coords\) must be an array of numbers, .* got str 'low'"),
+        ({"fn": lambda c: (c[0], c[1])}, TypeError, r"got tuple .*: return \{\"loss\": .., \"accuracy\": ..\}"),
+        ({"fn": lambda c: {"a": {"b": c[0]}}}, TypeError, "the output 'a' must be .* no further dicts"),
+        ({"fn": lambda c: {1: c[0]}}, TypeError, "the names of outputs must be strings, got 1"),
+        ({"fn": lambda c: np.array(["low"])}, TypeError, r"must be an array of numbers, .* got <U3\[1\]"),
+        ({"fn": lambda x, y: x}, TypeError, r"called as fn\(coords\), but it takes \(x, y\): .*come as one array"),
+        ({"fn": lambda: 1.5}, TypeError, r"fn is called as fn\(coords\), but it takes \(\)"),
         ({"grid": ls.Grid(())}, ValueError, "no axes"),
         ({"grid": ls.Grid.of(x=[], y=[2.0])}, ValueError, "at least one coordinate"),
         ({"grid": ls.Grid.of(x=[2.0, 0.5], y=[2.0])}, ValueError, "strictly increasing"),
@@ -346,9 +358,24 @@ def test_plan_estimates_without_computing_the_grid():
         ({"batch": "big"}, ValueError, "batch must be 'auto', a positive"),
         ({"batch": 10**12}, ValueError, "more than the 1,048,576 that may be asked for on this grid of 77"),
         ({"batch": Strategy(2**20 + 1, hoist=True)}, ValueError, "more than the 1,048,576"),
+        ({"batch": 2.5}, TypeError, "batch must be 'auto', a number of points or a Strategy of one, got float 2.5"),
+        ({"batch": True}, TypeError, "got bool True"),
+        ({"batch": Strategy(2, "yes")}, TypeError, "batch must be 'auto', a number of points or a Strategy"),
         ({"devices": 99}, ValueError, "devices=99, but there are"),
         ({"devices": []}, ValueError, "devices is empty"),
+        ({"devices": ["cpu"]}, TypeError, r"a number of local devices or a list of them, .* got list \['cpu'\]"),
+        ({"devices": True}, TypeError, "devices must be a number of local devices or a list of them"),
+        ({"devices": 2 * jax.local_devices()[:1]}, ValueError, "each device can be given once"),
         ({"max_memory": -1}, ValueError, "max_memory must be a positive"),
+        ({"max_memory": float("nan")}, ValueError, "max_memory must be a positive number of bytes, got nan"),
+        ({"max_memory": "1 GB"}, TypeError, "max_memory must be a number, got '1 GB'"),
+        ({"executor": 3}, TypeError, "executor must be a concurrent.futures.Executor, .* got int 3"),
+        ({"executor": concurrent.futures.ThreadPoolExecutor}, TypeError, "executor must be a concurrent.futures.Exec"),
+        ({"progress": "yes"}, ValueError, "progress must be 'auto', True or False, got 'yes'"),
+        ({"progress": None}, TypeError, "progress must be 'auto', True or False, got NoneType"),
+        ({"store": 3}, TypeError, "store must be the path of a directory, got int 3"),
+        ({"shard": (True, 2), "store": "x"}, TypeError, r"i of shard=\(i, n\) must be an integer, got bool True"),
+        ({"shard": "02", "store": "x"}, TypeError, r"shard must be a pair \(i, n\) of whole numbers"),
         ({"shard": (2, 2), "store": "x"}, ValueError, "0 <= i < n"),
         ({"shard": (0, 2)}, ValueError, "shard= needs store="),
     ],
@@ -679,3 +706,30 @@ def test_warnings_point_at_the_line_of_the_user(tmp_path):
     first, second = (Path(__file__).read_text().splitlines()[warning.lineno - 1] for warning in caught)
     assert "ls.sweep(_sine()" in first
     assert "ls.subspace.filter_normalize" in second
+def test_what_cannot_be_traced_comes_with_advice():
+    with pytest.raises(TypeError) as caught:
+        ls.sweep(lambda c: np.sin(c[0]), GRID)
+    assert any("jax.numpy" in note and "jax.pure_callback" in note for note in caught.value.__notes__)
+
+
+def test_a_number_of_points_of_numpy_is_one(tmp_path):
+    for _ in range(2):  # the second call resumes the first
+        result = ls.sweep(lambda c: 2.5 * c[0], GRID, batch=np.int64(4), store=tmp_path / "run.zarr", progress=False)
+    np.testing.assert_allclose(result["value"][:, 0], 2.5 * GRID.axes[0].values, rtol=1e-6)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Cannot be hashed, and compares arrays."""
+
+    factors: np.ndarray
+
+    def __call__(self, coords):
+        return jnp.sum(jnp.asarray(self.factors) * coords)
+
+
+def test_point_functions_with_state_are_told_apart():
+    for factors in ([0.5, 2.0], [1.5, -0.25]):
+        result = ls.sweep(Scaled(np.array(factors)), GRID, batch=1, progress=False)
+        x, y = np.meshgrid(*(axis.values for axis in GRID.axes), indexing="ij")
+        np.testing.assert_allclose(result["value"], factors[0] * x + factors[1] * y, atol=1e-6)

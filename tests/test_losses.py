@@ -239,3 +239,28 @@ def test_errors_of_the_arguments():
         losses.best_constant(losses.squared_error, three, "median")
     with pytest.raises(TypeError, match="targets must be real floating-point numbers, got int32"):
         losses.best_constant(losses.squared_error, jnp.arange(3))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda: losses.aggregate("abc"), TypeError, "values must be an array of numbers, got str 'abc'"),
+        (lambda: losses.aggregate([[1], [1, 2]]), TypeError, "values must be an array of numbers, got list"),
+        (lambda: losses.aggregate([2.0], []), ValueError, r"unknown aggregate \[\]; there are mean"),
+        (lambda: losses.aggregate([2j]), TypeError, "values must be real numbers, got complex64"),
+        (lambda: losses.aggregate([]), ValueError, "aggregate needs at least one value, got none"),
+        (
+            lambda: losses.best_constant(None, jnp.ones(3)),
+            TypeError,
+            r"called as loss\(prediction, target\), got NoneT",
+        ),
+        (lambda: losses.best_constant(losses.huber(), "x"), TypeError, "targets must be an array of numbers, got str"),
+        (lambda: losses.gaussian_efficiency(lambda r: r), TypeError, r"loss\(prediction, target\), but it takes \(r\)"),
+        (lambda: losses.zero_one(None, jnp.array([1])), TypeError, "logits must be an array of numbers, got NoneType"),
+        (lambda: losses.absolute_error(1.5, None), TypeError, "targets must be an array of numbers, got NoneType"),
+        (lambda: losses.huber([[2], [3, 4]]), TypeError, r"k must be a number, got \[\[2\], \[3, 4\]\] \(list\)"),
+    ],
+)
+def test_arguments_of_the_wrong_kind(call, error, said):
+    with pytest.raises(error, match=said):
+        call()

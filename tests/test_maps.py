@@ -229,6 +229,15 @@ def test_bowl_on_a_non_square_grid_and_its_centre(x64):
             "needs update_state in the objective 'train'",
         ),
         ({"at": Subspace(split(ORIGIN), split(DIRECTIONS[:1]))}, ValueError, "1 directions, the grid 2 axes"),
+        ({"at": None}, TypeError, r"LossSurface.at must be a function, called as at\(coords\), got NoneType"),
+        ({"at": lambda a, b: a}, TypeError, r"LossSurface.at is called as at\(coords\), but it takes \(a, b\)"),
+        ({"at": lambda c: None}, TypeError, "at.coords. must return parameters, .* got None: is a `return` missing"),
+        ({"at": lambda c: "near"}, TypeError, "at.coords. must return parameters, a pytree of arrays, got 'near'"),
+        ({"objectives": {}}, ValueError, "objectives must hold at least one Objective, got none"),
+        ({"objectives": {1: objective()}}, TypeError, "objectives must be named by strings, got 1"),
+        ({"objectives": {"train": Objective(None)}}, TypeError, r"objectives\['train'\].loss_fn must be a function"),
+        ({"outputs": (("two", lambda p, q: 1.5),)}, TypeError, r"outputs.two is called as two\(params\), but it takes"),
+        ({"recalibrate": "yes"}, TypeError, "recalibrate must be True or False, got str 'yes'"),
     ],
 )
 def test_check_grid_refuses(options, error, said):
@@ -241,3 +250,104 @@ def test_outputs_of_one_name_are_refused():
     surface = LossSurface(plane(), objective(), (("loss", weight_norm),))
     with pytest.raises(ValueError, match="two outputs are called 'loss'"):
         surface(COORDS)
+
+
+def of_names(*names, scalar=()):
+    """An objective with metrics of these names, for each example or as means."""
+
+    def loss_fn(params, batch):
+        losses = batch @ join(params)
+        return losses, dict.fromkeys(names, losses) | dict.fromkeys(scalar, 1.5)
+
+    return Objective(loss_fn, jnp.asarray(SLOPES, jnp.float32), has_aux=True)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "outputs", "name"),
+    [
+        (of_names("gradient"), ("gradient",), "gradient"),
+        (of_names("gradient_norm"), ("gradient_norm",), "gradient_norm"),
+        (of_names("off_plane"), ("off_plane",), "off_plane"),
+        (of_names("loss_sem"), ("sem",), "loss_sem"),
+        (of_names("hit", scalar=("hit_sem",)), ("sem",), "hit_sem"),
+        ({"a": of_names("b_loss"), "a_b": of_names()}, (), "a_b_loss"),
+        ({"train": of_names("gradient")}, ("gradient",), "gradient"),
+        (of_names(), (("level", weight_norm), ("level", weight_norm)), "level"),
+    ],
+)
+def test_no_output_is_lost_to_another_of_its_name(objectives, outputs, name):
+    with pytest.raises(ValueError, match=f"two outputs are called '{name}'; rename a metric or an objective"):
+        sweep(LossSurface(plane(), objectives, outputs), Grid.square(1.0, 3))
+
+
+def test_a_metric_may_have_the_name_of_an_output_that_was_not_asked_for():
+    values = evaluate(LossSurface(plane(), of_names("gradient"), ("gradient_norm",)), COORDS)
+    np.testing.assert_allclose(values["gradient"], values["loss"], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (None, "got NoneType None: is a `return` missing"),
+        ("low", "got str 'low'"),
+        ((1.5, 2.5), r"got tuple .*jnp.stack"),
+    ],
+)
+def test_what_a_function_of_the_parameters_may_return(returned, said):
+    surface = LossSurface(plane(), objective(), (("extra", lambda params: returned),))
+    with pytest.raises(TypeError, match=f"the output 'extra' must be an array of numbers.* {said}"):
+        sweep(surface, Grid.square(1.0, 3))
+
+
+@jax.custom_vjp
+def cubes(x):
+    return jnp.sum(x**3)
+
+
+cubes.defvjp(lambda x: (cubes(x), x), lambda x, g: (3 * g * x**2,))
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_the_gradient_of_a_loss_without_forward_mode(x64, batch_size):
+    slopes = jnp.asarray(SLOPES)
+    cubic = Objective(lambda p, batch: batch @ join(p) + cubes(join(p)), slopes, batch_size=batch_size)
+    values = evaluate(LossSurface(plane(), cubic, ("gradient", "gradient_norm")), jnp.asarray(COORDS))
+    gradient = SLOPES.mean(0) + 3 * (ORIGIN + COORDS @ DIRECTIONS) ** 2
+    np.testing.assert_allclose(values["gradient"], DIRECTIONS @ gradient, rtol=1e-12)
+    np.testing.assert_allclose(values["gradient_norm"], np.linalg.norm(gradient), rtol=1e-12)
+
+
+def test_a_gradient_that_cannot_be_names_the_output():
+    def doubled(params, _):
+        return jnp.sum(jax.lax.while_loop(lambda x: jnp.sum(x) < 9.0, lambda x: 2 * x, jnp.abs(params)))
+
+    surface = LossSurface(Subspace(jnp.array([0.5, 1.5]), jnp.eye(2)), Objective(doubled), ("gradient",))
+    np.testing.assert_allclose(evaluate(surface, np.zeros(2))["gradient"], [8.0, 8.0])  # 16 is the first beyond 9
+    for output in ("gradient_norm", "off_plane"):
+        with pytest.raises(
+            ValueError, match=f"output '{output}' needs the gradient .* a length that is known beforehand"
+        ):
+            LossSurface(surface.at, surface.objectives, (output,))(COORDS)
+
+
+class Alike:
+    """Equal to whatever comes, so that a cache that asks it would mistake it for another."""
+
+    __hash__ = None
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __eq__(self, other):
+        return True
+
+    def __call__(self, params):
+        return self.scale * weight_norm(params)
+
+
+def test_functions_with_state_are_told_apart_among_the_outputs_and_as_map():
+    size = np.linalg.norm(ORIGIN)
+    for scale in (0.5, 2.5):
+        surface = LossSurface(plane(), objective(), (("size", Alike(scale)),))
+        result = sweep(surface, Grid.of(a=[0.0], b=[0.0]), progress=False, batch=1)
+        np.testing.assert_allclose(result["size"], [[scale * size]], rtol=1e-5)

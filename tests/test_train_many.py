@@ -303,3 +303,32 @@ def test_run_numbers_that_single_precision_rounds_are_refused():
     )
     with pytest.raises(ValueError, match="are not exact in float32"):
         ls.sweep(runs, ls.Grid.of(run=[2.0**24 + 1]))
+
+
+def test_a_leaf_without_entries_is_carried_along():
+    inits = {"w": jnp.array([[0.5, 2.0], [1.5, 3.0]]), "none": jnp.zeros((2, 0, 3))}
+    objective = Objective(lambda p, _: jnp.sum(p["w"] ** 2) + jnp.sum(p["none"]))
+    runs = train_many(objective, optax.sgd(0.25), inits, num_steps=2, record_every=1, snapshots=True, progress=False)
+    np.testing.assert_allclose(runs.params["w"], 0.25 * np.array([[0.5, 2.0], [1.5, 3.0]]))  # halved twice
+    assert runs.params["none"].shape == (2, 0, 3)
+    assert runs.snapshots["none"].shape == (2, 3, 0, 3)
+
+
+def test_starts_with_state_are_told_apart():
+    class Start:
+        __hash__ = None
+
+        def __init__(self, size):
+            self.size = size
+
+        def __eq__(self, other):
+            return True
+
+        def __call__(self, key):
+            return jnp.full(2, self.size)
+
+    bowl = Objective(lambda p, _: jnp.sum(p**2))
+    for size in (0.5, 2.5):
+        options = {"num_steps": 1, "num_runs": 2, "key": jax.random.key(0), "progress": False}
+        runs = train_many(bowl, optax.sgd(0.25), Start(size), **options)
+        np.testing.assert_allclose(runs.params, np.full((2, 2), size / 2))

@@ -463,3 +463,28 @@ def test_minibatches_are_uniform_subsets():
     assert chi_square < scipy.stats.chi2.ppf(1 - 1e-6, 34)
     first = np.bincount(rows[:, 0], minlength=7)
     assert np.sum((first - 1000) ** 2 / 1000) < scipy.stats.chi2.ppf(1 - 1e-6, 6)
+
+
+def test_tracked_outputs_of_one_name_are_refused_and_optimizers_with_state_told_apart():
+    named = Objective(lambda p, _: (jnp.sum(p**2), {"norm": 1.5}), has_aux=True)
+    with pytest.raises(ValueError, match="two outputs are called 'grad_norm'; rename a metric or an objective"):
+        train(named, optax.sgd(0.1), jnp.ones(2), num_steps=1, track={"grad": named})
+    with pytest.raises(TypeError, match="track must be named by strings, got 1"):
+        train(named, optax.sgd(0.1), jnp.ones(2), num_steps=1, track={1: named})
+
+    class Rate:
+        __hash__ = None
+
+        def __init__(self, rate):
+            self.rate = rate
+
+        def __eq__(self, other):
+            return True
+
+        def __call__(self, updates, state, params=None):
+            return jax.tree.map(lambda u: -self.rate * u, updates), state
+
+    for rate in (0.25, 0.125):
+        optimizer = optax.GradientTransformation(lambda params: (), Rate(rate))
+        run = train(Objective(lambda p, _: jnp.sum(p**2)), optimizer, jnp.full(2, 3.0), num_steps=1)
+        np.testing.assert_allclose(run.params, [3 - 6 * rate] * 2)
