@@ -24,7 +24,7 @@ def dense(objective: Objective, params: PyTree, key: Array) -> dict[str, Array]:
         loss, gradient = flat.value_and_grad(x)
         matrix = flat.hessian(x)
         values, vectors = jnp.linalg.eigh(matrix)
-        residuals = jnp.linalg.norm(matrix @ vectors - values * vectors, axis=0)
+        residuals = jnp.linalg.norm(matrix @ vectors - values[None] * vectors, axis=0)
         moved = jnp.linalg.eigvalsh(flat.hessian(x + _nudge(key, x)))
         size, wobble = jnp.max(jnp.abs(values)), jnp.max(jnp.abs(moved - values))
         along = gradient @ vectors

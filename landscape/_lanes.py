@@ -32,7 +32,12 @@ Equation = Any  # jax.extend.core.JaxprEqn, whose avals are not typed
 Program = Any  # a jaxpr, closed or not
 
 _LOOPS = {"while", "scan"}
-_HEAVY = _LOOPS | {"conv_general_dilated", "dot_general", "pure_callback", "io_callback"}  # what a branch should not waste
+_HEAVY = _LOOPS | {
+    "conv_general_dilated",
+    "dot_general",
+    "pure_callback",
+    "io_callback",
+}  # what a branch should not waste
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
 _CALLS |= {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}  # no derivative is taken any more
 _ONE_EQUATION = jex.DebugInfo("lanewise", "equation", None, None)

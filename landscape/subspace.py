@@ -329,7 +329,7 @@ def _match_norms(d: Array, w: Array, filter_axes: tuple[int, ...]) -> Array:
     w, wide = _tree.at_least_single(w), _tree.at_least_single(d)
     target = jnp.sqrt(jnp.sum(jnp.square(w), axis=over, keepdims=True))
     norms = jnp.sqrt(jnp.sum(jnp.square(wide), axis=tuple(axis + 1 for axis in over), keepdims=True))
-    return (wide * jnp.where(norms > 0, target / jnp.where(norms > 0, norms, 1), 0)).astype(d.dtype)
+    return (wide * jnp.where(norms > 0, target[None] / jnp.where(norms > 0, norms, 1), 0)).astype(d.dtype)
 
 
 def layer_normalize(dirs: PyTree, params: PyTree, *, include_vectors: bool = False) -> PyTree:
@@ -400,7 +400,7 @@ def _principal(snapshots: PyTree, num: int) -> tuple[PyTree, Array]:
     centred = jax.tree.map(_centred, snapshots)
     variances, weights = jnp.linalg.eigh(_tree.inner(centred, centred))
     variances, weights = jnp.maximum(variances[::-1], 0), weights[:, ::-1][:, :num]
-    weights = weights * jnp.where(weights[-1] < weights[0], -1, 1)
+    weights = weights * jnp.where(weights[-1] < weights[0], -1, 1)[None]
     dirs = jax.vmap(_tree.combine, in_axes=(1, None))(weights, centred)
     return dirs, variances[:num] / jnp.sum(variances)
 
@@ -408,8 +408,8 @@ def _principal(snapshots: PyTree, num: int) -> tuple[PyTree, Array]:
 def _centred(snapshots: Any) -> Array:
     """Snapshots about their mean; about the first before, so that constant snapshots give exact zeros."""
     moved = _tree.at_least_single(snapshots)
-    moved = moved - moved[0]
-    return moved - jnp.mean(moved, axis=0)
+    moved = moved - moved[:1]
+    return moved - jnp.mean(moved, axis=0, keepdims=True)
 
 
 def random_walk_explained(num_snapshots: int, num: int = 2) -> np.ndarray:

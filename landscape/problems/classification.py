@@ -70,8 +70,12 @@ def _mlp(widths: tuple[int, ...], activation: Callable[[Array], Array]) -> tuple
 
     def predict(params: PyTree, x: Float[Array, "n d"]) -> Float[Array, "n c"]:
         for layer in params[:-1]:
-            x = activation(x @ layer["kernel"] + layer["bias"])
-        return x @ params[-1]["kernel"] + params[-1]["bias"]
+            x = activation(affine(x, layer))
+        return affine(x, params[-1])
+
+    def affine(x: Array, layer: Any) -> Array:
+        x = x @ layer["kernel"]
+        return x + jnp.broadcast_to(layer["bias"], x.shape)
 
     return init, predict
 
