@@ -57,7 +57,8 @@ class Subspace:
 
         def move(o: Any, step: Array) -> Array:
             o = jnp.asarray(o)
-            return (o + step).astype(o.dtype)
+            wide = _tree.wide_dtype(o, step)
+            return (o.astype(wide) + step.astype(wide)).astype(o.dtype)
 
         return jax.tree.map(move, self.origin, _tree.combine(jnp.asarray(coords), self.directions))
 
@@ -187,7 +188,7 @@ def random_directions(key: Array, params: PyTree, num: int = 2) -> PyTree:
 @partial(jax.jit, static_argnums=2)
 def _draw(key: Array, params: PyTree, num: int) -> PyTree:
     """One draw for all leaves: a sampler for each shape would take longer to compile than to run."""
-    dtype = jnp.result_type(*jax.tree.leaves(params), jnp.float32)
+    dtype = _tree.wide_dtype(*jax.tree.leaves(params))
     flat = jax.random.normal(key, (num, _tree.size(params)), dtype)
     return _unravel_stack(flat, jax.tree.map(lambda x: x[None], params))
 
