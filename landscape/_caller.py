@@ -9,8 +9,16 @@ from types import FrameType
 PACKAGE = str(Path(__file__).parent) + os.sep
 # What may stand between two frames of the library, or between it and the user's line.
 BETWEEN = {
-    "beartype", "concurrent", "contextlib", "dataclasses", "functools", "jax", "jaxlib", "jaxtyping", "threading",
-}  # fmt: skip
+    "beartype",
+    "concurrent",
+    "contextlib",
+    "dataclasses",
+    "functools",
+    "jax",
+    "jaxlib",
+    "jaxtyping",
+    "threading",
+}
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

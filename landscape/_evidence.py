@@ -25,7 +25,7 @@ def dense(objective: Objective, params: PyTree, key: Array) -> dict[str, Array]:
         matrix = flat.hessian(x)
         unit = _tree.power_of_two_near(matrix)
         values, vectors = jnp.linalg.eigh(matrix / unit)
-        residuals = jax.vmap(_tree.norm, 1)((matrix / unit) @ vectors - values * vectors)
+        residuals = jax.vmap(_tree.norm, 1)((matrix / unit) @ vectors - values[None] * vectors)
         moved = jnp.linalg.eigvalsh(flat.hessian(x + _nudge(key, x)) / unit)
         size, wobble = jnp.max(jnp.abs(values)), jnp.max(jnp.abs(moved - values))
         along = (gradient / unit) @ vectors

@@ -399,7 +399,14 @@ def combine(coefficients: Float[Array, " k"], stacked: PyTree) -> PyTree:
 def at_least_single(x: Any) -> Array:
     """`x` in float32 if it is of lower precision: sums of squares overflow in float16 and drown in bfloat16."""
     x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(wide_dtype(x))
+
+
+def wide_dtype(*values: Any) -> Any:
+    """The dtype that holds all values and float32, however strict JAX was told to be about promotion."""
+    dtypes = [value.dtype if hasattr(value, "dtype") else jnp.result_type(value) for value in values]
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(jnp.float32, *dtypes)
 
 
 def inner(a: PyTree, b: PyTree) -> Float[Array, "i j"]:
@@ -409,7 +416,9 @@ def inner(a: PyTree, b: PyTree) -> Float[Array, "i j"]:
         x, y = at_least_single(x), at_least_single(y)
         return jnp.matmul(x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1).T, precision="highest")
 
-    return sum(jax.tree.leaves(jax.tree.map(leaf, a, b)), start=jnp.zeros(()))
+    parts = jax.tree.leaves(jax.tree.map(leaf, a, b))
+    dtype = wide_dtype(jnp.zeros(()), *parts)
+    return sum((part.astype(dtype) for part in parts), start=jnp.zeros((), dtype))
 
 
 def power_of_two_near(tree: PyTree) -> Float[Array, ""]:

@@ -92,9 +92,9 @@ def sweep(
             tolerances, a logarithm first). Predicted points are not marked in `computed`; outputs that take no part
             are known only where it is set. What is promised is in `error` and in `meta["refinement"]`; `adaptive`
             says how to read it.
-        batch: points evaluated at a time. `"auto"` times several strategies on `fn` itself; 1 is `lax.map`, `n` is
-            `vmap` over `n` points, `Strategy(n, hoist=True)` is `affine.affine_vmap`. The answer is the same to
-            rounding, and to the bit for the same strategy.
+        batch: points evaluated at a time. `"auto"` times several strategies on `fn` itself, and stays with 1 where it
+            cannot be vmapped; 1 is `lax.map`, `n` is `vmap` over `n` points, `Strategy(n, hoist=True)` is
+            `affine.affine_vmap`. The answer is the same to rounding, and to the bit for the same strategy.
         devices: how many of, or which, local devices share the points; all of them by default. A single CPU device is
             given points from as many threads as this process may use cores, or from one where that is faster; `taskset`
             limits them.
@@ -114,10 +114,12 @@ def sweep(
     Raises:
         TypeError: `fn` is not callable, returns something that is not arrays, or has parameters that are not
             real floating-point arrays.
-        ValueError: an unusable grid (empty, or finer than the precision of its coordinates or parameters) or option.
+        ValueError: an unusable grid (empty, or finer than the precision of its coordinates or parameters) or option; a
+            `batch` above 1 of what cannot be vmapped; a global array of which other processes hold some.
         PlanMismatch: `store` holds another run; the message lists what differs.
         StoreError: `store` cannot be read or written.
-        Interrupted: Ctrl-C; the tile under way was stored first.
+        Interrupted: Ctrl-C; the tile under way was stored first. The second Ctrl-C, and any without a store, is a
+            KeyboardInterrupt at once, though XLA goes on with what it has begun until that or the process ends.
     """
     batch = _checked_batch(batch)
     _check_options(store, shard, max_memory, progress)

@@ -153,7 +153,8 @@ def zero_one(logits: Any, labels: Any) -> Float[Array, "*n"]:
         raise ValueError(
             f"zero_one wants logits (n, c) and one label for each row, (n,), got {logits.shape} and {jnp.shape(labels)}"
         )
-    wrong = (jnp.argmax(logits, axis=-1) != labels).astype(logits.dtype)
+    likeliest = jnp.argmax(logits, axis=-1)
+    wrong = (likeliest != jnp.asarray(labels, likeliest.dtype)).astype(logits.dtype)
     return jnp.where(jnp.any(jnp.isnan(logits), axis=-1), jnp.nan, wrong)
 
 

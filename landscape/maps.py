@@ -353,7 +353,8 @@ class BasinMap:
         return _tree.read_stack(self.minima, "minima", params, "the parameters", one="minimum")
 
     def _nearest(self, params: PyTree) -> Array:
-        away = jax.tree.map(lambda minima, p: minima - p, self._stacked_minima(params), params)
+        stacked = self._stacked_minima(params)
+        away = jax.tree.map(lambda minima, p: minima - jnp.expand_dims(p, 0), stacked, params)
         distances = jax.vmap(_tree.norm)(away)
         distances = jnp.where(jnp.isnan(distances), jnp.inf, distances)  # a minimum that is not known is not reached
         return jnp.where(jnp.min(distances) <= self.radius, jnp.argmin(distances), NOT_REACHED)
@@ -497,5 +498,6 @@ class _Curve:
     def verdict(self, num_steps: int, max_ratio: Any) -> tuple[Array, Array]:
         """Whether the run converged, and its value; a run that is over has `max_ratio` from there on."""
         converged = (self.last / min(LAST, num_steps) < self.first) & ~self.over
-        value = jnp.where(converged, self.total, -(self.inverse + (num_steps - self.counted) / max_ratio))
+        left = (num_steps - self.counted).astype(self.inverse.dtype)
+        value = jnp.where(converged, self.total, -(self.inverse + left / max_ratio))
         return converged, jnp.where(self.over | (self.first > 0), value, jnp.nan)

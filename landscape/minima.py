@@ -208,7 +208,7 @@ def _with(found: Classification, **changes: Any) -> Classification:
 
 
 def _precision(params: PyTree) -> float:
-    return float(jnp.finfo(jnp.result_type(*jax.tree.leaves(params), jnp.float32)).eps)
+    return float(jnp.finfo(_tree.wide_dtype(*jax.tree.leaves(params))).eps)
 
 
 def _loss_slack(loss_tol: float | None, global_loss: float, params: PyTree) -> float:

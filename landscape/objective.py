@@ -324,7 +324,7 @@ def _is_float(leaf: Any) -> bool:
 def _promote(value: Any) -> Array:
     """At least float32: means of bfloat16 losses and of booleans are taken in single precision."""
     value = jnp.asarray(value)
-    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+    return value.astype(_tree.wide_dtype(value))
 
 
 def drawn(key: Array, num: int, size: int) -> Int[Array, " size"]:

@@ -71,7 +71,8 @@ class Subspace:
 
         def move(o: Any, step: Array) -> Array:
             o = jnp.asarray(o)
-            return (o + step).astype(o.dtype)
+            wide = _tree.wide_dtype(o, step)
+            return (o.astype(wide) + step.astype(wide)).astype(o.dtype)
 
         return jax.tree.map(move, self.origin, _tree.combine(coords, directions))
 
@@ -319,9 +320,7 @@ def random_directions(key: Array, params: PyTree, num: int = 2) -> PyTree:
     _tree.check_key(key)
     _tree.check_params(params)
     _tree.check_count("num", num, 1)
-    with jax.numpy_dtype_promotion("standard"):
-        dtype = jnp.result_type(*map(jnp.asarray, jax.tree.leaves(params)), jnp.float32)
-    return _cut(_draw(key, int(num), _tree.size(params), dtype), params)
+    return _cut(_draw(key, int(num), _tree.size(params), _tree.wide_dtype(*jax.tree.leaves(params))), params)
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3))
@@ -426,8 +425,8 @@ def _match_norms(d: Array, w: Array, filter_axes: tuple[int, ...]) -> Array:
     wide = _tree.at_least_single(d)
     w_scale, target = _tree.scaled_norms(w, over)
     d_scale, norms = _tree.scaled_norms(wide, tuple(axis + 1 for axis in over))
-    ratio = jnp.where(norms > 0, target / jnp.where(norms > 0, norms, 1), 0)
-    return (wide / d_scale * ratio * w_scale).astype(d.dtype)
+    ratio = jnp.where(norms > 0, target[None] / jnp.where(norms > 0, norms, 1), 0)
+    return (wide / d_scale * ratio * w_scale[None]).astype(d.dtype)
 
 
 def layer_normalize(dirs: PyTree, params: PyTree, *, include_vectors: bool = False) -> PyTree:
@@ -544,7 +543,7 @@ def _principal(rows: Float[Array, "t n"], num: int) -> tuple[Float[Array, "num n
     centred = centred / _tree.power_of_two_near(centred)
     variances, weights = jnp.linalg.eigh(jnp.matmul(centred, centred.T, precision="highest"))
     variances, weights = jnp.maximum(variances[::-1], 0), weights[:, ::-1][:, :num]
-    weights = weights * jnp.where(weights[-1] < weights[0], -1, 1)
+    weights = weights * jnp.where(weights[-1] < weights[0], -1, 1)[None]
     return jnp.matmul(weights.T, centred, precision="highest"), variances[:num] / jnp.sum(variances)
 
 

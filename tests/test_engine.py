@@ -706,6 +706,8 @@ def test_warnings_point_at_the_line_of_the_user(tmp_path):
     first, second = (Path(__file__).read_text().splitlines()[warning.lineno - 1] for warning in caught)
     assert "ls.sweep(_sine()" in first
     assert "ls.subspace.filter_normalize" in second
+
+
 def test_what_cannot_be_traced_comes_with_advice():
     with pytest.raises(TypeError) as caught:
         ls.sweep(lambda c: np.sin(c[0]), GRID)

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import optax
-import pytest
 
 matplotlib.use("Agg")
 
@@ -87,7 +86,10 @@ def table(folder):
     subspace, surface = ls.Subspace(params, dirs), ls.LossSurface(ls.Subspace(params, dirs), {"train": objective})
     sgd, quick = optax.sgd(0.125), {"batch": 1, "progress": False}
     labels, losses = np.array([[0, 0, 1], [0, 1, 1], [2, 2, 1]]), np.array([3.0, 1.0, 0.5, 0.75])
-    net = {"a": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "b": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}}
+    net = {
+        name: {"kernel": jnp.ones(shape), "bias": jnp.ones(shape[1])}
+        for name, shape in {"a": (2, 3), "b": (3, 2)}.items()
+    }
     spec = ls.paths.PermutationSpec.sequential(net, order=("a", "b"))
     stored = folder / "stored.zarr"
     ls.save(plane, stored)
@@ -110,8 +112,11 @@ def table(folder):
 
     def trainability(**fields):
         fields = {"setup": lambda z: (optax.sgd(jnp.abs(z[0])), point), "objective": well, "num_steps": 3, **fields}
-        return ls.sweep(ls.TrainabilityMap(fields.pop("setup"), fields.pop("objective"), fields.pop("num_steps"), **fields),
-                        line, **quick)
+        return ls.sweep(
+            ls.TrainabilityMap(fields.pop("setup"), fields.pop("objective"), fields.pop("num_steps"), **fields),
+            line,
+            **quick,
+        )
 
     def exported(**options):
         return ls.export.export(**{"landscape": plane, "path": folder / "plane.csv", "overwrite": True, **options})
@@ -236,7 +241,9 @@ def verdict(function, arguments):
         ours = last.filename.startswith(PACKAGE) and "raise" in (last.line or "")
         kind = isinstance(error, TypeError | ValueError | ls.StoreError | FileNotFoundError | KeyError)
         words = f"{type(error).__name__}: {error}".replace("\n", " ")[:160]
-        return ("clear" if ours and kind and len(str(error)) > 15 else "unclear"), f"{words} [{Path(last.filename).name}:{last.lineno}]"
+        return (
+            "clear" if ours and kind and len(str(error)) > 15 else "unclear"
+        ), f"{words} [{Path(last.filename).name}:{last.lineno}]"
     finally:
         plt.close("all")
     return "accepted", ""

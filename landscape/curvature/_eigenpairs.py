@@ -288,7 +288,7 @@ class _Search:
         """
         near = NEAR * residual + 100 * self.eps * scale
         wanted = values[: self.k]
-        copies = jnp.sum(real & (jnp.abs(values - wanted[:, None]) <= near), axis=1)
+        copies = jnp.sum(real[None] & (jnp.abs(values[None] - wanted[:, None]) <= near), axis=1)
         score = _SCORES[self.which](wanted)
         return jnp.any((copies >= self.width) & (score - score[-1] > near))
 

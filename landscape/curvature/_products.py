@@ -167,7 +167,7 @@ class Adaptive:
         product, size = products(self.inner, params), jax.tree.map(jnp.abs, params)
 
         def scaled(vector: PyTree) -> PyTree:
-            return jax.tree.map(lambda s, u: s * u, size, vector)
+            return jax.tree.map(lambda s, u: _tree.at_least_single(s) * _tree.at_least_single(u), size, vector)
 
         return lambda vector: scaled(product(scaled(vector)))
 
@@ -306,7 +306,7 @@ class Flat:
     def dtype(self) -> Any:
         """That of the vector."""
         leaves = jax.tree.leaves(self.params)
-        return jnp.result_type(jnp.float32, *(jnp.result_type(leaf) for leaf in leaves))
+        return _tree.wide_dtype(*leaves)
 
     @property
     def start(self) -> Float[Array, " n"]:

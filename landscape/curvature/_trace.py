@@ -173,6 +173,8 @@ def _sign_samples(key: Array, objective: Any, params: PyTree, num: int) -> PyTre
             keys = jax.random.split(key, len(leaves))
             signs = [jax.random.rademacher(k, p.shape, p.dtype) for k, p in zip(keys, leaves)]
             signs = jax.tree.unflatten(structure, signs)
-            return jax.tree.map(lambda s, image: jnp.sum(s * image), signs, linear(signs))
+            return jax.tree.map(
+                lambda s, image: jnp.sum(_tree.at_least_single(s) * _tree.at_least_single(image)), signs, linear(signs)
+            )
 
         return jax.lax.map(sample, jax.random.split(key, num))

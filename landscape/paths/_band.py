@@ -241,7 +241,7 @@ def _relax(settings: tuple[bool, int], objective: Objective, images: PyTree, spr
         forces = _norms(_forces(state, relaxation.spring))
         converged = jnp.max(forces) <= relaxation.tol
         forces = forces * relaxation.unit
-    late = jnp.arange(relaxation.num_steps) >= state.step
+    late = jnp.arange(relaxation.num_steps, dtype=state.step.dtype) >= state.step
     last = {"force": jnp.max(forces), "loss": jnp.max(state.losses)}
     history = {name: jnp.where(late, last[name], kept) for name, kept in state.history.items()}
     finite = jnp.all(jnp.isfinite(state.losses)) & jnp.all(jnp.isfinite(state.gradients))

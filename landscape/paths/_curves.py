@@ -124,7 +124,7 @@ class Chain(_Curve):
         n = self.num_nodes - 1
         segment = jnp.clip(jnp.floor(t * n), 0, n - 1)
         share = t * n - segment
-        corners = jnp.arange(n + 1)
+        corners = jnp.arange(n + 1, dtype=jnp.result_type(segment))
         return jnp.where(corners == segment, 1 - share, jnp.where(corners == segment + 1, share, 0))
 
 
@@ -290,7 +290,8 @@ def _fit(fixed: _tree.Fixed, key: Array, objective: Objective, a: PyTree, b: PyT
 
 def _positions(key: Array, num: int) -> Float[Array, " num"]:
     """One uniform position in each of `num` equal parts of [0, 1]."""
-    return (jnp.arange(num) + jax.random.uniform(key, (num,))) / num
+    within = jax.random.uniform(key, (num,))
+    return (jnp.arange(num, dtype=within.dtype) + within) / num
 
 
 def _on_the_line(a: PyTree, b: PyTree, num: int) -> PyTree:

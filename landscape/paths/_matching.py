@@ -408,8 +408,10 @@ def _checked(group: str, order: Any, spec: PermutationSpec, sizes: Mapping[str, 
 def _spread(order: Any, length: int, flatten: str) -> Any:
     """A permutation of units as one of an axis, where each unit may have several entries."""
     repeats = length // max(len(order), 1)
-    several = np.arange(repeats)
-    blocks = several[:, None] * len(order) + order if flatten == "last" else order[:, None] * repeats + several
+    several = np.arange(repeats, dtype=order.dtype)
+    blocks = several[:, None] * len(order) + order[None]
+    if flatten == "first":
+        blocks = order[:, None] * repeats + several[None]
     return blocks.reshape(-1)
 
 

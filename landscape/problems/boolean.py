@@ -60,7 +60,8 @@ def _predict(params: Sequence[Mapping[str, Array]], x: Any) -> Float[Array, " n"
     """Outputs in (0, 1) of inputs `(n, 2)`."""
     x = jnp.asarray(x, params[0]["kernel"].dtype)
     for layer in params:
-        x = jax.nn.sigmoid(x @ layer["kernel"] + layer["bias"])
+        x = x @ layer["kernel"]
+        x = jax.nn.sigmoid(x + jnp.broadcast_to(layer["bias"], x.shape))
     return x[:, 0]
 
 

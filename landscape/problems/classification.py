@@ -70,8 +70,12 @@ def _mlp(widths: tuple[int, ...], activation: Callable[[Array], Array]) -> tuple
 
     def predict(params: PyTree, x: Float[Array, "n d"]) -> Float[Array, "n c"]:
         for layer in params[:-1]:
-            x = activation(x @ layer["kernel"] + layer["bias"])
-        return x @ params[-1]["kernel"] + params[-1]["bias"]
+            x = activation(affine(x, layer))
+        return affine(x, params[-1])
+
+    def affine(x: Array, layer: Any) -> Array:
+        x = x @ layer["kernel"]
+        return x + jnp.broadcast_to(layer["bias"], x.shape)
 
     return init, predict
 
@@ -79,7 +83,8 @@ def _mlp(widths: tuple[int, ...], activation: Callable[[Array], Array]) -> tuple
 def cross_entropy(logits: Float[Array, "n c"], labels: Int[Array, " n"]) -> tuple[Array, dict[str, Array]]:
     """Cross-entropy (nats) of each example, and whether each was classified rightly."""
     losses = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses, {"accuracy": (jnp.argmax(logits, axis=-1) == labels).astype(losses.dtype)}
+    likeliest = jnp.argmax(logits, axis=-1)
+    return losses, {"accuracy": (likeliest == labels.astype(likeliest.dtype)).astype(losses.dtype)}
 
 
 def classifier(

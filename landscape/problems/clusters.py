@@ -127,8 +127,8 @@ def _apart_in_ball(
 
     def place(placed: Array, tried: tuple[Array, Array]) -> tuple[Array, None]:
         index, candidates = tried
-        distances = jnp.linalg.norm(candidates[:, None] - placed, axis=-1)
-        nearest = jnp.min(jnp.where(jnp.arange(count) < index, distances, jnp.inf), axis=1)
+        distances = jnp.linalg.norm(candidates[:, None] - placed[None], axis=-1)
+        nearest = jnp.min(jnp.where(jnp.arange(count)[None] < index, distances, jnp.inf), axis=1)
         fits = nearest >= min_distance
         chosen = jnp.where(fits.any(), jnp.argmax(fits), jnp.argmax(nearest))
         return placed.at[index].set(candidates[chosen]), None

@@ -82,5 +82,6 @@ def _predict(params: Mapping[str, Array], x: Any) -> Float[Array, "n p"]:
 def _squared_errors(params: Mapping[str, Array], batch: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
     outputs, answers = _predict(params, batch["x"]), jnp.asarray(batch["y"])
     targets = jax.nn.one_hot(answers, outputs.shape[1], dtype=outputs.dtype)
-    right = jnp.argmax(outputs, axis=1) == answers
+    likeliest = jnp.argmax(outputs, axis=1)
+    right = likeliest == answers.astype(likeliest.dtype)
     return jnp.mean((outputs - targets) ** 2, axis=1), {"accuracy": right.astype(outputs.dtype)}

@@ -134,7 +134,7 @@ def _pull(w: Float[Array, "n d"], others: Float[Array, "m d"], signs: Any) -> Fl
     """
     (_, units), (norms, other_units) = _polar(w), _polar(others)
     cosines = units @ other_units.T
-    reach = jnp.asarray(signs, w.dtype) * norms / (2 * np.pi)
+    reach = jnp.asarray(signs, w.dtype) * norms[None] / (2 * np.pi)
     return jnp.sum(reach * _sine(cosines), axis=1)[:, None] * units + (reach * _supplement(cosines)) @ other_units
 
 
