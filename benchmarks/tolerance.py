@@ -309,12 +309,12 @@ def use(report: Report) -> None:
         for name, activation in {"tanh": jnp.tanh, "relu": jax.nn.relu}.items()
     }
     accuracies = [
-        {name: values for name, values in one.items() if "accuracy" in name}
+        {name: values for name, values in surface.items() if "accuracy" in name}
         for family in surfaces.values()
-        for one in family
+        for surface in family
     ]
     losses = {
-        name: [{key: values for key, values in one.items() if "loss" in key} for one in family]
+        name: [{key: values for key, values in surface.items() if "loss" in key} for surface in family]
         for name, family in surfaces.items()
     }
     losses |= {
@@ -324,17 +324,17 @@ def use(report: Report) -> None:
     outcomes = []
     for name, family in losses.items():
         for tolerance in TOLERANCES:
-            runs = [refined(one, grid, tolerance) for one in family]
+            runs = [refined(surface, grid, tolerance) for surface in family]
             describe_use(report, f"{name}, {tolerance:g}", runs)
             outcomes += runs
-    judge(report, "runs that predicted something", [one.evaluated < 1 for one in outcomes], USED)
-    judge(report, "losses not left out", [not one.left_out for one in outcomes], USED)
-    judge(report, "runs within what was stated", [one.error <= 1 for one in outcomes], WITHIN)
-    judge(report, "bound on the fraction held", [one.held for one in outcomes], HELD)
+    judge(report, "runs that predicted something", [run.evaluated < 1 for run in outcomes], USED)
+    judge(report, "losses not left out", [not run.left_out for run in outcomes], USED)
+    judge(report, "runs within what was stated", [run.error <= 1 for run in outcomes], WITHIN)
+    judge(report, "bound on the fraction held", [run.held for run in outcomes], HELD)
     told = [
         name in refined({name: values}, grid, 1e-2).left_out
-        for one in [*accuracies, *jumping(grid, number)]
-        for name, values in one.items()
+        for surface in [*accuracies, *jumping(grid, number)]
+        for name, values in surface.items()
         if np.ptp(values) > 0
     ]
     judge(report, "outputs that jump and were told", told, TOLD)

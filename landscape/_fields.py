@@ -122,7 +122,7 @@ class Surface:
     def _scatter(self, level: int) -> float:
         """Standard deviation of the noise at the nodes of a level; 0 where what is there is no noise, and at level 0.
 
-        It is read off differences of a high order, as by More & Wild (2011): those of a smooth function fall with the
+        It is read off differences of a high order, as by Moré & Wild (2011): those of a smooth function fall with the
         order and with the spacing, those of kinks with the spacing; those of noise do not. We take the median, since
         noise need not be everywhere.
         """

@@ -84,7 +84,7 @@ class Levels:
         """Divided differences of every run of `order + 1` nodes along each axis; NaN where all of a run is the same.
 
         The weights of a difference have unit norm. So a polynomial of lower degree gives 0, and independent noise
-        gives its own standard deviation, whatever the spacing (More & Wild 2011, "Estimating computational noise").
+        gives its own standard deviation, whatever the spacing (Moré & Wild 2011, "Estimating computational noise").
         """
         lines = (np.moveaxis(values, axis, -1).reshape(-1, n) for axis, n in enumerate(values.shape))
         nodes = (x[index] for x, index in zip(self._axes, self._nodes[level]))

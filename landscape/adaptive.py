@@ -15,6 +15,10 @@ tolerance, the local one is followed: a spline rings about what has just come to
 or not) have no surplus: a cell is refined where its corners disagree or those of a neighbour do. NaN and the
 infinities are such labels too.
 
+No tolerance is smaller than rounding: 20 units of it in the largest value, or 26 standard deviations of the noise,
+where the first round shows noise of at most 256 units. What cannot be had is said in `warnings`, and `reason` says why
+most points were evaluated, where they were.
+
 Two kinds of statement come back, and they are not of the same kind:
 
 * `error` is an **estimate** of the largest error of a predicted value. No finite sample bounds the largest error of an

@@ -86,12 +86,14 @@ def sweep(
             holds: a function is traced once, so variables and arrays that it closes over must not change after.
         grid: where to evaluate.
         tolerance: evaluate only as many points as it takes to know the others to this tolerance; by default, every
-            point. A number is a share of the range of values and applies to the outputs that `fn.refined` names, or
-            to every output of one floating number a point; `{name: tolerance}` chooses outputs, among them integer
-            labels, which are refined where they change; `adaptive.Smooth` and `adaptive.Labels` say more (absolute
-            tolerances, a logarithm first). Predicted points are not marked in `computed`; outputs that take no part
-            are known only where it is set. What is promised is in `error` and in `meta["refinement"]`; `adaptive`
-            says how to read it.
+            point. A number is a share of the range of values and applies to the outputs that `fn.refined` names (the
+            losses of a `LossSurface`), or to every output of one floating number a point but those that look piecewise
+            constant; `{name: tolerance}` chooses outputs, among them integer labels, which are refined where they
+            change; `adaptive.Smooth` and `adaptive.Labels` say more (absolute tolerances, a logarithm first). Predicted
+            points are not marked in `computed`; outputs that take no part are known only where it is set, as the
+            landscape's `repr` says. A warning says which were left out, that a tolerance is below rounding, and why
+            most points had to be evaluated. What is promised is in `error` and in `meta["refinement"]`; `adaptive` says
+            how to read it.
         batch: points evaluated at a time. `"auto"` times several strategies on `fn` itself, and stays with 1 where it
             cannot be vmapped; 1 is `lax.map`, `n` is `vmap` over `n` points, `Strategy(n, hoist=True)` is
             `affine.affine_vmap`. The answer is the same to rounding, and to the bit for the same strategy.

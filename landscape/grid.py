@@ -356,12 +356,10 @@ class Landscape:
         if not refinement or self.computed.all():
             return ""
         predicted = [name for name in self.names if self.predicts(name)]
-        others = [name for name in self.error if name in self and name not in predicted]
-        why = refinement.get("left_out", {})
-        known = [f"{name} (left out: {why[name].split(';')[0]})" if name in why else name for name in others]
-        return f"; predicted elsewhere: {', '.join(predicted)}" + (
-            f"; known only where computed: {', '.join(known)}" if known else ""
-        )
+        why = {name: f" (left out: {said.split(';')[0]})" for name, said in refinement.get("left_out", {}).items()}
+        known = [name + why.get(name, "") for name in self.error if name in self and name not in predicted]
+        said = {"predicted elsewhere": predicted, "known only where computed": known}
+        return "".join(f"; {what}: {', '.join(names)}" for what, names in said.items() if names)
 
     def predicts(self, name: str) -> bool:
         """Whether the points that were not computed hold predictions of this output, by a sweep at a tolerance."""
