@@ -175,14 +175,18 @@ def _by_gradient(state: _State, proposal: _Step, loss: Array, gradient: Array) -
 def _by_loss(state: _State, proposal: _Step, loss: Array, gradient: Array) -> tuple[Array, Array]:
     """Actual over predicted decrease of the loss, and whether rounding leaves anything of it."""
     predicted = jnp.maximum(proposal.predicted, 0) * state.radius * proposal.unit * state.radius
-    length, eps = _tree.norm(state.x), float(jnp.finfo(loss.dtype).eps)
-    terms = jnp.maximum(jnp.abs(state.loss), proposal.size * length * length)  # that the loss may be a difference of
-    exact = predicted > 16 * eps * terms
-    fall = (state.loss - loss) / jnp.where(exact, predicted, 1)
+    eps, reach = float(jnp.finfo(loss.dtype).eps), jnp.maximum(1, _tree.norm(state.x))
+    exact = predicted > 16 * eps * jnp.abs(state.loss)
+    ratio = (state.loss - loss) / jnp.where(exact, predicted, 1)
     both = (state.gradient + gradient) / proposal.unit / state.radius
     trapezoid = -(both @ proposal.step) / 2 / jnp.where(proposal.predicted > 0, proposal.predicted, 1)
-    overruled = (jnp.abs(fall - trapezoid) * predicted <= eps**0.5 * terms) & (jnp.abs(trapezoid - 1) <= ALIKE)
-    return jnp.where(overruled, trapezoid, fall), exact
+    # a loss is a difference of terms that may be as large as this, whatever its value
+    terms = jnp.maximum(jnp.abs(state.loss), proposal.size * reach * reach)
+    within = jnp.abs(ratio - trapezoid) * predicted <= eps**0.5 * terms
+    overruled = within & (jnp.abs(trapezoid - 1) <= ALIKE)
+    lost = (predicted <= 16 * eps * terms) & (_tree.norm(gradient) < _tree.norm(state.gradient))
+    unsure = jnp.where(lost, jnp.maximum(ratio, 0.5), ratio)  # good enough to be taken, with the radius as it is
+    return jnp.where(overruled, trapezoid, unsure), exact
 
 
 def _next_radius(radius: Array, length: Array, ratio: Array, exact: Array) -> Array:

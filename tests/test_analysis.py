@@ -4,6 +4,7 @@ import doctest
 import importlib
 from dataclasses import replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -555,3 +556,85 @@ def test_errors_of_merge_trees():
         analysis.merge_tree_of_graph([2.0, 3.0], [(0, 2, 5.0)])
     with pytest.raises(ValueError, match="must lie above both minima that it joins, 2 and 3"):
         analysis.merge_tree_of_graph([2.0, 3.0], [(0, 1, 2.5)])
+
+
+RAGGED, OBJECTS = [[1, 2], [3]], np.array([1.5, None], object)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: analysis.wilson_interval(11, 10), ValueError, "counts must lie between 0 and num=10, .* got int 11"),
+        (lambda: analysis.wilson_interval(-1, 10), ValueError, "counts must lie between 0 and num=10"),
+        (lambda: analysis.wilson_interval([3, np.nan], 10), ValueError, "counts must lie between 0 and num=10"),
+        (lambda: analysis.wilson_interval("3", 10), TypeError, "counts must be an array of real numbers, got str '3'"),
+        (lambda: analysis.wilson_interval(0, 0), ValueError, "num must be positive and finite"),
+        (lambda: analysis.wilson_interval(3, None), TypeError, "num must be a number, got None"),
+        (lambda: analysis.wilson_interval(3, 10, -0.5), ValueError, r"confidence must lie in \(0, 1\), got -0.5"),
+        (lambda: analysis.wilson_interval(3, 10, True), TypeError, "confidence must be a number, got True"),
+        (lambda: analysis.mean_interval(3.0), ValueError, r"values must have shape \(\*shape, n\) with n >= 1"),
+        (lambda: analysis.mean_interval([]), ValueError, r"values must have shape"),
+        (
+            lambda: analysis.mean_interval(OBJECTS),
+            TypeError,
+            "values must be an array of real numbers, got object array",
+        ),
+        (lambda: analysis.mean_interval([1.0, 2.0], 1.5), ValueError, r"confidence must lie in \(0, 1\), got 1.5"),
+        (lambda: analysis.barrier(OBJECTS), TypeError, "the losses of a path must be an array of real numbers"),
+        (lambda: analysis.barrier(["a", "b"]), TypeError, "the losses of a path must be an array of real numbers"),
+        (lambda: analysis.barrier([1.0, 2.0], positions="01"), TypeError, "positions must be an array of real numbers"),
+        (
+            lambda: analysis.best_epoch(RAGGED),
+            ValueError,
+            "curves must be an array of real numbers, rows of one length",
+        ),
+        (lambda: analysis.best_epoch([1j, 2]), TypeError, "curves must be an array of real numbers"),
+        (lambda: analysis.divergence_epoch([1.0], [2.0], margin=np.nan), ValueError, "margin must be numbers"),
+        (lambda: analysis.divergence_epoch([1.0], [2.0], margin=[1, 2, 3]), ValueError, "margin must be broadcast"),
+        (
+            lambda: analysis.generalization_gap({"train_loss": 1}),
+            TypeError,
+            "landscape must be a Landscape, .* got dict",
+        ),
+        (lambda: analysis.minimum_offset(None), TypeError, "landscape must be a Landscape, .* got NoneType"),
+        (lambda: analysis.shown_labels(np.ones(3)), TypeError, "landscape must be a Landscape, .* got ndarray"),
+        (lambda: analysis.label_basins(RAGGED, tol=1), ValueError, "endpoints must be .* rows of one length"),
+        (lambda: analysis.label_basins(OBJECTS[:, None], tol=1), TypeError, "endpoints must be an array of real"),
+        (lambda: analysis.label_basins(np.eye(2), tol=True), TypeError, "tol must be a number, got True"),
+        (lambda: analysis.label_basins(np.eye(2), tol="1"), TypeError, "tol must be a number, got '1'"),
+        (lambda: analysis.label_basins(np.eye(2), tol=1, values=OBJECTS), TypeError, "values must be an array of real"),
+        (lambda: analysis.basin_fractions(RAGGED, optimizer="a", initialisation="b"), ValueError, "labels must be an"),
+        (
+            lambda: analysis.basin_fractions([1], optimizer=3, initialisation="b"),
+            TypeError,
+            "optimizer must be given in",
+        ),
+        (lambda: analysis.boundary(RAGGED), ValueError, "labels must be an array of integers, rows of one length"),
+        (lambda: analysis.boundary(np.eye(3, dtype=int), kind=None), ValueError, "kind must be 'pixels' or 'corners'"),
+        (lambda: analysis.box_counting_dimension(RAGGED), ValueError, "the mask must be .* rows of one length"),
+        (lambda: analysis.box_counting_dimension(np.eye(64, dtype=bool), sizes=RAGGED), ValueError, "sizes must be an"),
+        (lambda: analysis.fit_dimension([1, 2, 4], [4, np.nan, 1]), ValueError, "counts must not be negative"),
+        (lambda: analysis.fit_dimension([1, 2], "ab"), TypeError, "counts must be an array of real numbers"),
+        (lambda: analysis.uncertainty_exponent(np.eye(64, dtype=int), radii="ab"), TypeError, "radii must be an array"),
+        (lambda: analysis.basin_entropy(np.eye(8, dtype=int), box=2.5), TypeError, "box must be an integer, got float"),
+        (lambda: analysis.merge_tree(RAGGED), ValueError, "the values of a merge tree must be .* rows of one length"),
+        (lambda: analysis.merge_tree(np.eye(3), connectivity=1.5), TypeError, "connectivity must be an integer"),
+        (lambda: analysis.merge_tree(np.eye(3)).pruned("deep"), TypeError, "persistence must be a number, got 'deep'"),
+        (lambda: analysis.merge_tree(np.eye(3)).pruned(np.nan), ValueError, "persistence must be a number, got nan"),
+        (lambda: analysis.merge_tree_of_graph([1.0, 2.0], [3]), TypeError, r"a saddle is \(i, j, value\)"),
+        (lambda: analysis.merge_tree_of_graph([1.0, 2.0], 3), TypeError, r"saddles must be a list of \(i, j, value\)"),
+        (
+            lambda: analysis.merge_tree_of_graph([1.0, 2.0], [(0, 1, "high")]),
+            TypeError,
+            "the value of a saddle must be",
+        ),
+    ],
+)
+def test_what_makes_no_sense_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_numbers_of_half_precision_are_numbers():
+    losses = np.asarray([0.5, 2.0, 0.25], ml_dtypes.bfloat16)
+    assert analysis.barrier(losses).above_line == 1.625

@@ -307,5 +307,14 @@ def test_errors():
         curvature.eigenpairs(KEY, objective, params, 2, "SM")
     with pytest.raises(ValueError, match="tol must be positive"):
         curvature.eigenpairs(KEY, objective, params, 2, tol=-1.0)
+    for tol in (np.inf, np.nan):
+        with pytest.raises(ValueError, match=f"tol must be positive and finite, relative to .*, got {tol}"):
+            curvature.eigenpairs(KEY, objective, params, 2, tol=tol)
+    with pytest.raises(TypeError, match="tol must be a number, got True"):
+        curvature.eigenpairs(KEY, objective, params, 2, tol=True)
     with pytest.raises(ValueError, match="max_products must be at least k=3"):
         curvature.eigenpairs(KEY, objective, params, 3, max_products=2)
+    with pytest.raises(TypeError, match=r"max_products must be an integer, got float 2\.5"):
+        curvature.eigenpairs(KEY, objective, params, 1, max_products=2.5)
+    with pytest.raises(TypeError, match="vector must be an array|vector.* must be an array, got function"):
+        curvature.hvp(objective, params, lambda p: p)

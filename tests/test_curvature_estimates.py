@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 from scipy.stats import norm, wasserstein_distance
+from scipy.stats import t as student
 
 from landscape import Objective, curvature
 
@@ -217,3 +218,69 @@ def test_errors():
         curvature.spectral_density(KEY, objective, x, num_steps=2.5)
     with pytest.raises(TypeError, match="objective must be a landscape.Objective, got int"):
         curvature.spectral_density(KEY, 7, x)
+
+
+# -------------------------------------------------------------------------------------------------------- intervals
+
+
+def probed(spectrum, num_probes, runs=2000, seed=0):
+    """Densities as probes see them that resolve every eigenvalue: squares of the entries of random unit vectors."""
+    z = np.random.default_rng(seed).normal(size=(runs, num_probes, len(spectrum))) ** 2
+    weights = z / z.sum(axis=-1, keepdims=True)
+    return curvature.SpectralDensity(np.broadcast_to(np.asarray(spectrum), z.shape), weights)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("spectrum", "num_probes", "plain"),
+    [
+        (np.r_[5.0, np.zeros(200)], 10, (0.80, 0.86)),  # an isolated eigenvalue: chi-squared weights
+        (np.r_[5.0, np.zeros(200)], 4, (0.68, 0.78)),
+        (np.r_[5.0, 5.0, np.zeros(200)], 10, (0.84, 0.90)),
+        (np.linspace(0, 5, 60), 10, (0.89, 0.93)),
+        (np.linspace(0, 5, 60), 40, (0.92, 0.96)),
+    ],
+    ids=["isolated", "isolated, few probes", "pair", "bulk", "bulk, many probes"],
+)
+def test_intervals_cover_as_often_as_they_say_where_standard_errors_do_not(spectrum, num_probes, plain):
+    density = probed(spectrum, num_probes)
+    exact = np.mean(spectrum)
+    mean, sem = density.average(lambda nodes: nodes)
+    covered = np.mean(np.abs(mean - exact) <= 1.96 * sem)
+    assert plain[0] < covered < plain[1]
+    found = density.interval(lambda nodes: nodes)
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-12)
+    covered = np.mean((found.lower <= exact) & (exact <= found.upper))
+    assert 0.94 <= covered <= 0.985
+    half = density.interval(lambda nodes: nodes, confidence=0.5)
+    assert np.all((found.lower <= half.lower) & (half.upper <= found.upper))
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_interval_of_a_density_at_points_and_of_what_has_a_sign_or_no_spread():
+    density = probed(np.r_[5.0, np.zeros(200)], 10, runs=1)
+    one = curvature.SpectralDensity(density.nodes[0], density.weights[0])
+    found = one.density_interval([0.0, 5.0], 0.1, confidence=0.9)
+    np.testing.assert_allclose(found.mean, one.density(np.array([0.0, 5.0]), 0.1).mean, rtol=1e-12)
+    assert np.all((found.lower > 0) & (found.lower < found.mean) & (found.mean < found.upper))
+    # where samples are negative it is Student's, by SciPy
+    values = np.sum(one.weights * (one.nodes - 4), axis=-1)
+    low, high = student.interval(0.95, 9, values.mean(), values.std(ddof=1) / 10**0.5)
+    signed = one.interval(lambda nodes: nodes - 4)
+    np.testing.assert_allclose([signed.lower, signed.upper], [low, high], rtol=1e-12)
+    still = one.interval(lambda nodes: 3 + 0 * nodes)
+    np.testing.assert_allclose([still.lower, still.upper], 3, rtol=1e-12)
+
+
+def test_points_widths_and_confidences_are_checked():
+    density = probed(np.array([1.0, 2.0]), 3, runs=1)
+    with pytest.raises(TypeError, match="at must be an array of real numbers, got str 'zero'"):
+        density.density("zero", 0.1)
+    with pytest.raises(ValueError, match="at must be .* rows of one length"):
+        density.cdf([[1], [1, 2]])
+    for width in (0.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="width must be positive and finite, in units of the eigenvalues"):
+            density.density(0.0, width)
+    for confidence in (0, 1.0, -0.5, np.nan):
+        with pytest.raises(ValueError, match=r"confidence must lie in \(0, 1\), got"):
+            density.interval(jnp.sin, confidence)

@@ -47,10 +47,11 @@ def biased_level(curvatures, n, step_size, localization):
 
 def test_a_bowl_is_sampled_as_the_discrete_chain_must_from_the_first_step():
     h, n, localization, step_size, steps = (0.02, 0.7, 3.0), 400, 1.7, 0.005, 1500
-    found = local_learning_coefficient(
-        KEY, bowl(*h), jnp.zeros(3), step_size=step_size, num_examples=n, localization=localization,
-        num_chains=400, num_steps=steps, num_records=30, burn_in=0.6,
-    )  # fmt: skip
+    with pytest.warns(UserWarning, match=r"step_size=0.005 is too large: the chains are 13 % too hot"):
+        found = local_learning_coefficient(
+            KEY, bowl(*h), jnp.zeros(3), step_size=step_size, num_examples=n, localization=localization,
+            num_chains=400, num_steps=steps, num_records=30, burn_in=0.6,
+        )  # fmt: skip
     history = np.asarray(found.history)
     assert history.shape == (400, 30)
     expected = exact_history(h, n, step_size, localization, steps).reshape(30, 50).mean(axis=1)
@@ -156,13 +157,30 @@ def test_vmap_over_the_number_of_examples_is_a_loop():
 
 def test_a_chain_that_diverges_says_so_in_numbers():
     step_size = 4.5 / (3.0 * strength_of(1000))  # the step overshoots by a factor of 1.25
-    found = local_learning_coefficient(
-        KEY, bowl(0.2, 3.0), jnp.zeros(2), step_size=step_size, num_examples=1000, num_chains=4, num_steps=2000
-    )
+    with pytest.warns(UserWarning, match=r"step_size=0.0104 is too large: 4 of 4 chains diverged"):
+        found = local_learning_coefficient(
+            KEY, bowl(0.2, 3.0), jnp.zeros(2), step_size=step_size, num_examples=1000, num_chains=4, num_steps=2000
+        )
     assert not np.isfinite(found.mean)
     assert not np.isfinite(found.sem)
     assert np.all(np.isfinite(found.history[:, 0]))
     assert not np.any(np.isfinite(found.history[:, -1]))
+
+
+def test_a_step_that_is_too_large_is_said_and_what_it_heats_is_measured():
+    """Seven directions of one curvature: in each the variance is that of the exact chain over 1 - step (a + g) / 4."""
+    n, step_size = 10_000, 1e-3
+    run = partial(local_learning_coefficient, KEY, bowl(*[1.0] * 7), jnp.zeros(7), num_examples=n, num_steps=2000)
+    with pytest.warns(
+        UserWarning, match=r"the chains are 3\d % too hot, and the estimate .*; 9e-05 would leave about 2.5"
+    ):
+        hot = run(step_size=step_size)
+    exact = 1 / (1 - step_size * (strength_of(n) + 1) / 4)
+    assert abs(float(hot.temperature.mean) - exact) < 4 * float(hot.temperature.sem)
+    assert float(hot.mean) == pytest.approx(4.785, abs=0.1)  # for 3.5
+    cool = run(step_size=9e-5)
+    assert float(cool.temperature.mean) == pytest.approx(1.025, abs=4 * float(cool.temperature.sem))
+    assert float(cool.mean) == pytest.approx(3.5 * 1.025, abs=4 * float(cool.sem))
 
 
 def test_a_run_that_is_too_short_drifts_as_much_as_it_must():

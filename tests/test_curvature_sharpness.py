@@ -154,5 +154,10 @@ def test_errors():
         curvature.ascent_sharpness(curvature.EmpiricalFisher(objective), params)
     with pytest.raises(TypeError, match="objective must be a landscape.Objective, got str"):
         curvature.sharpness(KEY, "loss", params)
+    for rho in (0.0, -1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"rho must be positive and finite, got {rho}"):
+            curvature.ascent_sharpness(objective, params, rho)
+    with pytest.raises(TypeError, match="rho must be a number, got 'far'"):
+        curvature.ascent_sharpness(objective, params, "far")
     with pytest.raises(ValueError, match="tol must be positive"):
         curvature.sharpness(KEY, objective, params, tol=-2.0)

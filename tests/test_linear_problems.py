@@ -121,3 +121,10 @@ def test_chebyshev_targets_and_loss_against_numpy():
     assert float(problem.objectives["train"](params)) == pytest.approx(loss, rel=1e-5)
     assert problem.name == "Chebyshev 5, MLP 1-6-1"
     assert sum(w.size for w in jax.tree.leaves(chebyshev_regression(3).init(jax.random.key(0)))) == 2701
+
+
+def test_chebyshev_points_have_the_precision_that_is_set(x64):
+    data = chebyshev_regression(5, num_points=7).objectives["train"].data
+    x = np.linspace(-1, 1, 7)[:, None]
+    np.testing.assert_array_equal(data["x"], x)
+    np.testing.assert_allclose(data["y"], 16 * x**5 - 20 * x**3 + 5 * x, atol=1e-15)

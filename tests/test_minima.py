@@ -11,6 +11,7 @@ import scipy.optimize
 from scipy.stats import ortho_group
 
 from landscape import Objective, curvature, minima
+from landscape.problems import student_teacher
 
 pytestmark = pytest.mark.usefixtures("x64")
 RNG = np.random.default_rng(11)
@@ -515,3 +516,76 @@ def test_errors_of_distinct():
         minima.distinct(RNG.normal(size=(3, 4, 2)), losses, symmetry=minima.Neurons(RNG.normal(size=(2, 2))))
     with pytest.raises(ValueError, match="must be finite"):
         minima.student_family(np.full((3, 3), np.nan))
+
+
+def test_global_minima_of_a_loss_that_is_a_difference_of_large_numbers_are_converged():
+    """At the teacher the loss is 0 by cancellation, so near it steps change it by less than its rounding."""
+    objective = student_teacher(6).objectives["train"]
+    spread = jnp.repeat(jnp.array([1e-3, 0.1]), 6)[:, None, None]
+    starts = {"w": jnp.eye(6) + spread * jax.random.normal(jax.random.key(3), (12, 6, 6))}
+    ends = jax.jit(jax.vmap(partial(minima.polish, objective)))(starts)
+    assert np.all(ends.converged)
+    assert np.max(ends.grad_norm) < 1e-14
+    assert np.max(np.abs(ends.params["w"] - np.eye(6))) < 1e-13  # the teacher itself: no other order is nearer
+
+
+def test_an_offset_that_hides_the_loss_leaves_the_gradient_to_judge():
+    scale = jnp.array([1.0, 30.0, 400.0])
+    hidden = plain(lambda p: (jnp.sum(scale * (jnp.cosh(p) - 1)) + 1e9) - 1e9)  # known to 1e-7, and 0 at the minimum
+    end = minima.polish(hidden, jnp.array([0.3, -0.2, 0.1]))
+    assert bool(end.converged)
+    assert np.max(np.abs(end.params)) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "message"),
+    [
+        ({"tol": np.inf}, ValueError, "tol must be positive and finite, got inf"),
+        ({"tol": np.nan}, ValueError, "tol must be positive and finite, got nan"),
+        ({"tol": -1.0}, ValueError, "tol must be positive and finite, got -1.0"),
+        ({"tol": True}, TypeError, "tol must be a number, got True"),
+        ({"radius": np.inf}, ValueError, "radius must be positive and finite, got inf"),
+        ({"radius": "wide"}, TypeError, "radius must be a number, got 'wide'"),
+        ({"max_steps": 2.5}, TypeError, "max_steps must be an integer, got float 2.5"),
+        ({"max_steps": 10**12}, ValueError, "max_steps must be at most 2147483647"),
+    ],
+)
+def test_options_of_polish_are_checked(option, error, message):
+    with pytest.raises(error, match=message):
+        minima.polish(plain(lambda p: jnp.sum(p**2)), jnp.ones(2), **option)
+
+
+BOWL = plain(lambda p: jnp.sum(p**2))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: minima.census(BOWL, [(0, 2)], num_starts=2.5), TypeError, "num_starts must be an integer, got float"),
+        (lambda: minima.census(BOWL, [(0, 2)], max_rounds=True), TypeError, "max_rounds must be an integer, got bool"),
+        (lambda: minima.census(BOWL, [(0, 2)], tol=np.nan), ValueError, r"tol must lie in \(0, 1\), got nan"),
+        (lambda: minima.census(BOWL, "box"), TypeError, "box must be an array of real numbers, got str 'box'"),
+        (lambda: minima.census(BOWL, [(0, 2)], key=7), TypeError, r"key must be a random key, got int 7"),
+        (lambda: minima.classify(BOWL, jnp.ones(2), global_loss=np.nan), ValueError, "global_loss must be finite, got"),
+        (lambda: minima.classify(BOWL, jnp.ones(2), loss_tol=-1.0), ValueError, "loss_tol must be .*not negative"),
+        (lambda: minima.classify(BOWL, jnp.ones(2), stall=None), TypeError, "stall must be a number, got None"),
+        (lambda: minima.classify(BOWL, jnp.ones(2), key="k"), TypeError, "key must be a random key, got str"),
+        (lambda: minima.distinct(np.eye(2), [[1], [1, 2]]), ValueError, "losses must be .* rows of one length"),
+        (
+            lambda: minima.distinct(np.eye(2), ["a", "b"]),
+            TypeError,
+            "losses must be an array of real numbers",
+        ),
+        (lambda: minima.distinct({"w": ["a", "b"]}, [1, 2]), (TypeError, ValueError), "minima"),
+        (lambda: minima.distinct(np.eye(2), [1, 2], tol=np.inf), ValueError, "tol must be positive and finite"),
+        (lambda: minima.distinct(np.eye(2), [1, 2], symmetry=0), TypeError, "symmetry must be an object with"),
+        (lambda: minima.distinct(np.eye(2), [1, 2], symmetry=minima.Points), TypeError, "symmetry must be an object"),
+        (lambda: minima.student_family(np.eye(3), tol=-1), ValueError, "tol must be positive and finite, got -1"),
+        (lambda: minima.student_family(None), TypeError, r"neurons, .* must be an array of real numbers, got NoneType"),
+        (lambda: minima.student_family(np.eye(3), np.ones(3)), ValueError, r"teacher must be neurons \(k, 3\)"),
+        (lambda: minima.HiddenUnits().invariants(None), TypeError, "HiddenUnits needs params as a list of layers"),
+    ],
+)
+def test_what_makes_no_sense_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -272,3 +272,15 @@ def test_a_child_is_a_training_with_these_minibatches():
 def test_bad_analyses_are_refused(changes, grid, error, message):
     with pytest.raises(error, match=message):
         sweep(analysis(**changes), grid, progress=False)
+
+
+def test_nodes_and_positions_of_a_path_are_named():
+    with pytest.raises(TypeError, match="nodes.* must be a real floating-point array, got str"):
+        paths.Bezier("abc")(0.5)
+    with pytest.raises(ValueError, match="nodes must be a stack of at least two trees"):
+        paths.Chain(jnp.ones((1, 3)))(0.5)
+    path = paths.Bezier(jnp.ones((2, 3)))
+    with pytest.raises(TypeError, match="the position on a path must be an array of real numbers, got str 'half'"):
+        path("half")
+    with pytest.raises(ValueError, match=r"one position at a time, got shape \(2,\): use jax.vmap"):
+        path([0.0, 1.0])

@@ -117,8 +117,23 @@ def test_what_does_not_converge_says_so():
         ({"num_steps": 0}, ValueError, "num_steps must be at least 1"),
         ({"tol": -0.5}, ValueError, "tol must be positive"),
         ({"spring": 0.0}, ValueError, "spring must be positive"),
+        ({"spring": np.inf}, ValueError, "spring must be positive and finite, got inf"),
+        ({"tol": np.nan}, ValueError, "tol must be positive and finite, got nan"),
+        ({"tol": True}, TypeError, "tol must be a number, got True"),
+        ({"climb": "yes"}, TypeError, "climb must be True or False, got 'yes'"),
+        ({"b": jnp.array([1, 2])}, TypeError, "b.* must be a real floating-point array"),
     ],
 )
 def test_bad_bands_are_refused(changes, error, message):
     with pytest.raises(error, match=message):
         paths.elastic_band(**{"objective": WELLS, "a": LEFT, "b": RIGHT, **changes})
+
+
+def test_saddles_of_what_is_no_band_are_refused(band):
+    with pytest.raises(TypeError, match="band must be a Band, as elastic_band returns it, got NoneType"):
+        paths.saddles(WELLS, None)
+    with pytest.raises(TypeError, match="objective must be a landscape.Objective, got str"):
+        paths.saddles("loss", band)
+    flat = jax.tree.map(jnp.zeros_like, band)  # without a peak nothing would be polished
+    with pytest.raises(ValueError, match="tol must be positive and finite, got inf"):
+        paths.saddles(WELLS, flat, tol=np.inf)

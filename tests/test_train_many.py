@@ -135,8 +135,10 @@ def test_one_of_many_and_counts():
     assert run.counts == {Outcome.CONVERGED: 0, Outcome.MAX_STEPS: 5, Outcome.DIVERGED: 1}
     assert run[3].outcome == Outcome.DIVERGED
     assert run[[0, 3]].steps.shape == (2,)
-    with pytest.raises(ValueError, match="these are 6 runs: ask for run.counts or for run"):
-        run.outcome  # noqa: B018
+    # like everything else of many runs, it has their axis
+    assert run.outcome.tolist() == [run[i].outcome for i in range(6)]
+    assert np.sum(run.outcome == Outcome.DIVERGED) == 1
+    assert run[[0, 3]].outcome.tolist() == [Outcome.MAX_STEPS, Outcome.DIVERGED]
 
 
 def test_the_loop_ends_with_the_last_run_and_not_before(x64):

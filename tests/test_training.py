@@ -395,6 +395,7 @@ def test_a_run_of_another_shard_has_no_outcome():
     assert [runs[i].outcome for i in (0, 2)] == [Outcome.CONVERGED, Outcome.DIVERGED]
     with pytest.raises(ValueError, match="this run was left to another shard: it has no outcome here"):
         runs[1].outcome  # noqa: B018
+    assert runs.outcome.tolist() == [Outcome.CONVERGED, None, Outcome.DIVERGED]
 
 
 def test_kinds_that_cannot_be():

@@ -44,7 +44,7 @@ class Eigenpairs:
             to two or three digits: there they bound nothing.
         converged: whether all residuals are finite and meet the tolerance, no further copy of an eigenvalue can be
             hidden that belongs among them (up to the chance of random starts), and the tolerance is above what
-            underflow may hide: in float32 some 1e-38.
+            underflow may hide: in float32 1e-38 for each parameter.
         num_products: Hessian-vector products spent.
     """
 
@@ -124,8 +124,8 @@ def _eigenpairs(
         values, vectors, residuals = search.pairs(space)
     met = space.done & jnp.all(residuals <= tol * space.scale)
     values, size = values * space.unit, space.scale * space.unit
-    # Entries of a product that are smaller than this are lost.
-    lost = float(jnp.finfo(x.dtype).tiny) * len(x) ** 0.5
+    # Terms of a product that are smaller than the smallest number are lost: in a dense one, up to this much.
+    lost = float(jnp.finfo(x.dtype).tiny) * len(x)
     least = jnp.where((residuals > 0) & (search.eps * size < lost), lost, 0)
     residuals = jnp.maximum(residuals * space.unit, least)
     measured = jnp.all(jnp.isfinite(values) & jnp.isfinite(residuals)) & ((tol * size > lost) | (space.scale == 0))
