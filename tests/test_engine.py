@@ -456,3 +456,23 @@ def test_outputs_that_are_not_numbers_are_refused():
         ls.sweep(lambda c: {"none": jnp.zeros((3, 0))}, GRID)
     with pytest.raises(ValueError, match="leave devices= away"):
         ls.sweep(lambda c: c[0], GRID, executor=object(), devices=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1.0, 1e39], r"the coordinate 1e\+39 of 'rate' is beyond float32, where it would be infinite: use float64"),
+        ([-1e39, 2.0], r"the coordinate -1e\+39 of 'rate' is beyond float32, where it would be infinite"),
+        ([1e-60, 1e-3], r"the coordinate 1e-60 of 'rate' is beyond float32, where it would be 0: .* its logarithm"),
+        ([1e-60], "is beyond float32, where it would be 0"),
+    ],
+)
+def test_coordinates_beyond_their_precision_are_refused(values, said):
+    with pytest.raises(ValueError, match=said):
+        sweep(lambda c: c[0], Grid.of(rate=values), progress=False)
+
+
+def test_coordinates_of_any_size_in_double_precision(x64):
+    values = [-1e300, 1e-60, 1e39]
+    np.testing.assert_array_equal(sweep(lambda c: 2 * c[0], Grid.of(rate=values), progress=False)["value"],
+                                  2 * np.array(values))  # fmt: skip
