@@ -27,6 +27,7 @@ from _optimizers import adam
 from _runner import Lab, UsageError, main, say
 
 import landscape as ls
+from landscape import _tree
 from landscape._fingerprint import function_digests
 from landscape._kernel import Strategy
 from landscape.plotting._surface import BOX
@@ -170,7 +171,8 @@ def _given(problem: ls.Problem) -> ls.Run:
     """A run that consists of parameters trained elsewhere."""
     snapshots = problem.snapshots
     if snapshots is None:
-        snapshots = jax.tree.map(lambda x: jnp.asarray(x)[None], problem.params)
+        snapshots = _tree.as_stack(problem.params)
+    snapshots = _tree.read_stack(snapshots, "Problem.snapshots", problem.params, "Problem.params")
     losses = {name: _along(objective, snapshots) for name, objective in problem.objectives.items()}
     history = {f"{name}_loss": values for name, values in losses.items()}
     return ls.Run(problem.params, history, snapshots, jnp.int32(ls.Outcome.MAX_STEPS), jnp.int32(0))
@@ -199,6 +201,8 @@ def plane_of(kind: Directions, config: Config, lab: Lab, problem: ls.Problem, tr
     directions = ls.subspace.random_directions(jax.random.fold_in(jax.random.key(config.seed), 2), params)
     if kind == "filter":
         directions = ls.subspace.filter_normalize(directions, params, filter_axis=config.layout)
+        if lab.problem is not None:  # how a stranger's parameters were read is for them to check
+            say(str(ls.subspace.describe(directions, params, filter_axis=config.layout)))
     elif kind == "layer":
         directions = ls.subspace.layer_normalize(directions, params)
     labels = [f"direction {i} ({kind} normalised)" if kind != "none" else f"direction {i}" for i in (1, 2)]
@@ -219,19 +223,20 @@ def _hessian_plane(config: Config, lab: Lab, problem: ls.Problem, trained: ls.Ru
     """Through the two eigenvectors of the largest eigenvalues of the training loss; they have unit length."""
     key = jax.random.fold_in(jax.random.key(config.seed), 3)
     if lab.planning:
-        stand_in = ls.subspace.orthonormalize(ls.subspace.random_directions(key, trained.params))
+        drawn = ls.subspace.random_directions(key, trained.params)
+        stand_in = ls.subspace.orthonormalize(drawn, like=trained.params)
         return ls.Subspace(trained.params, stand_in), _square(config, ["eigenvector 1", "eigenvector 2"]), {}
     say("two largest eigenvalues of the Hessian of the training loss")
     pairs = ls.curvature.eigenpairs(key, problem.objectives["train"], trained.params, 2)
     values, residuals = np.asarray(pairs.values), np.asarray(pairs.residuals)
     labels = [f"eigenvector {i}, eigenvalue {value:.4g}" for i, value in enumerate(values, 1)]
-    plane = ls.Subspace(trained.params, ls.subspace.orthonormalize(pairs.vectors))
+    plane = ls.Subspace(trained.params, ls.subspace.orthonormalize(pairs.vectors, like=trained.params))
     return plane, _square(config, labels), {"eigenvalues": values, "residuals": residuals}
 
 
 def _pca_plane(config: Config, trained: ls.Run) -> tuple[Any, Any, Any]:
     length = jax.tree.leaves(trained.snapshots)[0].shape[0]
-    directions, explained = ls.subspace.pca_directions(trained.snapshots)
+    directions, explained = ls.subspace.pca_directions(trained.snapshots, like=trained.params)
     plane = ls.Subspace(trained.params, directions)
     path = np.asarray(_path_in(plane, trained.snapshots)["coords"])
     labels = [f"PC {i + 1}: {share:.1%} of the path's variance" for i, share in enumerate(explained)]

@@ -46,4 +46,4 @@ def _rounded(program: Any, depends: Sequence[bool]) -> set[np.dtype]:
 
 def _narrows(before: Any, after: Any) -> bool:
     floats = all(jnp.issubdtype(x.dtype, jnp.floating) for x in (before, after))
-    return floats and jnp.finfo(after.dtype).eps > jnp.finfo(before.dtype).eps
+    return floats and bool(jnp.finfo(after.dtype).eps > jnp.finfo(before.dtype).eps)

@@ -147,8 +147,8 @@ class Subspace:
     def _check_resolution(self, grid: Grid) -> None:
         """Compare one step of the grid with the rounding of the parameters that it moves, in the Euclidean norm."""
         reach = _Reach.of(self.origin, self._stacked())
-        for i, axis in enumerate(grid.axes):
-            step = np.min(np.diff(axis.values), initial=np.inf)
+        for i, axis in ((i, axis) for i, axis in enumerate(grid.axes) if len(axis) > 1):
+            step = np.min(np.diff(axis.values))
             moved, rounding = reach.lengths[i] * step, reach.rounding()[i]
             if 0 < moved < rounding:
                 name, dtype = reach.coarsest(i)
@@ -164,7 +164,7 @@ def _real_vector(coords: Any, length: int) -> Array:
     """Coordinates as an array, checked."""
     try:
         array = jnp.asarray(coords)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, SyntaxError):  # JAX reads text as a name of a type
         array = None
     real = array is not None and any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer))
     if array is None or not real:

@@ -735,3 +735,21 @@ def test_point_functions_with_state_are_told_apart():
         result = ls.sweep(Scaled(np.array(factors)), GRID, batch=1, progress=False)
         x, y = np.meshgrid(*(axis.values for axis in GRID.axes), indexing="ij")
         np.testing.assert_allclose(result["value"], factors[0] * x + factors[1] * y, atol=1e-6)
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([1.0, 1e39], r"the coordinate 1e\+39 of 'rate' is beyond float32, where it would be infinite: use float64"),
+        ([-1e39, 2.0], r"the coordinate -1e\+39 of 'rate' is beyond float32, where it would be infinite"),
+        ([1e-60, 1e-3], r"the coordinate 1e-60 of 'rate' is beyond float32, where it would be 0: .* its logarithm"),
+        ([1e-60], "is beyond float32, where it would be 0"),
+    ],
+)
+def test_coordinates_beyond_their_precision_are_refused(values, said):
+    with pytest.raises(ValueError, match=said):
+        sweep(lambda c: c[0], Grid.of(rate=values), progress=False)
+
+
+def test_coordinates_of_any_size_in_double_precision(x64):
+    values = [-1e300, 1e-60, 1e39]
+    np.testing.assert_array_equal(sweep(lambda c: 2 * c[0], Grid.of(rate=values), progress=False)["value"],
+                                  2 * np.array(values))  # fmt: skip

@@ -166,6 +166,7 @@ def test_reasonable_grids_pass(num, dtype):
     directions = subspace.filter_normalize(subspace.random_directions(jax.random.key(1), origin), origin)
     Subspace(origin, directions).check_grid(Grid.square(1.0, num))
     Subspace(origin, jax.tree.map(jnp.zeros_like, directions)).check_grid(Grid.square(1.0, num))
+    Subspace(origin, jax.tree.map(jnp.zeros_like, directions)).check_grid(Grid.of(alpha=[0.0], beta=[0.5]))
 
 
 # ----------------------------------------------------------------------------------------- random directions

@@ -234,13 +234,14 @@ def test_no_resume_leaves_other_files_alone(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"precious.npz", "config.json", "my.zarr"}
 
 
-def test_given_parameters_are_not_trained_again(model):
+def test_given_parameters_are_not_trained_again(model, capsys):
     from _runner import load_problem
 
     problem = load_problem(f"{model}:trained")
     lab = Lab(problem=problem, options={"progress": False})
     result = surface.run(surface.Config(resolution=5), lab)
     assert list(result) == ["filter"]
+    assert "w1    3x5    1     5        yes    kernel (.., in, out)" in capsys.readouterr().err.splitlines()
     expected = float(jax.jit(lambda o, p: o(p))(problem.objectives["train"], problem.params))
     np.testing.assert_allclose(result["filter"]["train_loss"][2, 2], expected, rtol=1e-6)
     assert surface.findings(result)

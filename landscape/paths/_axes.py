@@ -197,7 +197,7 @@ class _Followed:
         if len(eqn.outvars) > 1:  # several arrays go through side by side
             return inputs
         shape = eqn.outvars[0].aval.shape
-        out = [()] * len(shape)
+        out: list[Axis] = [()] * len(shape)
         for atom, axes in zip(eqn.invars, inputs):
             for i, axis in enumerate(axes):  # an operand is a scalar, or has axes of length 1 where it is stretched
                 if atom.aval.shape[i] == shape[i] and axis:
