@@ -192,6 +192,12 @@ def check_pair(what: str, value: Any) -> None:
         raise ValueError(f"{what} must be two strings, got {value!r}")
 
 
+def check_list(what: str, value: Any) -> None:
+    """Several things in order."""
+    if not isinstance(value, Sequence | np.ndarray):
+        raise TypeError(f"{what} must be a list, got {_kind(value)}")
+
+
 def check_reference(what: str, value: Any) -> None:
     """Numbers, some of them finite."""
     if not np.isfinite(check_numbers(what, value)).any():
@@ -256,6 +262,7 @@ RULES: dict[str, Callable[[str, Any], Any]] = {
     "profile.names": check_texts,
     "overview.names": _optional(check_texts),
     "verdict_change.names": _optional(check_pair),
+    "disconnectivity.names": _optional(check_list),
     "reference": _optional(check_reference),
     "margin": check_numbers,
     "tree": check_tree,

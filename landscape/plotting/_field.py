@@ -13,6 +13,7 @@ from landscape.grid import Grid, Landscape, slice_advice
 from landscape.plotting import _style
 from landscape.plotting._checks import LARGEST
 from landscape.plotting._scale import Scale, dress_log_ticks, number, resolve
+from landscape.plotting._text import as_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ class Field:
     @property
     def label(self) -> str:
         """The name in words."""
-        return self.name.replace("_", " ")
+        return as_name(self.name.replace("_", " "))
 
 
 def field_of(landscape: Landscape, name: str, view: str, ndim: int) -> Field:

@@ -11,6 +11,7 @@ from landscape.plotting import _style
 from landscape.plotting._field import cell_edges, check_ndim, flat_axes, frame
 from landscape.plotting._plane import thin_labels
 from landscape.plotting._scale import number
+from landscape.plotting._text import as_name
 
 FAR = 1e6  # widths of the picture
 Entry = dict[str, np.ndarray]
@@ -121,6 +122,7 @@ def _description(label: str, entry: Entry, grid: Grid) -> str:
         facts.append(f"{outside} point{'s' * (outside > 1)} outside")
     if not facts:
         return label
+    label = as_name(label)
     gap = ", " if len(label) + sum(map(len, facts)) < _style.WIDE_ENTRY else ",\n"
     return f"{label}: {facts[0]}" + (gap + ", ".join(facts[1:]) if facts[1:] else "")
 

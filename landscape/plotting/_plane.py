@@ -26,6 +26,7 @@ from landscape.plotting._field import (
     scale_of,
 )
 from landscape.plotting._scale import Scale, data_bounds, dress_log_ticks, level_texts
+from landscape.plotting._text import as_name
 
 LABEL_MARGIN = 2.0  # pixels kept free around a contour label
 LINE_WIDTH = 0.7
@@ -120,8 +121,8 @@ def _draw_cells(ax: Axes, grid: Grid, field: Field, colors: Scale, options: Mapp
 def draw_colorbar(ax: Axes, mesh: Any, colors: Scale, label: str) -> None:
     """A colour bar in inset axes, so that it is as high as axes of any aspect."""
     cax = ax.inset_axes((1.035, 0, 0.05, 1))
-    bar = ax.figure.colorbar(mesh, cax=cax, extend=colors.extend, label=colors.text(label))
-    _style.plain(bar.solids, bar.outline)
+    bar = ax.figure.colorbar(mesh, cax=cax, extend=colors.extend, label=colors.text(as_name(label)))
+    _style.dress_bar(bar, ax)
     if colors.empty:
         bar.set_ticks([])
         return
@@ -236,7 +237,7 @@ def overlay_contours(
         if lines is not None:
             drawn.append((ax, lines, ink, ground))
     if drawn:
-        _style.settle(drawn[0][0])
+        _style.settle(*maps)
     for each in drawn:
         _label_lines(*each)
 

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import matplotlib
 from cycler import cycler
@@ -24,6 +25,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import ScaledTranslation
 
 from landscape.plotting._checks import check_arguments
+from landscape.plotting._text import HANDLE, fit, place_of, tidy_axes, tidy_figure, width
 
 P = ParamSpec("P")
 T = TypeVar("T", Axes, Figure)
@@ -43,9 +45,13 @@ STAR: dict[str, Any] = {
     "markersize": 9.0,
 }
 DPI = 300.0  # of the files
+NO_ROOM = "constrained_layout not applied"  # how matplotlib's warning starts
 WIDE_ENTRY = 28  # characters of a legend entry that wants a row of its own
 
+# The defaults of matplotlib, whatever style the user has chosen: on a dark background a figure is white all the same.
+COLORS: dict[Any, Any] = {name: value for name, value in matplotlib.rcParamsDefault.items() if "color" in name}
 PAPER: dict[Any, Any] = {
+    **COLORS,
     "font.family": ["STIXGeneral", "DejaVu Sans"],
     "mathtext.fontset": "stix",
     "font.size": 9.0,
@@ -148,6 +154,7 @@ INKS = {
         room=1.35,
     ),
 }
+_BELOW: WeakKeyDictionary[Axes, Any] = WeakKeyDictionary()  # the legends that stand under their axes
 _WORN: ContextVar[Inks] = ContextVar("inks", default=INKS["paper"])
 
 
@@ -199,6 +206,7 @@ def wearable(view: Callable[P, T]) -> Callable[P, T]:
                     raise
                 refused = f"{view.__name__} has no option {' or '.join(passed_on)}, and matplotlib refused"
                 raise TypeError(f"{refused} to draw with {dict(passed_on)}: {error}") from error
+            _tidy(drawn)
             if name is not None:
                 # ticks are made when they are first needed, which may be after this context
                 (drawn if isinstance(drawn, Figure) else root_figure(drawn)).draw_without_rendering()
@@ -210,6 +218,19 @@ def wearable(view: Callable[P, T]) -> Callable[P, T]:
     described: Any = worn
     described.__signature__ = own.replace(parameters=[*parameters[:place], extra, *parameters[place:]])
     return described
+
+
+def _tidy(drawn: Axes | Figure) -> None:
+    whole = isinstance(drawn, Figure)
+    axes = drawn.axes if whole else [drawn, *drawn.get_shared_x_axes().get_siblings(drawn)]
+    figure = drawn if whole else root_figure(drawn)
+    for ax in axes:
+        tidy_axes(ax)
+    if whole:
+        tidy_figure(drawn)
+    fit(axes, lambda: _draw_unseen(figure, axes))
+    for ax in axes:
+        _anchor_legend(ax)
 
 
 def _raised_by_matplotlib(error: BaseException) -> bool:
@@ -256,6 +277,7 @@ def save_figure(
     entries = {"png": text, "pdf": _pdf_entries(text), "svg": _svg_entries(text)}
     if unknown := [suffix for suffix in formats if suffix not in entries]:
         raise ValueError(f"formats must be among {', '.join(entries)}, got {unknown[0]!r}")
+    tidy_figure(fig)
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
     with matplotlib.rc_context({"pdf.fonttype": 42}), whole_files(paths) as partial, _laid_out(fig):
@@ -363,18 +385,36 @@ def root_figure(ax: Axes) -> Any:
     return ax.get_figure(root=True)
 
 
-def settle(ax: Axes) -> None:
+def settle(*drawn: Axes) -> None:
     """Give the figure of these axes its layout now, as it will be when drawn, for what depends on sizes."""
-    figure = root_figure(ax)
-    with warnings.catch_warnings():  # a figure that is not complete yet may have no room for its layout
-        warnings.filterwarnings("ignore", "constrained_layout not applied")
-        engine = figure.get_layout_engine()
-        if any(ax.name == "3d" for ax in figure.axes):
-            figure.draw_without_rendering()
-        elif engine is not None:
-            engine.execute(figure)
+    figure = root_figure(drawn[0])
+    for ax in drawn:
+        tidy_axes(ax)
+        _anchor_legend(ax)
+    _lay_out(figure)
+    fit(drawn, lambda: _draw_unseen(figure, drawn))
     for axes in figure.axes:
         axes.apply_aspect()
+
+
+def _lay_out(figure: Figure) -> None:
+    engine = figure.get_layout_engine()
+    if any(ax.name == "3d" for ax in figure.axes):
+        _draw_unseen(figure, [])
+    elif engine is not None:
+        with warnings.catch_warnings():  # a figure that is not complete yet may have no room for its layout
+            warnings.filterwarnings("ignore", NO_ROOM)
+            engine.execute(figure)
+
+
+def _draw_unseen(figure: Figure, axes: Sequence[Axes]) -> bool:
+    """Make the layout and draw everything, to see where it lies; False where there is no room for the layout."""
+    for ax in axes:
+        _anchor_legend(ax)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", NO_ROOM)
+        figure.draw_without_rendering()
+    return not any(NO_ROOM in str(warning.message) for warning in caught)
 
 
 def outline(color: str, width: float) -> list[Any]:
@@ -401,6 +441,14 @@ def swatch(ax: Axes, color: str, label: str, hatch: str = "") -> None:
     ax.plot([], [], "s", color=color, markeredgecolor="0.3", markeredgewidth=0.4, markersize=6, label=label)
 
 
+def dress_bar(bar: Any, ax: Axes) -> None:
+    """A colour bar drawn exactly, with words in the colour of the axes that it belongs to."""
+    plain(bar.solids, bar.outline)
+    color = ax.xaxis.label.get_color()
+    bar.ax.tick_params(which="both", colors=color)
+    bar.ax.yaxis.label.set_color(color)
+
+
 def font_size(name: str) -> float:
     """Size in points of the tick labels (`xtick`, `ytick`) of new axes."""
     key: Any = f"{name}.labelsize"
@@ -412,16 +460,12 @@ def legend_below(ax: Axes, *others: Axes) -> None:
     entries = _entries([ax, *others])
     if not entries:
         return
-    below = ax.xaxis.get_tick_padding() + 1.3 * font_size("xtick")
-    below += ax.xaxis.labelpad + 1.5 * float(ax.xaxis.label.get_fontsize())
-    shift = ScaledTranslation(0, -below / 72, root_figure(ax).dpi_scale_trans)
-    ax.legend(
+    legend = ax.legend(
         entries.values(),
         entries.keys(),
         loc="upper center",
-        bbox_to_anchor=(0.5, 0),
-        bbox_transform=ax.transAxes + shift,
-        ncols=1 if any(len(text) > WIDE_ENTRY for text in entries) else 2,
+        ncols=1 if _are_wide(list(entries), ax) else 2,
+        labelcolor=ax.xaxis.label.get_color(),  # of axes that are given, whose figure has colours of its own
         frameon=False,
         borderaxespad=0.0,
         labelspacing=0.35,
@@ -429,6 +473,29 @@ def legend_below(ax: Axes, *others: Axes) -> None:
         columnspacing=1.0,
         handletextpad=0.5,
     )
+    _BELOW[ax] = legend
+    _anchor_legend(ax)
+
+
+def _anchor_legend(ax: Axes) -> None:
+    """Move a legend under the label of the x axis, which may have several lines."""
+    legend = ax.get_legend()
+    if legend is None or legend is not _BELOW.get(ax):
+        return
+    size = float(ax.xaxis.label.get_fontsize())
+    lines = 1.25 * ax.xaxis.label.get_text().count("\n")
+    below = ax.xaxis.get_tick_padding() + 1.3 * font_size("xtick") + ax.xaxis.labelpad + (1.5 + lines) * size
+    shift = ScaledTranslation(0, -below / 72, root_figure(ax).dpi_scale_trans)
+    legend.set_bbox_to_anchor((0.5, 0), transform=ax.transAxes + shift)
+
+
+def _are_wide(entries: Sequence[str], ax: Axes) -> bool:
+    """Whether legend entries want a row each."""
+    if any(len(text) > WIDE_ENTRY for text in entries):
+        return True
+    font = FontProperties(size=matplotlib.rcParams["legend.fontsize"], family=matplotlib.rcParams["font.family"])
+    widest = max(width(text, font) for text in entries) + (HANDLE + 0.5) * font.get_size_in_points()
+    return 2 * widest > place_of(ax)[0]
 
 
 def _entries(axes: Sequence[Axes]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from landscape.plotting._field import (
     scale_of,
 )
 from landscape.plotting._scale import Scale, check_scale, linear_levels, number
+from landscape.plotting._text import as_name, tidy_axes
 
 BOX = (1.0, 1.0, 0.72)  # lengths of the box along x, y and z
 FLOOR_GAP = 0.3  # distance of the floor below the lowest point, in heights of the surface
@@ -107,7 +108,9 @@ def _solid_axes(ax: Axes | None) -> Any:
 def _as_drawn(grid: Grid) -> Grid:
     """The grid in decimal logarithms along the axes that are log-spaced: matplotlib has no log scale in 3-D."""
     axes = (
-        Axis(axis.name, np.log10(axis.values), rf"$\log_{{10}}$ {axis.text}") if is_log_spaced(axis.values) else axis
+        Axis(axis.name, np.log10(axis.values), rf"$\log_{{10}}$ {as_name(axis.text)}")
+        if is_log_spaced(axis.values)
+        else axis
         for axis in grid.axes
     )
     return Grid(tuple(axes))
@@ -185,7 +188,8 @@ def _has_corner(z: np.ma.MaskedArray) -> np.ndarray:
 def _light(grid: Grid, heights: np.ma.MaskedArray, low: float, high: float) -> np.ndarray:
     """Brightness from `1 - SHADOW` to 1, for slopes as they look in the box rather than in data units."""
     x, y = (side * _unit(axis.values) for side, axis in zip(BOX, grid.axes))
-    z = BOX[2] / (1 + FLOOR_GAP) * (heights.filled(high) - low) / (high - low)
+    far = 10 * (high - low)  # beyond it a slope is a wall
+    z = BOX[2] / (1 + FLOOR_GAP) * (heights.filled(high).clip(low - far, high + far) - low) / (high - low)
     # A LightSource takes rows as y and columns as x, and coordinates as well as steps.
     with np.errstate(invalid="ignore", divide="ignore"):  # points that are too close to have a slope
         return 1 - SHADOW * (1 - np.nan_to_num(LIGHT.hillshade(z.T, dx=x, dy=y).T))
@@ -236,7 +240,7 @@ def _explain(ax: Any, field: Field, colors: Scale) -> None:
 def _z_label(colors: Scale, label: str) -> str:
     if colors.empty:
         return colors.text(label)
-    return rf"$\log_{{10}}$ {label}" if colors.kind == "log" else label
+    return rf"$\log_{{10}}$ {as_name(label)}" if colors.kind == "log" else label
 
 
 def _dress(ax: Any, grid: Grid, z: tuple[float, float, float], label: str) -> None:
@@ -245,7 +249,9 @@ def _dress(ax: Any, grid: Grid, z: tuple[float, float, float], label: str) -> No
     bottom, low, high = z
     ax.set(xlim=x.values[[0, -1]], ylim=y.values[[0, -1]], zlim=(bottom, high))
     ax.set(xlabel=x.text, ylabel=y.text, zlabel=label)
-    ax.set_box_aspect(BOX, zoom=ZOOM)
+    tidy_axes(ax)
+    lines = max(label.get_text().count("\n") for label in (ax.xaxis.label, ax.yaxis.label, ax.zaxis.label))
+    ax.set_box_aspect(BOX, zoom=ZOOM - 0.1 * min(lines, 4))
     ax.grid(False)
     ax.set_zticks(linear_levels(low, high, 4))
     ax.zaxis.set_rotate_label(False)
@@ -254,5 +260,5 @@ def _dress(ax: Any, grid: Grid, z: tuple[float, float, float], label: str) -> No
         axis.set_major_locator(MaxNLocator(5, prune="both"))
     for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
         axis.set_pane_color((0.96, 0.96, 0.96, 1.0))
-        axis.labelpad = LABEL_PAD
+        axis.labelpad = LABEL_PAD + 0.6 * axis.label.get_text().count("\n") * axis.label.get_fontsize()
         axis.set_tick_params(pad=TICK_PAD)

@@ -116,7 +116,7 @@ def _draw_bar(ax: Axes, mesh: Any) -> None:
     """A colour bar in words: the ranks have no unit. Its middle, which no value has, is blank."""
     cax = ax.inset_axes((1.035, 0, 0.05, 1))
     bar = ax.figure.colorbar(mesh, cax=cax)
-    _style.plain(bar.solids, bar.outline)
+    _style.dress_bar(bar, ax)
     bar.set_ticks(list(TICKS), labels=list(TICKS.values()))
     cax.axhspan(-BUFFER, BUFFER, color="white", zorder=3)
     cax.set_ylabel("← diverges      converges →")

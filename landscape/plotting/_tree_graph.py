@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
@@ -11,7 +12,9 @@ from landscape.plotting import _style
 from landscape.plotting._field import flat_axes
 from landscape.plotting._labels import label_color
 from landscape.plotting._scale import check_reach, number
+from landscape.plotting._text import as_latex, place_of, shortened, wrapped
 
+UPRIGHT = 0.4  # share of the height of the picture for upright names
 MOST_NAMES = 40  # minima that are named along the axis
 
 
@@ -113,6 +116,12 @@ def _name_leaves(ax: Axes, x: np.ndarray, names: list[str], num: int) -> None:
         return
     order = np.argsort(x)
     crowded = sum(len(name) for name in names) > 45
+    font, latex = ax.xaxis.label.get_fontproperties(), matplotlib.rcParams["text.usetex"]
+    if crowded:
+        across, up = place_of(ax)
+        lines = max(1, int(0.7 * across / num / (1.4 * font.get_size_in_points())))
+        names = [shortened(wrapped(name, font, UPRIGHT * up), lines) for name in names]
+    names = [as_latex(name) for name in names] if latex else names
     ax.set_xticks(x[order], [names[k] for k in order], rotation=90 if crowded else 0)
     ax.tick_params(axis="x", length=0)
     ax.set_xlabel("minimum")
