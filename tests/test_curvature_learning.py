@@ -171,9 +171,7 @@ def test_a_step_that_is_too_large_is_said_and_what_it_heats_is_measured():
     """Seven directions of one curvature: in each the variance is that of the exact chain over 1 - step (a + g) / 4."""
     n, step_size = 10_000, 1e-3
     run = partial(local_learning_coefficient, KEY, bowl(*[1.0] * 7), jnp.zeros(7), num_examples=n, num_steps=2000)
-    with pytest.warns(
-        UserWarning, match=r"the chains are 3\d % too hot, and the estimate .*; 9e-05 would leave about 2.5"
-    ):
+    with pytest.warns(UserWarning, match=r"chains are 3\d % too hot, and the estimate .*; 9e-05 would leave about 2.5"):
         hot = run(step_size=step_size)
     exact = 1 / (1 - step_size * (strength_of(n) + 1) / 4)
     assert abs(float(hot.temperature.mean) - exact) < 4 * float(hot.temperature.sem)

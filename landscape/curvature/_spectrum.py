@@ -152,10 +152,9 @@ def _interval(samples: Float[np.ndarray, "*q p"], confidence: float) -> Interval
     mean, sem = samples.mean(axis=-1), samples.std(axis=-1, ddof=1) / num**0.5
     student = stdtrit(num - 1, 1 - tail)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        # half the degrees of freedom of the sum; beyond 1e12 no float tells them from the normal ones
-        half = np.minimum((mean / (sem * student / ndtri(1 - tail))) ** 2, 1e12)
+        half = (mean / (sem * student / ndtri(1 - tail))) ** 2  # the degrees of freedom of the sum
         skewed = [mean * (half / gammaincinv(half, share)) for share in (1 - tail, tail)]
-    positive = np.all(samples >= 0, axis=-1) & (sem > 0)
+        positive = np.all(samples >= 0, axis=-1) & (half < 1e8)  # with more it is a normal variable
     low, high = mean - student * sem, mean + student * sem
     return Interval(
         mean, np.where(positive, np.minimum(low, skewed[0]), low), np.where(positive, np.maximum(high, skewed[1]), high)
