@@ -15,6 +15,7 @@ from landscape.grid import Axis, Grid, Landscape
 # What matplotlib can draw: it takes differences and ratios of limits, and puts margins and ticks around them.
 LARGEST, NARROWEST, LEAST_SHARE = 1e150, 1e-150, 1e-13
 MOST_LEVELS = 500
+MOST_ASPECT = 1e6
 MOST_BINS = 100_000
 
 
@@ -40,17 +41,20 @@ def check_landscape(what: str, value: Any) -> None:
     if not isinstance(value, Landscape):
         opened = ": open a stored one with landscape.load(path)" if isinstance(value, str | os.PathLike) else ""
         raise TypeError(
-            f"{what} must be a Landscape, as sweep and load return it, got {_kind(value)}{opened or _advice(value)}"
+            f"{what} must be a Landscape, as sweep and load return it, got {kind_of(value)}{opened or _advice(value)}"
         )
+    for part in ("values", "error", "meta"):
+        if not isinstance(getattr(value, part), Mapping):
+            raise TypeError(f"{what}: its {part} must be a dict, got {kind_of(getattr(value, part))}")
     if not isinstance(value.grid, Grid) or not all(isinstance(axis, Axis) for axis in value.grid.axes):
         raise TypeError(
-            f"{what} must have a Grid of Axis, got {_kind(value.grid)}: build one with Grid.of(x=..., y=...)"
+            f"{what} must have a Grid of Axis, got {kind_of(value.grid)}: build one with Grid.of(x=..., y=...)"
         )
     for axis in value.grid.axes:
         coords = np.asarray(axis.values)
         if coords.dtype.kind not in "iuf" or coords.ndim != 1 or not coords.size:
             raise ValueError(
-                f"{what}: axis {axis.name!r} must hold real coordinates of shape (n,), got {_kind(axis.values)}"
+                f"{what}: axis {axis.name!r} must hold real coordinates of shape (n,), got {kind_of(axis.values)}"
             )
         if np.all(np.isfinite(coords)) and np.max(np.abs(coords)) > LARGEST:
             raise ValueError(
@@ -67,7 +71,7 @@ def check_landscape(what: str, value: Any) -> None:
             )
     if np.shape(value.computed) != value.grid.shape or np.asarray(value.computed).dtype != bool:
         raise ValueError(
-            f"{what}: computed must be a boolean mask of shape {value.grid.shape}, got {_kind(value.computed)}"
+            f"{what}: computed must be a boolean mask of shape {value.grid.shape}, got {kind_of(value.computed)}"
         )
 
 
@@ -80,16 +84,18 @@ def _advice(value: Any) -> str:
 def check_text(what: str, value: Any) -> None:
     """A string."""
     if not isinstance(value, str):
-        raise TypeError(f"{what} must be a string, got {_kind(value)}")
+        raise TypeError(f"{what} must be a string, got {kind_of(value)}")
 
 
 def check_number(what: str, value: Any) -> None:
     """A finite real number."""
     number = as_array(what, value, "a real number")
     if number.shape or number.dtype.kind not in "iuf":
-        raise TypeError(f"{what} must be a real number, got {_kind(value)}")
+        raise TypeError(f"{what} must be a real number, got {kind_of(value)}")
     if not np.isfinite(number):
         raise ValueError(f"{what} must be finite, got {value}")
+    if abs(float(number)) > LARGEST:
+        raise ValueError(f"{what} must be between -{LARGEST:g} and {LARGEST:g} to be drawn, got {value:g}")
 
 
 def check_positive(what: str, value: Any) -> None:
@@ -102,20 +108,20 @@ def check_positive(what: str, value: Any) -> None:
 def check_switch(what: str, value: Any) -> None:
     """True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{what} must be True or False, got {_kind(value)}")
+        raise TypeError(f"{what} must be True or False, got {kind_of(value)}")
 
 
 def check_axes(what: str, value: Any) -> None:
     """One set of matplotlib axes."""
     if not isinstance(value, Axes):
         advice = ": choose one of them, as in axes[0, 1]" if isinstance(value, np.ndarray | list | tuple) else ""
-        raise TypeError(f"{what} must be matplotlib Axes or None, got {_kind(value)}{advice}")
+        raise TypeError(f"{what} must be matplotlib Axes or None, got {kind_of(value)}{advice}")
 
 
 def check_colormap(what: str, value: Any) -> None:
     """A colour map or the name of one."""
     if not isinstance(value, Colormap | str):
-        raise TypeError(f"{what} must be a matplotlib Colormap or the name of one, got {_kind(value)}")
+        raise TypeError(f"{what} must be a matplotlib Colormap or the name of one, got {kind_of(value)}")
     if isinstance(value, str) and value not in matplotlib.colormaps:
         raise ValueError(f"{what}: matplotlib knows no colour map {value!r}; try viridis, cividis, magma or RdBu_r")
 
@@ -126,6 +132,8 @@ def check_aspect(what: str, value: Any) -> None:
         if isinstance(value, str):
             raise ValueError(f"{what} must be 'auto', 'equal' or a positive number, got {value!r}")
         check_positive(what, value)
+        if not 1 / MOST_ASPECT <= value <= MOST_ASPECT:
+            raise ValueError(f"{what} must be between {1 / MOST_ASPECT:g} and {MOST_ASPECT:g}, got {value:g}")
 
 
 def check_center(what: str, value: Any) -> None:
@@ -169,9 +177,9 @@ def check_numbers(what: str, value: Any, ndim: int | None = None, wanted: str = 
     """Real numbers, of so many dimensions, as an array."""
     array = as_array(what, value, wanted)
     if array.dtype.kind not in "biuf" and array.size:
-        raise TypeError(f"{what} must be {wanted}, got {_kind(value)}")
+        raise TypeError(f"{what} must be {wanted}, got {kind_of(value)}")
     if ndim is not None and array.ndim != ndim:
-        raise TypeError(f"{what} must be {wanted}, got {_kind(value)}")
+        raise TypeError(f"{what} must be {wanted}, got {kind_of(value)}")
     return array
 
 
@@ -180,7 +188,7 @@ def check_texts(what: str, value: Any) -> None:
     if isinstance(value, str):
         return
     if isinstance(value, Mapping) or not isinstance(value, Sequence | np.ndarray):
-        raise TypeError(f"{what} must be a string or a list of strings, got {_kind(value)}")
+        raise TypeError(f"{what} must be a string or a list of strings, got {kind_of(value)}")
     for text in value:
         check_text(f"each of {what}", text)
 
@@ -195,19 +203,19 @@ def check_pair(what: str, value: Any) -> None:
 def check_list(what: str, value: Any) -> None:
     """Several things in order."""
     if not isinstance(value, Sequence | np.ndarray):
-        raise TypeError(f"{what} must be a list, got {_kind(value)}")
+        raise TypeError(f"{what} must be a list, got {kind_of(value)}")
 
 
 def check_reference(what: str, value: Any) -> None:
     """Numbers, some of them finite."""
     if not np.isfinite(check_numbers(what, value)).any():
-        raise ValueError(f"{what} must hold a finite number to rank by, got {_kind(value)}")
+        raise ValueError(f"{what} must hold a finite number to rank by, got {kind_of(value)}")
 
 
 def check_tree(what: str, value: Any) -> None:
     """A merge tree."""
     if not isinstance(value, MergeTree):
-        raise TypeError(f"{what} must be a MergeTree, as analysis.merge_tree returns it, got {_kind(value)}")
+        raise TypeError(f"{what} must be a MergeTree, as analysis.merge_tree returns it, got {kind_of(value)}")
 
 
 def as_array(what: str, value: Any, wanted: str) -> np.ndarray:
@@ -219,10 +227,10 @@ def as_array(what: str, value: Any, wanted: str) -> np.ndarray:
     try:
         return np.asarray(value)
     except (TypeError, ValueError) as error:  # a ragged list, a tensor of another framework
-        raise TypeError(f"{what} must be {wanted}, got {_kind(value)}: {error}") from error
+        raise TypeError(f"{what} must be {wanted}, got {kind_of(value)}: {error}") from error
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
     """What came, in a few words."""
     if isinstance(value, str | int | float | complex | bool | None):
         return repr(value) if len(repr(value)) < 60 else f"{type(value).__name__} of {len(repr(value))} characters"
@@ -249,7 +257,7 @@ RULES: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("vmin", "vmax", "zmin", "zmax", "top"), _optional(check_number)),
     **dict.fromkeys(("elev", "azim"), check_number),
     "every": check_positive,
-    "width": _optional(check_positive),
+    "width": _optional(check_number),
     **dict.fromkeys(("robust", "colorbar", "minimum", "legend", "bands", "describe", "contours.labels"), check_switch),
     "ax": _optional(check_axes),
     "cmap": _optional(check_colormap),

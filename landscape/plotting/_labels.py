@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex, to_rgb
 from landscape.analysis import DIVERGED, UNREACHED
 from landscape.grid import Landscape
 from landscape.plotting import _style
+from landscape.plotting._checks import check_numbers
 from landscape.plotting._field import Field, field_of
 
 # The first four are those of Okabe and Ito (2008); the others were chosen from colour-blind safe sets (Okabe and Ito,
@@ -98,21 +99,24 @@ def marks_of(points: Any) -> dict[str, np.ndarray]:
     kinds = ("minima", "saddles", "maxima")
     coords = getattr(points, "critical_points", getattr(points, "points", None))
     if coords is not None and hasattr(points, "indices"):
-        coords, index = np.asarray(coords), np.asarray(points.indices)
+        coords, index = check_numbers("points", coords), check_numbers("points.indices", points.indices)
+        if coords.ndim != 2 or index.shape != coords.shape[:1]:
+            raise ValueError(f"points must have shape (n, 2) and indices (n,), got {coords.shape} and {index.shape}")
         points = dict(zip(kinds, (coords[index == 0], coords[index == 1], coords[index == 2])))
     if not isinstance(points, dict):
         raise TypeError(
             f"points must be a dict of coordinates by kind ({', '.join(kinds)}), or have indices and critical_points "
             f"or points; got {type(points).__name__}"
         )
-    if unknown := sorted(points.keys() - {*kinds}):
+    if unknown := [kind for kind in points if kind not in kinds]:
         raise ValueError(f"points holds {', '.join(kinds)}, got {unknown[0]!r}")
-    marks = {kind: np.asarray(coords, dtype=np.float64).reshape(-1, 2) for kind, coords in _pairs(points)}
+    marks = {kind: coords.astype(np.float64).reshape(-1, 2) for kind, coords in _pairs(points)}
     return {kind: marks[kind] for kind in kinds if len(marks.get(kind, ()))}
 
 
 def _pairs(points: dict[str, Any]) -> Sequence[tuple[str, Any]]:
-    for kind, coords in points.items():
-        if np.size(coords) and (np.ndim(coords) != 2 or np.shape(coords)[1] != 2):
-            raise ValueError(f"{kind} must have shape (n, 2), got {np.shape(coords)}")
-    return list(points.items())
+    arrays = {kind: check_numbers(kind, coords) for kind, coords in points.items()}
+    for kind, coords in arrays.items():
+        if coords.size and (coords.ndim != 2 or coords.shape[1] != 2):
+            raise ValueError(f"{kind} must have shape (n, 2), got {coords.shape}")
+    return list(arrays.items())

@@ -60,7 +60,8 @@ def overview(
 
 
 def _default_names(landscape: Landscape) -> list[str]:
-    scalars = [n for n, v in landscape.values.items() if v.shape == landscape.grid.shape and v.dtype.kind in "biuf"]
+    arrays = {name: np.asarray(values) for name, values in landscape.values.items()}
+    scalars = [n for n, v in arrays.items() if v.shape == landscape.grid.shape and v.dtype.kind in "biuf"]
     if landscape.grid.ndim > 1 and all(name in scalars for name in LOSSES):
         return [*LOSSES, GAP]
     return sorted((n for n in scalars if not n.endswith("_sem")), key=lambda n: ("loss" not in n, "test" in n))

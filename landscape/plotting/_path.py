@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from landscape.grid import Grid, Landscape
 from landscape.plotting import _style
+from landscape.plotting._checks import check_numbers, check_text
 from landscape.plotting._field import cell_edges, check_ndim, flat_axes, frame
 from landscape.plotting._plane import thin_labels
 from landscape.plotting._scale import number
@@ -68,6 +69,10 @@ def _paths_of(landscape: Landscape, paths: Any) -> dict[str, Entry]:
         paths = _stored(landscape.meta.get("paths") or {}, paths)
     if not isinstance(paths, Mapping):
         paths = {"path": paths}
+    for label in paths:
+        check_text("the label of a path", label)
+    if not paths:
+        raise ValueError("there are no paths to draw: give {label: {'coords': array of shape (T, 2)}}")
     return {label: _entry(label, path) for label, path in paths.items()}
 
 
@@ -84,9 +89,13 @@ def _stored(stored: Mapping[str, Any], label: str | None) -> Mapping[str, Any]:
 
 def _entry(label: str, path: Any) -> Entry:
     path = path if isinstance(path, Mapping) else {"coords": path}
-    if "coords" not in path:
-        raise ValueError(f"path {label!r} lacks 'coords', it has {', '.join(path)}")
-    entry = {key: np.asarray(value, dtype=np.float64) for key, value in path.items() if value is not None}
+    entry = {
+        key: check_numbers(f"path {label!r}: {key}", path[key]).astype(np.float64)
+        for key in ("coords", "loss", "residual")
+        if path.get(key) is not None
+    }
+    if "coords" not in entry:
+        raise ValueError(f"path {label!r} lacks 'coords', it has {', '.join(map(str, path)) or 'nothing'}")
     num = len(entry["coords"]) if entry["coords"].ndim else 0
     wanted = {"coords": (num, 2), "loss": (num,), "residual": (num,)}
     for key, shape in wanted.items():
@@ -98,7 +107,8 @@ def _entry(label: str, path: Any) -> Entry:
 def _draw_path(ax: Axes, coords: np.ndarray, options: Mapping[str, Any]) -> None:
     # matplotlib cannot draw to a point that is very far outside; so far out, direction is all that is seen of it
     middle, span = (np.array([f(axis) for axis in (ax.get_xlim(), ax.get_ylim())]) for f in (np.mean, np.ptp))
-    coords = np.clip(coords, middle - FAR * span, middle + FAR * span)
+    near = np.clip(coords, middle - FAR * span, middle + FAR * span)
+    coords = np.where(np.isfinite(coords), near, np.nan)
     color, width = options["color"], options.get("linewidth", 1.3)
     edge = _style.edge_color(color)
     effects = _style.outline(edge, width + 1.3)
@@ -116,7 +126,7 @@ def _description(label: str, entry: Entry, grid: Grid) -> str:
     if "loss" in entry:
         facts.append(f"loss {number(entry['loss'][0])} → {number(entry['loss'][-1])}")
     if "residual" in entry:
-        facts.append(f"up to {number(np.nanmax(entry['residual']), 2)} off the plane")
+        facts.append(f"up to {number(_largest(entry['residual']), 2)} off the plane")
     outside = _num_outside(entry["coords"], grid)
     if outside:
         facts.append(f"{outside} point{'s' * (outside > 1)} outside")
@@ -125,6 +135,11 @@ def _description(label: str, entry: Entry, grid: Grid) -> str:
     label = as_name(label)
     gap = ", " if len(label) + sum(map(len, facts)) < _style.WIDE_ENTRY else ",\n"
     return f"{label}: {facts[0]}" + (gap + ", ".join(facts[1:]) if facts[1:] else "")
+
+
+def _largest(values: np.ndarray) -> float:
+    """The largest of the values that are numbers."""
+    return float(np.max(values[~np.isnan(values)], initial=-np.inf)) if np.any(~np.isnan(values)) else np.nan
 
 
 def _num_outside(coords: np.ndarray, grid: Grid) -> int:

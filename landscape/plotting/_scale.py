@@ -233,8 +233,6 @@ def _chosen_kind(
     if kind not in KINDS:
         raise ValueError(f"scale must be one of {', '.join(KINDS)}, got {kind!r}")
     centred = center is not None and center != "auto"
-    if centred and abs(float(center)) > LARGEST:
-        raise ValueError(f"center must be between -{LARGEST:g} and {LARGEST:g}, got {center:g}")
     if centred and (kind == "log" or (kind == "symlog" and center != 0)):
         middle = "no middle" if kind == "log" else "its middle at 0"
         raise ValueError(f"a {kind} scale has {middle}, got center={center}: use scale='linear', or leave center out")
@@ -256,9 +254,6 @@ def _limits(
         for name, value in (("vmin", vmin), ("vmax", vmax)):
             if value is not None and value <= 0:
                 raise ValueError(f"a log scale needs positive limits, got {name}={value}; use scale='symlog'")
-    for name, value in (("vmin", vmin), ("vmax", vmax)):
-        if value is not None and abs(float(value)) > LARGEST:
-            raise ValueError(f"{name} must be between -{LARGEST:g} and {LARGEST:g}, got {value:g}")
     low, high = (bounds[i] if v is None else float(v) for i, v in enumerate((vmin, vmax)))
     if low > high or (low == high and vmin is not None and vmax is not None):
         raise ValueError(

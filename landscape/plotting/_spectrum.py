@@ -1,11 +1,13 @@
 """The spectral density of a Hessian, its error band, and the eigenvalues that stand out of it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from landscape.plotting import _style
+from landscape.plotting._checks import as_array, check_numbers
 from landscape.plotting._field import calm_ticks, flat_axes
 from landscape.plotting._scale import check_reach, number
 
@@ -74,7 +76,7 @@ def spectrum(
 def _measured(density: Any) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights of the probes that are finite, each `(num_probes, num_steps)`."""
     if not hasattr(density, "nodes") or not hasattr(density, "weights"):
-        values = np.asarray(density)
+        values = as_array("density", density, "a SpectralDensity or an array of eigenvalues")
         if values.dtype.kind not in "fiu":
             raise TypeError(
                 f"density must be a SpectralDensity or an array of eigenvalues, got {type(density).__name__}"
@@ -82,7 +84,9 @@ def _measured(density: Any) -> tuple[np.ndarray, np.ndarray]:
         values = values[np.isfinite(values)].astype(np.float64)
         nodes, weights = values[None], np.full((1, values.size), 1 / max(values.size, 1))
     else:
-        nodes, weights = (np.asarray(a, dtype=np.float64) for a in (density.nodes, density.weights))
+        nodes, weights = (
+            check_numbers(f"density.{name}", getattr(density, name)).astype(np.float64) for name in ("nodes", "weights")
+        )
         if nodes.ndim != 2 or nodes.shape != weights.shape:
             raise ValueError(
                 f"nodes and weights must both have shape (num_probes, num_steps), got {nodes.shape} and {weights.shape}"
@@ -106,9 +110,14 @@ def _marked(outliers: Any) -> tuple[np.ndarray, np.ndarray]:
     """Finite eigenvalues to mark, and how far each may be off (0 where nothing is known)."""
     if outliers is None:
         return np.empty(0), np.empty(0)
-    values = np.asarray(getattr(outliers, "values", outliers), dtype=np.float64).ravel()
-    errors = np.asarray(getattr(outliers, "residuals", np.zeros_like(values)), dtype=np.float64).ravel()
+    values = outliers if isinstance(outliers, Mapping) else getattr(outliers, "values", outliers)
+    values = check_numbers("outliers", values).astype(np.float64).ravel()
+    errors = check_numbers("the residuals of outliers", getattr(outliers, "residuals", np.zeros_like(values)))
+    errors = errors.astype(np.float64).ravel()
+    if errors.shape != values.shape:
+        raise ValueError(f"outliers must have one residual for each of {values.size} eigenvalues, got {errors.size}")
     finite = np.isfinite(values)
+    errors = np.where(np.isfinite(errors), errors, 0.0)
     return values[finite], errors[finite]
 
 

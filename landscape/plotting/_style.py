@@ -24,7 +24,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import ScaledTranslation
 
-from landscape.plotting._checks import check_arguments
+from landscape.plotting._checks import check_arguments, kind_of
 from landscape.plotting._text import HANDLE, fit, place_of, tidy_axes, tidy_figure, width
 
 P = ParamSpec("P")
@@ -178,8 +178,8 @@ def style(name: str) -> Generator[None]:
     Raises:
         ValueError: there is no such style.
     """
-    if name not in STYLES:
-        raise ValueError(f"unknown style {name!r}; the styles are {', '.join(STYLES)}")
+    if not isinstance(name, str) or name not in STYLES:
+        raise ValueError(f"unknown style {kind_of(name)}; the styles are {', '.join(STYLES)}")
     before = _WORN.set(INKS[name])
     try:
         with matplotlib.rc_context(STYLES[name]):
@@ -271,9 +271,18 @@ def save_figure(
         ValueError: a name that PNG cannot hold, or another format.
         OSError: the disk refuses; earlier files of these names stay as they were.
     """
+    if not isinstance(fig, Figure):
+        advice = ": give ax.figure" if isinstance(fig, Axes) else ""
+        raise TypeError(f"save_figure: fig must be a matplotlib Figure, got {type(fig).__name__}{advice}")
+    if not isinstance(path, str | os.PathLike) or not Path(path).name:
+        raise TypeError(f"save_figure: path must be the path of a file without its suffix, got {kind_of(path)}")
+    if not isinstance(meta, Mapping | None):
+        raise TypeError(f"save_figure: meta must be a mapping of names to values, got {type(meta).__name__}")
     text = _flat_text(meta or {})
     stem = Path(path)
     formats = getattr(fig, "formats", ("png", "pdf")) if formats is None else formats
+    if isinstance(formats, str) or not isinstance(formats, Sequence):
+        raise TypeError(f"save_figure: formats must be a list such as ['png', 'pdf'], got {kind_of(formats)}")
     entries = {"png": text, "pdf": _pdf_entries(text), "svg": _svg_entries(text)}
     if unknown := [suffix for suffix in formats if suffix not in entries]:
         raise ValueError(f"formats must be among {', '.join(entries)}, got {unknown[0]!r}")
@@ -337,6 +346,8 @@ def _sketched_for(fig: Figure, dpi: float) -> Generator[None]:
 
 def _flat_text(meta: Mapping[str, Any]) -> dict[str, str]:
     for name, value in meta.items():
+        if not isinstance(name, str):
+            raise TypeError(f"a name in meta must be a string, got {name!r}")
         if not 1 <= len(name) <= 79 or not name.isascii():
             raise ValueError(f"a name in meta must have 1 to 79 ASCII characters, as PNG demands; got {name!r}")
         if isinstance(value, Mapping):

@@ -15,8 +15,8 @@ from matplotlib.textpath import text_to_path
 
 # Shares of the place of some axes in their figure that a text may fill; what is left is for ticks and colour bars.
 ALONG_X, ALONG_Y, SOLID, INSIDE = 0.85, 0.72, 0.45, 0.62
-SHRINK, MOST_ATTEMPTS = 0.85, 8  # how much narrower, and how often, the lines of a text become that sticks out
-LEAST_SIZE = 4.5  # points
+SHRINK, MOST_ATTEMPTS = 0.85, 10  # how much narrower, and how often, the lines of a text become that sticks out
+LEAST_SIZE, LEAST_SHARE = 4.0, 0.6  # points, and of the room at first
 HANDLE = 3.2  # width of the handle of a legend entry, in units of the font size
 UNICODE = {
     "→": r"$\rightarrow$",
@@ -181,6 +181,7 @@ def fit(axes: Iterable[Axes], draw: Callable[[], bool]) -> None:
         draw: makes the layout and draws all texts, unseen; False if they leave no room for the picture.
     """
     rooms = {text: room for ax in axes for text, room in _rooms(ax).items() if text in _BROKEN}
+    least = {text: LEAST_SHARE * room for text, room in rooms.items()}
     for attempt in range(MOST_ATTEMPTS if rooms else 0):
         has_room = draw()
         outside = [text for text in rooms if not has_room or _sticks_out(text)]
@@ -188,8 +189,8 @@ def fit(axes: Iterable[Axes], draw: Callable[[], bool]) -> None:
             return
         for text in outside:
             if has_room:
-                rooms[text] *= SHRINK
-            if attempt % 2 or not has_room:
+                rooms[text] = max(least[text], SHRINK * rooms[text])
+            if attempt % 2 or not has_room or rooms[text] == least[text]:
                 text.set_fontsize(max(LEAST_SIZE, SHRINK * text.get_fontsize()))
             tidy_text(text, rooms[text])
 
