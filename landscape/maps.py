@@ -26,7 +26,7 @@ from landscape._kernel import coords_dtype
 from landscape.grid import Grid
 from landscape.objective import Objective
 from landscape.subspace import least_squares
-from landscape.training import CHECK_EVERY, check_optimizer, check_run, limits
+from landscape.training import CHECK_EVERY, check_optimizer, check_run
 from landscape.training import run as carry_out
 
 _static: Any = {"static": True}
@@ -240,7 +240,7 @@ class BasinMap:
 
     def __call__(self, coords: Float[Array, " k"] | Float[np.ndarray, " k"]) -> dict[str, Array]:
         """One run."""
-        descent = Descent(self.objective, self.key, limits(self.tol, self.max_loss), dict(self.track), self._spec())
+        descent = Descent(self.objective, self.key, (self.tol, self.max_loss), dict(self.track), self._spec())
         run = carry_out(descent, self._start(jnp.asarray(coords)))
         last = {name: value[-1] for name, value in run.history.items() if name != "step"}
         values = {"outcome": run.outcome_code, "steps": run.steps, "train_loss": last.pop("loss"), **last}

@@ -97,7 +97,7 @@ def train(
     num_steps: int,
     key: Array | None = None,
     batch_size: int | None = None,
-    record_every: int = 1,
+    record_every: int | None = None,
     check_every: int | None = None,
     snapshots: bool = False,
     tol: float | None = None,
@@ -142,7 +142,7 @@ def train(
     check_run(objective, spec, key, track)
     check_optimizer(optimizer)
     _tree.check_params(params)
-    return _train(Descent(objective, key, limits(tol, max_loss), dict(track or {}), spec), params)
+    return _train(Descent(objective, key, (tol, max_loss), dict(track or {}), spec), params)
 
 
 @jax.jit
@@ -157,11 +157,6 @@ def run(descent: Descent, params: PyTree) -> Run:
     return Run(state.params, history, snapshots, state.outcome_code, state.step)
 
 
-def limits(tol: Any, max_loss: Any) -> tuple[Any, Any]:
-    """Limits that no run reaches where there are none."""
-    return -1.0 if tol is None else tol, jnp.inf if max_loss is None else max_loss
-
-
 def check_run(objective: Any, spec: Spec, key: Any, track: Any) -> None:
     """Raise `TypeError` or `ValueError` for what no training can do."""
     if not isinstance(track or {}, Mapping):
@@ -171,9 +166,9 @@ def check_run(objective: Any, spec: Spec, key: Any, track: Any) -> None:
     if key is not None:
         _tree.check_key(key)
     _tree.check_count("num_steps", spec.num_steps, 0)
-    _tree.check_count("record_every", spec.record_every, 1)
-    if spec.check_every is not None:
-        _tree.check_count("check_every", spec.check_every, 1)
+    for name in ("record_every", "check_every"):
+        if getattr(spec, name) is not None:
+            _tree.check_count(name, getattr(spec, name), 1)
     if spec.batch_size is not None:
         _tree.check_count("batch_size", spec.batch_size)
         if key is None:
@@ -238,7 +233,7 @@ class Runs:
         params = _row(self.inits, number) if self.init is None else self.init(for_init)
         optimizer = self.optimizer if self.hyper is None else self.optimizer(_row(self.hyper, number))
         spec = self._spec(optimizer)
-        bounds = limits(self.tol, self.max_loss)
+        bounds = (self.tol, self.max_loss)
         return run(Descent(self.objective, for_batches, bounds, dict(self.track), spec), params)
 
     def gather(self, landscape: Landscape) -> Run:
