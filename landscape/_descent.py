@@ -71,6 +71,10 @@ class Spec:
         record_every, check_every = (min(every or usual, longest) for every in (self.record_every, self.check_every))
         return dataclasses.replace(self, record_every=record_every, check_every=check_every)
 
+    def num_rows(self, objective: Objective) -> int:
+        """Entries of the history."""
+        return -(-self.num_steps // (self.settled(objective).record_every or 1)) + 1
+
 
 def usual_interval(objective: Objective, batch_size: int | None) -> int:
     """Steps between two measurements of the full objective, such that they add a tenth to the work at most."""
@@ -177,7 +181,7 @@ class _Loop:
     def run(self, params: PyTree) -> tuple[State, dict[str, Array], PyTree]:
         """The state at the end, the history and the snapshots."""
         spec, state = self.spec, self._start(jax.tree.map(jnp.asarray, params))
-        num_rows = -(-spec.num_steps // spec.record_every) + 1
+        num_rows = spec.num_rows(self.descent.objective)
         kept = jax.tree.map(lambda x: jnp.zeros((num_rows, *x.shape), x.dtype), self._row(state))
 
         def advance(carry: Any) -> Any:
@@ -186,7 +190,7 @@ class _Loop:
             state = self._judged(turn, state)
             number = jnp.maximum(-(-step // spec.record_every), 0)  # of the row that comes next, if not of this turn
             kept = _write(kept, self._row(state), number)
-            step, careful, state = self._moved(turn, state)
+            step, careful, state = self._moved(turn, careful, state)
             return step, careful, number + 1, state, kept
 
         def more(carry: Any) -> Array:
@@ -199,6 +203,7 @@ class _Loop:
         return state, history, snapshots
 
     def _start(self, params: PyTree) -> State:
+        """The state before anything is measured."""
         shapes = jax.eval_shape(self.slope, params)
         entry = {"step": jnp.int32(0), "loss": shapes[0], "grad_norm": jax.eval_shape(self.norm, shapes[1])}
         entry = _blank(entry | jax.eval_shape(self._tracked, params))
@@ -231,7 +236,7 @@ class _Loop:
         measured = recorded | looked | anyone(state.outcome_code == LEAVING)
         return Turn(step, jnp.where(step < careful, 1, length), last, recorded, looked, measured)
 
-    def _moved(self, turn: Turn, state: State) -> tuple[Array, Array, State]:
+    def _moved(self, turn: Turn, careful: Array, state: State) -> tuple[Array, Array, State]:
         """The step that the batch reaches, up to where it must be careful, and the state there.
 
         Where a run would leave the finite numbers, none of the batch moves.
@@ -239,23 +244,23 @@ class _Loop:
         length = jnp.where(anyone(state.going), turn.length, 0)
         before = state.params, state.optimizer_state, state.slope
         moving = state.going & (turn.step >= 0)
-        after = self._stepped(state, moving, length)
+        after = self._stepped(state, moving, turn.step, length)
         leaving = moving & ~_tree.all_finite(after[0])
         sound = ~anyone(leaving)
         params, memory, slope = jax.lax.cond(sound, lambda: after, lambda: before)
         reached = jnp.where(sound, turn.step + length, turn.step)
-        careful = jnp.where(sound, 0, turn.step + length)
+        careful = jnp.where(sound, careful, jnp.maximum(careful, turn.step + length))
         code = jnp.where(leaving & (length == 1), LEAVING, state.outcome_code).astype(jnp.int32)
         step = jnp.where(state.going, jnp.maximum(reached, 0), state.step)
         return reached, careful, State(params, memory, slope, step, code, state.entry)
 
-    def _stepped(self, state: State, moving: Array, length: Array) -> Any:
-        """Parameters, optimizer state and slope after `length` steps that nothing watches."""
+    def _stepped(self, state: State, moving: Array, step: Array, length: Array) -> Any:
+        """Parameters, optimizer state and slope after `length` steps from `step` on that nothing watches."""
         descent, spec = self.descent, self.spec
 
         def alone(i: Any, carry: Any) -> Any:
             *before, _ = carry
-            part = batch_of(descent.objective, spec.batch_size, descent.key, state.step + i)
+            part = batch_of(descent.objective, spec.batch_size, descent.key, step + i)
             slope = slope_of(part, before[0]) if spec.batch_size else self.slope(before[0])
             return *select(moving, updated(spec.optimizer, part, *before, *slope), tuple(before)), None
 

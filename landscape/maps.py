@@ -21,7 +21,21 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._descent import Descent, Outcome, Spec, anyone, batch_of, chunk_length, select, updated
+from landscape._descent import (
+    Descent,
+    Outcome,
+    Spec,
+    anyone,
+    batch_of,
+    check_loss,
+    chunk_length,
+    fast,
+    initial,
+    select,
+    slope_of,
+    slow,
+    updated,
+)
 from landscape._kernel import coords_dtype
 from landscape.grid import Grid
 from landscape.objective import Objective
@@ -221,7 +235,8 @@ class BasinMap:
         labels: in place of `minima`, a function `params -> int`, for minima that are alike up to a symmetry.
         track: further objectives to measure at the end, for example `{"test": objective}`.
         tol, max_loss, batch_size, key: as for `landscape.train`.
-        check_every: steps between two looks at `tol` and `max_loss`; `steps` of converged runs are multiples of it.
+        check_every: steps between two looks at `tol` and `max_loss`; `steps` of converged runs are multiples of it, or
+            `num_steps`.
     """
 
     at: Any
@@ -250,13 +265,14 @@ class BasinMap:
 
     def check_grid(self, grid: Grid) -> None:
         """Raise `TypeError` or `ValueError` where the start, the training or the minima are not usable."""
-        check_run(self.objective, self._spec(), self.key, self.track)
+        check_run(self.objective, self._spec(), self.key, self.track, (self.tol, self.max_loss))
         check_optimizer(self.optimizer)
         if self.at is not None and not callable(self.at):
             raise TypeError(f"at must be a function of the coordinates or None, got {type(self.at).__name__}")
         _check_at(self.at, grid)
         params = jax.eval_shape(self._start, jax.ShapeDtypeStruct((grid.ndim,), coords_dtype()))
         _tree.check_params(params, "the result of at(coords)")
+        check_loss(self.objective, fast(params))
         _check_tracked(self.track, params, ("train_loss",))
         self._check_minima(params)
 
@@ -281,7 +297,7 @@ class BasinMap:
             _tree.check_like(self.minima, params, "minima", "the parameters", stacked=True)
             if len({jnp.shape(leaf)[0] for leaf in jax.tree.leaves(self.minima)} - {0}) != 1:
                 raise ValueError("minima must hold at least one minimum, the same number in every leaf")
-            if np.ndim(self.radius) or not np.issubdtype(np.asarray(self.radius).dtype, np.number):
+            if np.ndim(self.radius) or np.asarray(self.radius).dtype.kind not in "iuf":
                 raise TypeError(f"radius must be one distance, got {_tree.describe(self.radius)}")
             if not self.radius > 0:
                 raise ValueError(f"radius must be a positive distance, got {self.radius}")
@@ -300,7 +316,7 @@ class BasinMap:
 
     def _nearest(self, params: PyTree) -> Array:
         away = jax.tree.map(lambda minima, p: minima - p, self.minima, params)
-        distances = jax.vmap(optax.tree.norm)(away)
+        distances = jax.vmap(_tree.norm)(away)
         distances = jnp.where(jnp.isnan(distances), jnp.inf, distances)  # a minimum that is not known is not reached
         return jnp.where(jnp.min(distances) <= self.radius, jnp.argmin(distances), NOT_REACHED)
 
@@ -349,9 +365,10 @@ class TrainabilityMap:
         optimizer, params, objective = self._made(jnp.asarray(coords))
         params, curve = self._descend(optimizer, jax.tree.map(jnp.asarray, params), objective)
         converged, value = curve.verdict(self.num_steps, self.max_ratio)
-        values = {"value": value, "converged": converged, "diverged": curve.over, "train_loss": objective(params)}
+        values = {"value": value, "converged": converged, "diverged": curve.over}
+        values["train_loss"] = objective(fast(params))
         for name, other in self.track.items():
-            values |= {f"{name}_{metric}": measured for metric, measured in other.evaluate(params).items()}
+            values |= {f"{name}_{metric}": measured for metric, measured in other.evaluate(slow(params)).items()}
         return values
 
     def check_grid(self, grid: Grid) -> None:
@@ -359,7 +376,8 @@ class TrainabilityMap:
         if not callable(self.setup):
             raise TypeError(f"setup must be a function of the coordinates, got {type(self.setup).__name__}")
         _tree.check_count("num_steps", self.num_steps, 1)
-        if not np.all(np.asarray(self.max_ratio) > 1):
+        _tree.check_number("max_ratio", self.max_ratio)
+        if not self.max_ratio > 1:
             raise ValueError(f"max_ratio must be larger than 1, got {self.max_ratio}")
         jax.eval_shape(lambda c: self._checked(c), jax.ShapeDtypeStruct((grid.ndim,), coords_dtype()))
 
@@ -378,7 +396,9 @@ class TrainabilityMap:
         optimizer, params, objective = self._made(coords)
         check_optimizer(optimizer, "the optimizer of setup(coords)")
         _tree.check_params(params, "the params of setup(coords)")
-        check_run(objective, Spec(optimizer, self.num_steps, 1, batch_size=self.batch_size), self.key, self.track)
+        spec = Spec(optimizer, self.num_steps, 1, batch_size=self.batch_size)
+        check_run(objective, spec, self.key, self.track, (None, self.max_loss))
+        check_loss(objective, fast(params))
         _check_tracked(self.track, params, ("train_loss",))
 
     def _made(self, coords: Array) -> Any:
@@ -392,8 +412,8 @@ class TrainabilityMap:
         def step(t: Any, carry: Any) -> Any:
             params, memory, curve = carry
             part = batch_of(objective, self.batch_size, self.key, t)
-            used = part.value_and_grad(params)
-            loss = used[0] if part is objective else objective(params)
+            used = slope_of(part, params)
+            loss = used[0] if part is objective else objective(fast(params))
             curve = curve.with_loss(loss, t, self)
             new, memory = updated(optimizer, part, params, memory, *used)
             return select(curve.over, params, new), memory, curve
@@ -406,7 +426,7 @@ class TrainabilityMap:
         def more(carry: Any) -> Array:
             return (carry[0] < num_steps) & anyone(~carry[1][2].over)
 
-        start = (params, optimizer.init(params), _Curve.blank(jax.eval_shape(objective, params).dtype))
+        start = (params, initial(optimizer, params), _Curve.blank(jax.eval_shape(objective, fast(params)).dtype))
         _, (params, _, curve) = jax.lax.while_loop(more, advance, (0, start))
         return params, curve
 

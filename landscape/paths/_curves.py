@@ -19,7 +19,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._descent import Spec, batch_of, updated
+from landscape._descent import Spec, batch_of, check_loss, updated
 from landscape.grid import Grid
 from landscape.objective import Objective
 from landscape.subspace import line
@@ -245,6 +245,7 @@ class _Along:
 
 @partial(jax.jit, static_argnums=0)
 def _fit(spec: _Spec, key: Array, objective: Objective, a: PyTree, b: PyTree) -> Fit:
+    check_loss(objective, a)
     ends = jax.tree.map(jnp.asarray, (a, b))
     for_positions, for_batches = jax.random.split(key)
 
