@@ -428,10 +428,10 @@ def default_memory(device: jax.Device) -> int:
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] // 2
-    return _machine_memory() // 4 // jax.local_device_count(device.platform)
+    return machine_memory() // 4 // jax.local_device_count(device.platform)
 
 
-def _machine_memory() -> int:
+def machine_memory() -> int:
     """Bytes of memory, `ASSUMED_MEMORY` where the system does not say (Windows has no `sysconf`)."""
     if not hasattr(os, "sysconf"):
         return ASSUMED_MEMORY

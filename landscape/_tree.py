@@ -5,7 +5,6 @@ subspace and the snapshots of a training path are stacks. `read_stack` makes one
 """
 
 import dataclasses
-import functools
 import inspect
 import types
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from landscape._numbers import check_count as check_count
 from landscape._numbers import check_number as check_number
@@ -23,6 +22,7 @@ KeyPath = tuple[Any, ...]
 T = TypeVar("T")
 NO_NUMBERS = "OUSMm"  # kinds of NumPy's types: objects, text, times
 _PLAIN = (type(None), bool, int, float, str, types.MethodType, types.BuiltinFunctionType)
+FEW = 8  # leaves of whose number a program's length may be the square
 
 
 def key_name(key_path: KeyPath) -> str:
@@ -427,7 +427,7 @@ def power_of_two_near(tree: PyTree) -> Float[Array, ""]:
     Sums of squares leave the range of their precision where entries are beyond 1e19 or below 1e-23 in float32. Divided
     by this they do not, and since it is a power of two, nothing is rounded that would not have been.
     """
-    return _power_of_two(functools.reduce(jnp.maximum, [_largest(x) for x in _in_one_precision(tree)]))
+    return _power_of_two(greatest([_largest(x) for x in _in_one_precision(tree)]))
 
 
 def _largest(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
@@ -436,8 +436,8 @@ def _largest(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
 
 
 def _power_of_two(largest: Array) -> Array:
-    _, exponent = jnp.frexp(largest)
     lowest = 1 + int(np.finfo(largest.dtype).minexp)  # of numbers whose inverse is finite, too
+    _, exponent = jnp.frexp(largest)
     return jnp.where(largest > 0, jnp.ldexp(jnp.ones_like(largest), jnp.maximum(exponent - 1, lowest)), 1)
 
 
@@ -451,11 +451,58 @@ def scaled_norms(x: Array, axis: int | tuple[int, ...]) -> tuple[Array, Array]:
     return scale, jnp.sqrt(jnp.sum(jnp.square(x / scale), axis=axis, keepdims=True))
 
 
+@jax.custom_jvp
 def norm(tree: PyTree) -> Float[Array, ""]:
-    """Euclidean norm over all leaves, which neither overflows nor underflows where the norm itself does not."""
-    scale = power_of_two_near(tree)
-    squares = [jnp.sum(jnp.square(x / scale)) for x in _in_one_precision(tree)]
-    return scale * jnp.sqrt(functools.reduce(jnp.add, squares))
+    """Euclidean norm over all leaves, which neither overflows nor underflows where the norm itself does not.
+
+    Squares are summed as they are. Only where the sum has left the range that is exact, they are summed again, of
+    entries multiplied by a power of two: one loop, hence one pass and one kernel for each leaf.
+    """
+    leaves = _in_one_precision(tree)
+    dtype, reach = leaves[0].dtype, int(np.finfo(leaves[0].dtype).maxexp)  # 128 in single precision
+    near, far = 2.0 ** (reach // 2), 2.0 ** (reach * 4 // 5)
+
+    def summed(carry: Any) -> Any:
+        scale, _, _ = carry
+        total = jnp.sum(apart([jnp.sum(jax.lax.square(x * scale)) for x in leaves]))
+        small, large = total < 1 / near, ~jnp.isfinite(total)
+        further = jnp.where(small, jnp.where(scale == 1, near, far), jnp.where(scale == 1, 1 / near, 1 / far))
+        again = ((small & (scale >= 1)) | (large & (scale <= 1))) & (scale < far) & (scale > 1 / far)
+        return jnp.where(again, further.astype(dtype), scale), jnp.sqrt(total) / scale, again
+
+    one = jnp.ones((), dtype)
+    return jax.lax.while_loop(lambda carry: carry[2], summed, (one, one, True))[1]
+
+
+@norm.defjvp
+def _norm_jvp(primals: tuple[PyTree], tangents: tuple[PyTree]) -> tuple[Array, Array]:
+    """The slope is the direction of the tree, and 0 at 0."""
+    (tree,), (tangent,) = primals, tangents
+    length = norm(tree)
+    safe = jnp.where(length > 0, length, 1)
+    leaves, others = _in_one_precision(tree), _in_one_precision(tangent)
+    return length, sum(jnp.sum(x / safe * t.astype(safe.dtype)) for x, t in zip(leaves, others))
+
+
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether every number is."""
+    return ~greatest([jnp.any(~jnp.isfinite(x)) for x in jax.tree.leaves(tree)])
+
+
+def greatest(numbers: list[Array]) -> Shaped[Array, ""]:
+    """The greatest of numbers of which each leaf has one."""
+    return apart(numbers)[-1] if len(numbers) > FEW else jnp.max(jnp.stack(numbers))
+
+
+def apart(numbers: list[Array]) -> Shaped[Array, " leaves"]:
+    """Numbers of which each leaf has one, as a vector in ascending order where they are many.
+
+    XLA fuses what makes them with what uses them, again in each kernel that does. Where every leaf uses a number that
+    was made of all leaves, the program then grows with the square of their number, and one kernel that reads a number
+    of each leaf takes long to compile: 40 leaves took ten times as long as 10. XLA does not fuse across a sort.
+    """
+    stacked = jnp.stack(numbers)
+    return stacked if len(numbers) <= FEW else jax.lax.sort(stacked, is_stable=False)
 
 
 def _in_one_precision(tree: PyTree) -> list[Array]:

@@ -22,12 +22,27 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._descent import Descent, Outcome, Spec, anyone, batch_of, cast_like, chunk_length, select, updated
+from landscape._descent import (
+    Descent,
+    Outcome,
+    Spec,
+    anyone,
+    batch_of,
+    cast_like,
+    check_loss,
+    chunk_length,
+    fast,
+    initial,
+    select,
+    slope_of,
+    slow,
+    updated,
+)
 from landscape._kernel import checked_value, coords_dtype
 from landscape.grid import Grid
 from landscape.objective import Objective, check_means, check_named, check_objective, joined
 from landscape.subspace import Subspace, least_squares
-from landscape.training import CHECK_EVERY, check_all_means, check_optimizer, check_run, limits
+from landscape.training import CHECK_EVERY, check_all_means, check_optimizer, check_run
 from landscape.training import run as carry_out
 
 _static: Any = {"static": True}
@@ -275,7 +290,8 @@ class BasinMap:
         labels: in place of `minima`, a function `params -> int`, for minima that are alike up to a symmetry.
         track: further objectives to measure at the end, for example `{"test": objective}`.
         tol, max_loss, batch_size, key: as for `landscape.train`.
-        check_every: steps between two looks at `tol` and `max_loss`; `steps` of converged runs are multiples of it.
+        check_every: steps between two looks at `tol` and `max_loss`; `steps` of converged runs are multiples of it, or
+            `num_steps`.
     """
 
     at: Any
@@ -294,7 +310,7 @@ class BasinMap:
 
     def __call__(self, coords: Float[Array, " k"] | Float[np.ndarray, " k"]) -> dict[str, Array]:
         """One run."""
-        descent = Descent(self.objective, self.key, limits(self.tol, self.max_loss), dict(self.track), self._spec())
+        descent = Descent(self.objective, self.key, (self.tol, self.max_loss), dict(self.track), self._spec())
         run = carry_out(descent, self._start(jnp.asarray(coords)))
         last = {name: value[-1] for name, value in run.history.items() if name != "step"}
         values = {"outcome": run.outcome_code, "steps": run.steps, "train_loss": last.pop("loss")}
@@ -304,13 +320,14 @@ class BasinMap:
 
     def check_grid(self, grid: Grid) -> None:
         """Raise `TypeError` or `ValueError` where the start, the training or the minima are not usable."""
-        check_run(self.objective, self._spec(), self.key, self.track)
+        check_run(self.objective, self._spec(), self.key, self.track, (self.tol, self.max_loss))
         check_optimizer(self.optimizer)
         at = _same if self.at is None else self.at
         _tree.check_takes(at, "BasinMap.at", "coords", advice="; None where the coordinates are the parameters")
         _check_at(self.at, grid)
         params = jax.eval_shape(self._start, _point_like(grid))
         _tree.check_params(params, "the result of at(coords)")
+        check_loss(self.objective, fast(params))
         self._check_minima(params)
         check_all_means(self.objective, self.track, partial(at, _middle(grid)))
 
@@ -332,7 +349,7 @@ class BasinMap:
             raise ValueError("minima= and radius= belong together: a minimum is reached within the radius")
         if self.minima is not None:
             self._stacked_minima(params)
-            if np.ndim(self.radius) or not np.issubdtype(np.asarray(self.radius).dtype, np.number):
+            if np.ndim(self.radius) or np.asarray(self.radius).dtype.kind not in "iuf":
                 raise TypeError(f"radius must be one distance, got {_tree.describe(self.radius)}")
             if not self.radius > 0:
                 raise ValueError(f"radius must be a positive distance, got {self.radius}")
@@ -404,9 +421,10 @@ class TrainabilityMap:
         optimizer, params, objective = self._made(jnp.asarray(coords))
         params, curve = self._descend(optimizer, jax.tree.map(jnp.asarray, params), objective)
         converged, value = curve.verdict(self.num_steps, self.max_ratio)
-        values = {"value": value, "converged": converged, "diverged": curve.over, "train_loss": objective(params)}
+        values = {"value": value, "converged": converged, "diverged": curve.over}
+        values["train_loss"] = objective(fast(params))
         for name, other in self.track.items():
-            measured = other.evaluate(params)
+            measured = other.evaluate(slow(params))
             values = joined(values, {f"{name}_{metric}": value for metric, value in measured.items()})
         return values
 
@@ -436,7 +454,9 @@ class TrainabilityMap:
         optimizer, params, objective = self._made(coords)
         check_optimizer(optimizer, "the optimizer of setup(coords)")
         _tree.check_params(params, "the params of setup(coords)")
-        check_run(objective, Spec(optimizer, self.num_steps, 1, batch_size=self.batch_size), self.key, self.track)
+        spec = Spec(optimizer, self.num_steps, 1, batch_size=self.batch_size)
+        check_run(objective, spec, self.key, self.track, (None, self.max_loss))
+        check_loss(objective, fast(params))
 
     def _made(self, coords: Array) -> Any:
         made = self.setup(coords)
@@ -449,8 +469,8 @@ class TrainabilityMap:
         def step(t: Any, carry: Any) -> Any:
             params, memory, curve = carry
             part = batch_of(objective, self.batch_size, self.key, t)
-            used = part.value_and_grad(params)
-            loss = used[0] if part is objective else objective(params)
+            used = slope_of(part, params)
+            loss = used[0] if part is objective else objective(fast(params))
             curve = curve.with_loss(loss, t, self)
             new, memory = updated(optimizer, part, params, memory, *used)
             return select(curve.over, params, new), memory, curve
@@ -463,7 +483,7 @@ class TrainabilityMap:
         def more(carry: Any) -> Array:
             return (carry[0] < num_steps) & anyone(~carry[1][2].over)
 
-        start = (params, optimizer.init(params), _Curve.blank(jax.eval_shape(objective, params).dtype))
+        start = (params, initial(optimizer, params), _Curve.blank(jax.eval_shape(objective, fast(params)).dtype))
         _, (params, _, curve) = jax.lax.while_loop(more, advance, (0, start))
         return params, curve
 

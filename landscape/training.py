@@ -30,8 +30,8 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._descent import Descent, Outcome, Spec
-from landscape._kernel import coords_dtype
+from landscape._descent import MAX_STEPS, Descent, Outcome, Spec
+from landscape._kernel import coords_dtype, machine_memory
 from landscape.engine import Devices, sweep
 from landscape.grid import Grid, Landscape
 from landscape.objective import Objective, check_means, check_named, check_objective
@@ -39,6 +39,7 @@ from landscape.objective import Objective, check_means, check_named, check_objec
 _static: Any = {"static": True}
 CHECK_EVERY = 100
 NOT_RUN = -1
+ENTRY = 12  # bytes of step, loss and norm
 
 __all__ = ["Outcome", "Run", "Runs", "train", "train_many"]
 
@@ -57,6 +58,8 @@ class Run:
         snapshots: parameters at the recorded steps, stacked, or `None`.
         outcome_code: an `Outcome` as an integer array; -1 for runs that were left to other shards.
         steps: steps taken until the run ended.
+        optimizer_state: what the optimizer held at the end, such as averages of the parameters; from `train_many` only
+            where asked for, `None` otherwise.
     """
 
     params: PyTree
@@ -64,6 +67,7 @@ class Run:
     snapshots: PyTree
     outcome_code: Array
     steps: Array
+    optimizer_state: PyTree = None
 
     @property
     def outcome(self) -> Any:
@@ -99,7 +103,7 @@ def train(
     num_steps: int,
     key: Array | None = None,
     batch_size: int | None = None,
-    record_every: int = 1,
+    record_every: int | None = None,
     check_every: int | None = None,
     snapshots: bool = False,
     tol: float | None = None,
@@ -108,45 +112,49 @@ def train(
 ) -> Run:
     """Minimise `objective` from `params`.
 
-    A loss, a gradient or parameters that are not finite end the run before the step that would use them. Small runs
-    are looked at every few steps and, where something was found, retraced to that step; what becomes finite again
-    in between goes unnoticed.
+    A run has diverged when an update would make a parameter infinite or NaN; it stays where it is. A loss or a gradient
+    that is not finite does not end it, since the optimizer may clip or skip it (`optax.apply_if_finite`) and the next
+    may be finite again; but with such a loss or gradient after the last step the run counts as diverged, too, and none
+    has converged. So outcome, steps and parameters are those of a plain loop, however the run is recorded.
 
     Forward-mode differentiation goes through; reverse mode does not, since the loop ends when the run has. Matrix
     products are taken at the highest precision, as in `sweep`, unless the loss asks for another.
 
     Args:
         objective: what is minimised. Its state, if any, stays as it is.
-        optimizer: any optax optimizer. Those that need more than the gradient get it: `value`, `grad`, `value_fn`
-            (`optax.lbfgs`) and `grad_fn` (`optax.contrib.sam`).
-        params: starting point.
+        optimizer: any optax optimizer, `optax.MultiSteps` included. Those that need more than the gradient get it:
+            `value`, `grad`, `value_fn` (`optax.lbfgs`) and `grad_fn` (`optax.contrib.sam`).
+        params: starting point. For `optax.lookahead`, `optax.LookaheadParams.init_synced(params)`: the loss is that
+            of the fast ones, and `track` measures the slow ones.
         num_steps: steps at most.
         key: random key for minibatches; needed with `batch_size`. Step `t` draws with `fold_in(key, t)`.
         batch_size: examples per step, drawn anew without replacement each step; all of them by default.
-        record_every: steps between two entries of the history.
-        check_every: steps between two looks at `tol` and `max_loss`, counted from each entry; by default they are
-            looked at only when an entry is recorded.
+        record_every: steps between two entries of the history. By default 1; with `batch_size`, where an entry costs
+            a pass over all examples, as many steps as take ten passes.
+        check_every: steps between two looks at `tol` and `max_loss`, which is at its multiples and after the last
+            step, whatever is recorded. By default as for `record_every`.
         snapshots: whether to keep the parameters at every entry.
-        tol: stop when the norm of the full gradient is at most this: of all parameters, those too that the optimizer
-            leaves alone. What is frozen belongs into `Objective.state` or the data, where it has no gradient.
-        max_loss: call the run diverged when the full loss exceeds this; a loss or a gradient that is not finite
-            always counts.
+        tol: stop at a look where the norm of the full gradient is at most this: of all parameters, those too that the
+            optimizer leaves alone. What is frozen belongs into `Objective.state` or the data, where it has no gradient.
+        max_loss: call the run diverged at a look where the full loss exceeds this or is NaN.
         track: further objectives to record, for example `{"test": objective}`.
 
     Returns:
         The run. The history has `ceil(num_steps / record_every) + 1` entries; after the end it repeats the last.
 
     Raises:
-        TypeError: parameters that are not real floating-point arrays, or something that is no objective, optimizer or
-            integer.
-        ValueError: `batch_size` without `key`, or beyond the examples; a non-positive count.
+        TypeError: parameters that are not real floating-point arrays; a loss that is a boolean or an integer; something
+            that is no objective, optimizer, number or integer.
+        ValueError: `batch_size` without `key`, or beyond the examples; a non-positive count; a `tol` or `max_loss` that
+            nothing can be compared with; a history that the machine's memory cannot hold.
     """
     spec = Spec(optimizer, num_steps, record_every, check_every, batch_size, snapshots)
-    check_run(objective, spec, key, track)
+    check_run(objective, spec, key, track, (tol, max_loss))
     check_optimizer(optimizer)
     _tree.check_params(params)
     check_all_means(objective, track, lambda: params)
-    return _train(Descent(objective, key, limits(tol, max_loss), dict(track or {}), spec), params)
+    check_memory(f"num_steps={num_steps}", "entries", spec.num_rows(objective), ENTRY + snapshots * _bytes(params))
+    return _train(Descent(objective, key, (tol, max_loss), dict(track or {}), spec), params)
 
 
 @jax.jit
@@ -158,15 +166,10 @@ def run(descent: Descent, params: PyTree) -> Run:
     """Carry a training out."""
     with jax.default_matmul_precision("highest"):
         state, history, snapshots = descent.run(params)
-    return Run(state.params, history, snapshots, state.outcome_code, state.step)
+    return Run(state.params, history, snapshots, state.outcome_code, state.step, state.optimizer_state)
 
 
-def limits(tol: Any, max_loss: Any) -> tuple[Any, Any]:
-    """Limits that no run reaches where there are none."""
-    return -1.0 if tol is None else tol, jnp.inf if max_loss is None else max_loss
-
-
-def check_run(objective: Any, spec: Spec, key: Any, track: Any) -> None:
+def check_run(objective: Any, spec: Spec, key: Any, track: Any, limits: tuple[Any, Any] = (None, None)) -> None:
     """Raise `TypeError` or `ValueError` for what no training can do."""
     if not isinstance(track or {}, Mapping):
         raise TypeError(f"track must be a dict of objectives by name, got {type(track).__name__}")
@@ -174,10 +177,13 @@ def check_run(objective: Any, spec: Spec, key: Any, track: Any) -> None:
     check_named(track or {}, "track")
     if key is not None:
         _tree.check_key(key)
+    check_limits(*limits)
     _tree.check_count("num_steps", spec.num_steps, 0)
-    _tree.check_count("record_every", spec.record_every, 1)
-    if spec.check_every is not None:
-        _tree.check_count("check_every", spec.check_every, 1)
+    if spec.num_steps > MAX_STEPS:
+        raise ValueError(f"num_steps must be at most {MAX_STEPS}, which 32 bits count, got {spec.num_steps}")
+    for name in ("record_every", "check_every"):
+        if getattr(spec, name) is not None:
+            _tree.check_count(name, getattr(spec, name), 1)
     if spec.batch_size is not None:
         _tree.check_count("batch_size", spec.batch_size)
         if key is None:
@@ -193,9 +199,36 @@ def check_all_means(objective: Objective, track: Mapping[str, Objective] | None,
         check_means(other, params, f"track[{name!r}]")
 
 
+def check_limits(tol: Any, max_loss: Any) -> None:
+    """Raise `TypeError` or `ValueError` for limits that nothing can be compared with."""
+    for name, value in {"tol": tol, "max_loss": max_loss}.items():
+        if value is not None and not _tree.is_traced(value):
+            _tree.check_number(name, value)
+    if tol is not None and not _tree.is_traced(tol) and not 0 <= tol < np.inf:
+        raise ValueError(f"tol must be a norm of the gradient, finite and at least 0, got {tol}")
+    if max_loss is not None and not _tree.is_traced(max_loss) and not max_loss > -np.inf:
+        raise ValueError(f"max_loss must be a loss that others can exceed, got {max_loss}")
+
+
+def check_memory(cause: str, what: str, num: int, size: int) -> None:
+    """Raise `ValueError` where `num` results of `size` bytes are more than the machine's memory."""
+    there = machine_memory()
+    if num * size > there:
+        raise ValueError(
+            f"{cause} asks for {num:,} {what} of {size:,} bytes, {num * size / 2**30:,.0f} GiB in all, "
+            f"and this machine has {there / 2**30:,.0f} GiB: record or run less at a time"
+        )
+
+
+def _bytes(tree: PyTree) -> int:
+    """Of all leaves."""
+    leaves = [x if hasattr(x, "dtype") else np.asarray(x) for x in jax.tree.leaves(tree)]
+    return sum(int(np.prod(x.shape, dtype=np.int64)) * x.dtype.itemsize for x in leaves)
+
+
 def check_optimizer(optimizer: Any, what: str = "optimizer") -> None:
     """Raise `TypeError` unless it is an optax optimizer."""
-    if not isinstance(optimizer, optax.GradientTransformation):
+    if not isinstance(optimizer, optax.GradientTransformation | optax.MultiSteps):
         raise TypeError(f"{what} must be an optax optimizer such as optax.sgd(0.1), got {type(optimizer).__name__}")
 
 
@@ -221,6 +254,7 @@ class Runs:
         hyper: pytree of arrays with a leading axis, one row per run.
         key: random key for `init` and for minibatches.
         track, batch_size, record_every, check_every, snapshots, tol, max_loss: as for `train`.
+        optimizer_state: whether to keep the optimizers' states.
     """
 
     objective: Objective
@@ -238,6 +272,7 @@ class Runs:
     snapshots: bool = field(default=False, metadata=_static)
     tol: Any = None
     max_loss: Any = None
+    optimizer_state: bool = field(default=False, metadata=_static)
 
     def __call__(self, coords: Float[Array, " 1"]) -> dict[str, Array]:
         """Everything about one run: `outcome`, `steps`, `history.loss`, `params.dense.kernel`, ..."""
@@ -250,30 +285,33 @@ class Runs:
         params = _row(self.inits, number) if self.init is None else self.init(for_init)
         optimizer = self.optimizer if self.hyper is None else self.optimizer(_row(self.hyper, number))
         spec = self._spec(optimizer)
-        bounds = limits(self.tol, self.max_loss)
-        return run(Descent(self.objective, for_batches, bounds, dict(self.track), spec), params)
+        bounds = (self.tol, self.max_loss)
+        found = run(Descent(self.objective, for_batches, bounds, dict(self.track), spec), params)
+        return found if self.optimizer_state else dataclasses.replace(found, optimizer_state=None)
 
     def gather(self, landscape: Landscape) -> Run:
         """The runs of a landscape as one `Run` with a leading axis, in NumPy arrays."""
         template = self._template()
-        leaves = [_gathered(landscape, name, like) for name, like in _named(template)]
-        leaves[-2] = np.where(landscape.computed, leaves[-2], np.int32(NOT_RUN))
-        return jax.tree.unflatten(jax.tree.structure(template), leaves)
+        values = {name: _gathered(landscape, name, like) for name, like in _named(template)}
+        values["outcome"] = np.where(landscape.computed, values["outcome"], np.int32(NOT_RUN))
+        return jax.tree.unflatten(jax.tree.structure(template), list(values.values()))
 
     def check_grid(self, grid: Grid) -> None:
         """Raise `TypeError` or `ValueError` where the runs cannot be carried out."""
         numbers = grid.axes[0].values
         if grid.ndim != 1 or np.any((numbers < 0) | (numbers >= self.num_runs) | (numbers != np.rint(numbers))):
             raise ValueError(f"Runs needs a grid of one axis of run numbers from 0 to {self.num_runs - 1}, got {grid}")
-        if np.any(numbers.astype(coords_dtype()) != numbers):
-            raise ValueError(
-                f"run numbers up to {int(numbers.max())} are not exact in {coords_dtype()}, so other runs would be "
-                "carried out: train fewer runs in one sweep, or use float64 (jax.config.update('jax_enable_x64', True))"
-            )
-        check_run(self.objective, self._spec(None), self.key, self.track)
+        _check_exact(numbers)
+        self.check()
+
+    def check(self) -> None:
+        """Raise `TypeError` or `ValueError` where no run can be carried out, or not all of them be held."""
+        check_run(self.objective, self._spec(None), self.key, self.track, (self.tol, self.max_loss))
         self._check_inits()
         self._check_optimizer()
-        _named(self._template())  # refuses two leaves of one name
+        one = self._template()
+        _named(one)  # refuses two leaves of one name
+        check_memory(f"num_runs={self.num_runs}", "runs", self.num_runs, _bytes(one))
         check_all_means(self.objective, self.track, self._first)
 
     def _first(self) -> PyTree:
@@ -320,6 +358,15 @@ def _gathered(landscape: Landscape, name: str, like: Any) -> np.ndarray:
     return np.zeros((*landscape.grid.shape, *like.shape), like.dtype)
 
 
+def _check_exact(numbers: np.ndarray) -> None:
+    """Raise `ValueError` for run numbers that coordinates round."""
+    if np.any(numbers.astype(coords_dtype()) != numbers):
+        raise ValueError(
+            f"run numbers up to {int(numbers.max())} are not exact in {coords_dtype()}, so other runs would be "
+            "carried out: train fewer runs in one sweep, or use float64 (jax.config.update('jax_enable_x64', True))"
+        )
+
+
 @jax.jit
 def _run_of(runs: Runs, number: Array) -> Run:
     return runs.run(number)
@@ -337,10 +384,11 @@ def _check_rows(stacked: PyTree, num: int, what: str) -> None:
 
 
 def _named(result: Run) -> list[tuple[str, Any]]:
-    """The leaves of a `Run` by name; the last two are `outcome` and `steps`."""
+    """The leaves of a `Run` by name, in their order."""
     parts = {"params": result.params, "history": result.history, "snapshots": result.snapshots}
     named = [pair for name, tree in parts.items() for pair in _paths(name, tree)]
     named += [("outcome", result.outcome_code), ("steps", result.steps)]
+    named += _paths("optimizer_state", result.optimizer_state)
     if len(dict(named)) < len(named):
         raise ValueError(f"two parameters have the same name among {[name for name, _ in named]}; rename one")
     return named
@@ -367,6 +415,7 @@ def train_many(
     snapshots: bool = False,
     tol: float | None = None,
     max_loss: float | None = None,
+    optimizer_state: bool = False,
     track: Mapping[str, Objective] | None = None,
     batch: int | Literal["auto"] = "auto",
     devices: Devices = None,
@@ -395,10 +444,11 @@ def train_many(
             goes to `inits`, the second is the `key` of `train`.
         batch_size: examples per step; all of them by default.
         record_every: steps between two entries of the history; by default only the first and the last are kept.
-        check_every: steps between two looks at `tol` and `max_loss`, besides those at every entry; `None` for none.
+        check_every: as for `train`, but 100 by default; `None` for the default there.
         snapshots: whether to keep the parameters at every entry.
-        tol: stop when the norm of the full gradient, frozen parameters included, is at most this.
-        max_loss: call the run diverged when the full loss exceeds this.
+        tol: as for `train`.
+        max_loss: as for `train`.
+        optimizer_state: whether to keep the state of each run's optimizer; it must be of numbers.
         track: further objectives to record.
         batch: as for `sweep`, with runs for points.
         devices: as for `sweep`.
@@ -412,7 +462,8 @@ def train_many(
         The runs, with a leading axis, in NumPy arrays on the host. `run.counts` says how many converged.
 
     Raises:
-        TypeError, ValueError: as for `train`; rows that do not match; a function without `num_runs` or `key`.
+        TypeError, ValueError: as for `train`; rows that do not match; a function without `num_runs` or `key`; more runs
+            than the machine's memory holds.
         PlanMismatch, StoreError, Interrupted: as for `sweep`.
     """
     rows = _rows(inits, num_runs)
@@ -429,15 +480,23 @@ def train_many(
         key=key,
         track=dict(track or {}),
         batch_size=batch_size,
-        record_every=max(num_steps, 1) if record_every is None else record_every,
+        record_every=_the_ends(num_steps) if record_every is None else record_every,
         check_every=check_every,
         snapshots=snapshots,
         tol=tol,
         max_loss=max_loss,
+        optimizer_state=optimizer_state,
     )
+    _check_exact(np.array([count - 1, count - 2.0]))  # the largest; of two neighbours one is odd
+    runs.check()
     across: dict[str, Any] = {"batch": batch, "devices": devices, "executor": executor, "max_memory": max_memory}
     grid = Grid.of(run=np.arange(runs.num_runs))
     return runs.gather(sweep(runs, grid, store=store, shard=shard, progress=progress, **across))
+
+
+def _the_ends(num_steps: Any) -> Any:
+    """The interval at which only the first and the last entry are recorded; what is no number is refused later."""
+    return max(num_steps, 1) if isinstance(num_steps, int | np.integer) else 1
 
 
 def _count(inits: Any, num_runs: int | None) -> int:

@@ -735,6 +735,8 @@ def test_point_functions_with_state_are_told_apart():
         result = ls.sweep(Scaled(np.array(factors)), GRID, batch=1, progress=False)
         x, y = np.meshgrid(*(axis.values for axis in GRID.axes), indexing="ij")
         np.testing.assert_allclose(result["value"], factors[0] * x + factors[1] * y, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -19,7 +19,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._descent import Spec, batch_of, updated
+from landscape._descent import Spec, batch_of, check_loss, updated
 from landscape._numbers import reals
 from landscape.grid import Grid
 from landscape.objective import Objective, check_means
@@ -272,6 +272,7 @@ class _Along:
 @partial(jax.jit, static_argnums=0)
 def _fit(fixed: _tree.Fixed, key: Array, objective: Objective, a: PyTree, b: PyTree) -> Fit:
     spec: _Spec = fixed.value
+    check_loss(objective, a)
     ends = jax.tree.map(jnp.asarray, (a, b))
     for_positions, for_batches = jax.random.split(key)
 
