@@ -46,8 +46,7 @@ settings.load_profile("landscape")
 
 # modules whose programs take longer to optimise than to run
 RUN_ONCE = (
-    "test_docs", "test_edge_of_stability", "test_experiment_", "test_fractal_experiments", "test_models",
-    "test_notebooks", "test_readme", "test_surface_experiment",
+    "test_edge_of_stability", "test_experiment_", "test_fractal_experiments", "test_notebooks", "test_surface_experiment",
 )  # fmt: skip
 # what takes longest goes first, so that no worker ends alone with it
 LONGEST = (
@@ -86,9 +85,9 @@ def smoke(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def programs_of_the_module(request: pytest.FixtureRequest) -> Iterator[None]:
     """Programs of one module are of no use to the next, and all together they take gigabytes.
 
-    The tests of experiments, notebooks and recipes compile hundreds of programs and run each for milliseconds, so
-    LLVM does not optimise them: that takes three times as long and is not what these tests are about. The tests of
-    the library itself, and every test of a session that runs slow ones, have programs as users have them.
+    The tests of experiments and notebooks compile hundreds of programs and run each for milliseconds, so LLVM does not
+    optimise them: that takes three times as long and is not what these tests are about. The tests of the library and
+    of recipes, and every test of a session that runs slow ones, have programs as users have them.
     """
     name, config = request.path.stem, jax.config
     once = name.startswith(RUN_ONCE) and not any(item.get_closest_marker("slow") for item in request.session.items)
