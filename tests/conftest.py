@@ -46,7 +46,8 @@ settings.load_profile("landscape")
 
 # modules whose programs take longer to optimise than to run
 RUN_ONCE = (
-    "test_edge_of_stability", "test_experiment_", "test_fractal_experiments", "test_notebooks", "test_surface_experiment",
+    "test_edge_of_stability", "test_experiment_", "test_fractal_experiments", "test_notebooks",
+    "test_surface_experiment",
 )  # fmt: skip
 # what takes longest goes first, so that no worker ends alone with it
 LONGEST = (
