@@ -44,6 +44,28 @@ settings.register_profile("landscape", deadline=None, max_examples=30, derandomi
 settings.load_profile("landscape")
 
 
+# modules whose programs take longer to optimise than to run
+RUN_ONCE = (
+    "test_edge_of_stability", "test_experiment_", "test_fractal_experiments", "test_notebooks",
+    "test_surface_experiment",
+)  # fmt: skip
+# what takes longest goes first, so that no worker ends alone with it
+LONGEST = (
+    "test_notebooks", "test_experiment_basins", "test_models", "test_experiment_culture", "test_experiment_doodles",
+    "test_surface_experiment", "test_fractal_experiments", "test_docs", "test_edge_of_stability",
+)  # fmt: skip
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a module go to one worker: they share fixtures and compiled programs."""
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.fixture
 def x64() -> Iterator[None]:
     """Double precision for one test; `jax.config` stays as it is."""
@@ -61,9 +83,19 @@ def smoke(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module", autouse=True)
-def nothing_left_compiled() -> Iterator[None]:
-    """Programs of one module are of no use to the next, and all together they take gigabytes."""
+def programs_of_the_module(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Programs of one module are of no use to the next, and all together they take gigabytes.
+
+    The tests of experiments and notebooks compile hundreds of programs and run each for milliseconds, so LLVM does not
+    optimise them: that takes three times as long and is not what these tests are about. The tests of the library and
+    of recipes, and every test of a session that runs slow ones, have programs as users have them.
+    """
+    name, config = request.path.stem, jax.config
+    once = name.startswith(RUN_ONCE) and not any(item.get_closest_marker("slow") for item in request.session.items)
+    before = config.values["jax_disable_most_optimizations"]
+    config.update("jax_disable_most_optimizations", once or before)
     yield
+    config.update("jax_disable_most_optimizations", before)
     jax.clear_caches()
 
 
