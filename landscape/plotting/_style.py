@@ -299,7 +299,7 @@ def save_figure(
 @contextlib.contextmanager
 def whole_files(paths: Sequence[Path]) -> Generator[list[Path]]:
     """Other names to write files under, which get their own when all are written; none stays behind on an error."""
-    partial = [path.with_name(f"{uuid.uuid4().hex}.partial") for path in paths]
+    partial = [path.with_name(f"{uuid.uuid4().hex}.partial{path.suffix}") for path in paths]
     try:
         yield partial
         for written, path in zip(partial, paths):
