@@ -60,6 +60,7 @@ def surfaces(model: str, planes: Sequence[ls.Landscape], lines: Sequence[ls.Land
         share = plane.meta["surface"]["share"]
         found = analysis.minimum_offset(plane)
         both = np.concatenate([plane[name].ravel() for name in ("train_loss", "same_noise")])
+        both = both[np.isfinite(both) & (both > 0)]  # on a log scale the others lie below
         limits: dict[str, Any] = {"vmin": float(np.min(both)), "vmax": float(np.max(both)), "scale": "log"}
         views = (
             ("train_loss", "train loss", limits),

@@ -291,6 +291,7 @@ def _panels(landscape: ls.Landscape, names: Any, parts: Any, titles: Any, size: 
     figure, axes = pyplot.subplots(len(parts), len(names), figsize=size, squeeze=False, layout="compressed")
     for column, name in enumerate(names):
         values = np.concatenate([landscape[f"{name}_{part}_loss"].ravel() for part in parts])
+        values = values[np.isfinite(values)]
         limits: dict[str, Any] = {"vmin": float(values.min()), "vmax": float(values.max())}
         for row, part in enumerate(parts):
             ax = axes[row, column]

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import importlib.util
 import json
+import math
 import subprocess
 import sys
 import time
@@ -115,48 +116,89 @@ class Lab:
         Processes that share a folder all get the arrays of the one that was first.
         """
         import jax
-        import numpy as np
 
         if self.out is None:
             return compute()
-        shapes = jax.eval_shape(compute)
         file = self.out / f"{name}.npz"
-        if not _holds(file, key):
-            say(doing)
-            leaves = jax.tree.leaves(compute())
-            self.out.mkdir(parents=True, exist_ok=True)
-            _publish(file, {f"leaf_{i}": np.asarray(x) for i, x in enumerate(leaves)}, key)
-        wanted, treedef = jax.tree.flatten(shapes)
-        with np.load(file) as stored:  # a view, since the file knows bfloat16 only as raw bytes
-            leaves = [jax.numpy.asarray(stored[f"leaf_{i}"].view(s.dtype)) for i, s in enumerate(wanted)]
-        return jax.tree.unflatten(treedef, leaves)
+        if file.exists():  # what the arrays should be takes a while to find out, so only where there are some
+            wanted, treedef = jax.tree.flatten(jax.eval_shape(compute))
+            leaves = _recall(file, key, wanted)
+            if leaves is not None:
+                return jax.tree.unflatten(treedef, leaves)
+        say(doing)
+        leaves, treedef = jax.tree.flatten(compute())
+        self.out.mkdir(parents=True, exist_ok=True)
+        return jax.tree.unflatten(treedef, _publish(file, key, leaves))
 
 
-def _holds(file: Path, key: Any) -> bool:
+def _recall(file: Path, key: Any, wanted: Sequence[Any]) -> list[Any] | None:
+    """The arrays in a file, of the shapes and dtypes that are wanted; None if it holds others, or is damaged."""
+    import jax
+
+    try:
+        stored = _read(file, len(wanted))
+    except OSError:  # the disk's trouble is not damage
+        raise
+    except Exception as error:  # whatever the decoders of NumPy and of the archive raise
+        say(f"note: {file} is damaged and not used ({error})")
+        return None
+    if stored is None or stored[0] != json.dumps(key, default=str):
+        return None
+    if unlike := [(x, s) for x, s in zip(stored[1], wanted) if not _is_like(x, s)]:
+        x, s = unlike[0]
+        say(f"note: {file} is not used: it holds {x.dtype}{list(x.shape)} where {s.dtype}{list(s.shape)} belongs")
+        return None
+    # a view, since the file knows bfloat16 only as raw bytes
+    return [jax.numpy.asarray(x.view(s.dtype)) for x, s in zip(stored[1], wanted)]
+
+
+def _read(file: Path, num: int) -> tuple[str, list[Any]] | None:
+    """The key and the arrays in a file; None if there is no file, or it holds another number of arrays."""
+    import zipfile
+
     import numpy as np
 
-    if not file.is_file():
-        return False
+    if not file.exists():
+        return None
+    if not zipfile.is_zipfile(file):
+        raise ValueError("no archive of arrays")
+    with zipfile.ZipFile(file) as archive:  # before a damaged header asks for more memory than there is
+        if (bad := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of {bad} is wrong")
     with np.load(file) as stored:
-        return str(stored["key"]) == json.dumps(key, default=str)
+        leaves = [name for name in stored.files if name.startswith("leaf_")]
+        return (str(stored["key"]), [stored[f"leaf_{i}"] for i in range(num)]) if len(leaves) == num else None
 
 
-def _publish(file: Path, arrays: dict[str, Any], key: Any) -> None:
-    """Write a file whole or not at all; where another process was first with the same key, its file stays."""
+def _is_like(x: Any, wanted: Any) -> bool:
+    raw = x.dtype.kind == "V" and x.dtype.itemsize == wanted.dtype.itemsize
+    return x.shape == wanted.shape and (x.dtype == wanted.dtype or raw)
+
+
+def _publish(file: Path, key: Any, leaves: Sequence[Any]) -> list[Any]:
+    """Write arrays whole or not at all, and return those that are in the file.
+
+    Where another process was first with the same key, its file stays.
+    """
     import os
 
     import numpy as np
 
     temporary = file.with_name(f"{file.stem}.{uuid.uuid4().hex}.partial.npz")
-    np.savez(temporary, key=json.dumps(key, default=str), **arrays)
+    arrays: dict[str, Any] = {f"leaf_{i}": np.asarray(x) for i, x in enumerate(leaves)}
     try:
-        os.link(temporary, file)
-    except FileExistsError:
-        if not _holds(file, key):
+        np.savez(temporary, key=json.dumps(key, default=str), **arrays)
+        try:
+            os.link(temporary, file)
+        except FileExistsError:
+            if (theirs := _recall(file, key, leaves)) is not None:
+                return theirs
             temporary.replace(file)
-    except OSError:  # a file system without links
-        temporary.replace(file)
-    temporary.unlink(missing_ok=True)
+        except OSError:  # a file system without links
+            temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return list(leaves)
 
 
 def say(text: str) -> None:
@@ -248,8 +290,9 @@ def _execute(experiment: str, config: Any, flags: Flags, run: Any, plot: Any, fi
         _keep_compiled_programs()
     # a folder of its own, or the full run would be refused for the plans of the tiny one
     out = flags.out or Path("results") / (experiment + "_smoke" * flags.smoke)
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; give a folder")
+    _check_folder(out)
+    _check_flags(flags)
+    _check_settings(config)
     options: dict[str, Any] = {"devices": flags.devices, "progress": flags.progress, "batch": flags.batch}
     options["shard"] = _parse_shard(flags.shard)
     problem = load_problem(flags.problem) if flags.problem else None
@@ -265,6 +308,54 @@ def _execute(experiment: str, config: Any, flags: Flags, run: Any, plot: Any, fi
     with _announced(out, experiment, config, flags):
         result = run(config, lab)
     return _finish(result, out, flags, plot, findings, start)
+
+
+def _check_folder(out: Path) -> None:
+    """Raise `UsageError` unless results can be written to a folder, which need not be there yet."""
+    import os
+
+    for path in (out, *out.parents):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise UsageError(f"--out {out}: {error.strerror}; give another folder") from error
+        if not path.is_dir():
+            what = "is a file" if path == out else f"lies under {path}, which is a file"
+            raise UsageError(f"--out {out} {what}; give a folder")
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise UsageError(f"--out {out}: no permission to write in {path}; give another folder")
+        return
+
+
+def _check_flags(flags: Flags) -> None:
+    """Raise `UsageError` for what no machine, or not this one, can do."""
+    import jax
+
+    local = len(jax.local_devices())
+    if flags.devices is not None and not 1 <= flags.devices <= local:
+        raise UsageError(f"--devices must be between 1 and {local}, the number of local devices, got {flags.devices}")
+    if flags.batch != "auto" and flags.batch < 1:
+        raise UsageError(f"--batch must be at least 1 point at a time, or auto, got {flags.batch}")
+
+
+def _check_settings(config: Any) -> None:
+    """Raise `UsageError` for numbers that are not finite, and for negative counts."""
+    for item in dataclasses.fields(config):
+        given = getattr(config, item.name)
+        flag = "--" + item.name.replace("_", "-")
+        for value in given if isinstance(given, tuple) else (given,):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UsageError(f"{flag} must be finite, got {value}")
+            if isinstance(value, int) and value < 0 and not _may_be_negative(item.default):
+                raise UsageError(f"{flag} must not be negative, got {value}")
+
+
+def _may_be_negative(default: Any) -> bool:
+    """Whether a setting is no count: none of these is negative by default, and a float is no count."""
+    values = default if isinstance(default, tuple) else (default,)
+    return not values or any(not isinstance(value, int) or value < 0 for value in values)
 
 
 def _keep_compiled_programs() -> None:
@@ -286,7 +377,7 @@ def _finish(result: Mapping[str, Any], out: Path, flags: Flags, plot: Any, findi
         return 0
     rows = findings(result)
     record = [dict(zip(("what", "expected", "found"), row)) for row in rows]
-    _write_text(out / "findings.json", json.dumps(record, indent=1))
+    _write(out / "findings.json", json.dumps(record, indent=1).encode())
     if flags.figures:  # after the findings, which an error in a figure must not lose
         _draw(result, out, plot)
     print(table(rows))
@@ -307,12 +398,14 @@ def _draw(result: Mapping[str, Any], out: Path, plot: Any) -> None:
     from matplotlib.animation import Animation, PillowWriter
 
     from landscape import plotting
+    from landscape.plotting._style import whole_files
 
     with plotting.style("paper"):
         meta = {"Experiment": out.name, **_flat_provenance(result)}
         for name, figure in plot(result).items():
             if isinstance(figure, Animation):
-                figure.save(out / f"{name}.gif", writer=PillowWriter(fps=12), dpi=100)
+                with whole_files([out / f"{name}.gif"]) as (path,):
+                    figure.save(path, writer=PillowWriter(fps=12), dpi=100)
             else:
                 plotting.save_figure(figure, out / name, meta)
         pyplot.close("all")
@@ -332,7 +425,7 @@ def _forget(out: Path, experiment: str) -> None:
     if not out.exists():
         return
     config = out / "config.json"
-    if not config.is_file() or json.loads(config.read_text()).get("experiment") != experiment:
+    if _experiment_of(config) != experiment:
         raise UsageError(
             f"--no-resume: {out} does not hold results of this experiment; delete it yourself or use --out"
         )
@@ -340,6 +433,14 @@ def _forget(out: Path, experiment: str) -> None:
         shutil.rmtree(run)
     for remembered in (*out.glob("training_*.npz"), *out.glob("findings.json")):
         remembered.unlink()
+
+
+def _experiment_of(config: Path) -> str | None:
+    """The experiment to which a file of settings belongs."""
+    try:
+        return json.loads(config.read_bytes())["experiment"] if config.is_file() else None
+    except (ValueError, KeyError, TypeError):  # not a file of ours, or damaged
+        return None
 
 
 def _parse_shard(text: str | None) -> tuple[int, int] | None:
@@ -360,33 +461,39 @@ def _announced(out: Path, experiment: str, config: Any, flags: Flags) -> Generat
     from landscape.store import PlanMismatch
 
     files = (out / "config.json", out / "findings.json")
-    before = {file: file.read_text() for file in files if file.is_file()}
+    before = {file: file.read_bytes() for file in files if file.is_file()}
     _write_config(out, experiment, config, flags)
     files[1].unlink(missing_ok=True)
     try:
         yield
     except (UsageError, PlanMismatch):
-        for file, text in before.items():
-            _write_text(file, text)
+        for file, content in before.items():
+            _write(file, content)
         raise
 
 
 def _write_config(out: Path, experiment: str, config: Any, flags: Flags) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror}; give another folder") from error
     record = {
         "experiment": experiment,
         "config": dataclasses.asdict(config),
         "flags": dataclasses.asdict(flags),
     }
     record["commit"] = _commit()
-    _write_text(out / "config.json", json.dumps(record, indent=1, default=str))
+    _write(out / "config.json", json.dumps(record, indent=1, default=str).encode())
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, whoever else writes it."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _commit() -> str | None:

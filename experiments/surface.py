@@ -110,8 +110,9 @@ def _kinds(config: Config, lab: Lab, problem: ls.Problem) -> tuple[Directions, .
         raise UsageError(f"--tolerance is a share of the range of a loss, between 0 and 1; got {config.tolerance}")
     if config.tolerance is not None and lab.options.get("shard") is not None:
         raise UsageError("--tolerance cannot be divided by --shard: each round depends on the one before")
-    if not config.extent > 0:
-        raise UsageError(f"--extent must be positive, got {config.extent}")
+    for flag, size in (("--extent", config.extent), ("--learning-rate", config.learning_rate)):
+        if not 0 < size < float("inf"):
+            raise UsageError(f"{flag} must be positive and finite, got {size}")
     examples = problem.objectives["train"].num_examples
     if config.train_batch is not None and not 1 <= config.train_batch <= (examples or 0):
         raise UsageError(f"--train-batch must be between 1 and the {examples} examples, got {config.train_batch}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import _runner
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from _runner import Flags, Lab, UsageError, settings_rows
@@ -123,3 +124,161 @@ def test_a_tolerance_cannot_be_divided_among_shards():
     lab = Lab(options={"shard": (1, 3)})
     with pytest.raises(UsageError, match="--shard needs every point computed, and basins computes as many as"):
         lab.sweep("basins", lambda c: {"label": c[0]}, ls.Grid.square(1.5, 9), tolerance={"label": Labels(1e-3)})
+
+
+# What is refused before any work
+
+
+def never(config, lab):
+    raise AssertionError("the run began")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"devices": 99}, r"--devices must be between 1 and \d+, the number of local devices, got 99"),
+        ({"devices": 0}, "--devices must be between 1 and .*, got 0"),
+        ({"batch": 0}, "--batch must be at least 1 point at a time, or auto, got 0"),
+        ({"batch": -7}, "--batch must be at least 1 .*, got -7"),
+        ({"shard": "2/2"}, "--shard wants i/n with 0 <= i < n"),
+        ({"shard": "0/0"}, "--shard wants i/n with 0 <= i < n"),
+    ],
+)
+@pytest.mark.parametrize("plan", [False, True])
+def test_flags_that_cannot_be_are_refused_before_the_run(tmp_path, flags, message, plan):
+    with pytest.raises(UsageError, match=message):
+        execute(tmp_path / "new", run=never, plan=plan, **flags)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("below", ["", "sub", "sub/deeper"])
+def test_a_file_in_the_way_of_the_folder_is_named_before_the_run(tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    message = "is a file; give a folder" if not below else "lies under .*file, which is a file; give a folder"
+    with pytest.raises(UsageError, match=message):
+        execute(tmp_path / "file" / below, run=never)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="--out .*: File name too long; give another folder"):
+        execute(tmp_path / ("x" * 300), run=never)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Settings."""
+
+    steps: int = 3
+    shift: int = -1
+    rates: tuple[float, ...] = (0.1,)
+    box: tuple[float, float] | None = None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": -1}, "--steps must not be negative, got -1"),
+        ({"rates": (0.1, np.nan)}, "--rates must be finite, got nan"),
+        ({"box": (-np.inf, 1.0)}, "--box must be finite, got -inf"),
+    ],
+)
+def test_settings_that_are_no_numbers_are_refused_before_the_run(tmp_path, changes, message):
+    with pytest.raises(UsageError, match=message):
+        execute(tmp_path, Counts(**changes), run=never)
+    with pytest.raises(AssertionError, match="the run began"):
+        execute(tmp_path, Counts(shift=-5, rates=(-0.5,), box=(-1.0, 1.0)), run=never)
+
+
+# What is remembered
+
+
+TREE = {"w": np.arange(6.0, dtype=np.float32).reshape(2, 3), "n": np.int32(4)}
+
+
+def remembered(lab, key="a", tree=TREE):
+    """The arrays, and how often they were computed."""
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return {name: jnp.asarray(value) for name, value in tree.items()}
+
+    found = lab.remember("training_0", key, compute, "training")
+    return found, len(calls)
+
+
+def damaged(content, how):
+    at = content.index(b"leaf_1.npy") + 30
+    return {
+        "cut": content[: len(content) // 2],
+        "empty": b"",
+        "text": b"no archive",
+        "flipped": content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :],
+        "one bit of a value": content[: at - 64] + bytes([content[at - 64] ^ 1]) + content[at - 63 :],
+    }[how]
+
+
+def test_what_is_remembered_is_not_computed_again(tmp_path):
+    lab = Lab(tmp_path)
+    first, _ = remembered(lab)
+    again, calls = remembered(lab)
+    assert calls == 1  # only to find out its shapes
+    for name, value in TREE.items():
+        np.testing.assert_array_equal(first[name], value)
+        np.testing.assert_array_equal(again[name], value)
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "text", "flipped", "one bit of a value"])
+def test_a_damaged_file_is_computed_anew(tmp_path, capsys, how):
+    lab, file = Lab(tmp_path), tmp_path / "training_0.npz"
+    remembered(lab)
+    file.write_bytes(damaged(file.read_bytes(), how))
+    found, _ = remembered(lab)
+    np.testing.assert_array_equal(found["w"], TREE["w"])
+    said = capsys.readouterr().err
+    assert "training_0.npz is damaged and not used" in said
+    assert said.count("training\n") == 2
+    np.testing.assert_array_equal(remembered(lab)[0]["w"], TREE["w"])
+    assert capsys.readouterr().err == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["training_0.npz"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{**TREE, "w": np.ones((3, 2), np.float32)}, {**TREE, "w": np.ones((2, 3), np.int32)}, {"w": TREE["w"]}],
+)
+def test_arrays_of_another_shape_or_kind_are_not_used(tmp_path, other):
+    remembered(Lab(tmp_path), tree=other)
+    found, _ = remembered(Lab(tmp_path))
+    assert {name: value.dtype for name, value in found.items()} == {name: value.dtype for name, value in TREE.items()}
+    np.testing.assert_array_equal(found["w"], TREE["w"])
+
+
+def test_an_error_of_the_disk_is_no_damage(tmp_path, monkeypatch):
+    remembered(Lab(tmp_path))
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("zipfile.is_zipfile", refuse)
+    with pytest.raises(PermissionError):
+        remembered(Lab(tmp_path))
+    assert (tmp_path / "training_0.npz").exists()
+
+
+def test_a_full_disk_leaves_no_partial_files(tmp_path, monkeypatch):
+    def refuse(file, **_):
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        remembered(Lab(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_that_cannot_be_read_are_those_of_no_experiment(tmp_path):
+    (tmp_path / "config.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(UsageError, match="does not hold results of this experiment"):
+        execute(tmp_path, run=never, resume=False)

@@ -189,7 +189,9 @@ def test_a_tolerance_is_reported_and_keeps_the_losses(lab):
     ("changes", "message"),
     [
         ({"resolution": 2}, "--resolution must be at least 3, got 2"),
-        ({"extent": -1.0}, "--extent must be positive, got -1.0"),
+        ({"extent": -1.0}, "--extent must be positive and finite, got -1.0"),
+        ({"extent": float("nan")}, "--extent must be positive and finite, got nan"),
+        ({"learning_rate": 0.0}, "--learning-rate must be positive and finite, got 0.0"),
         ({"tolerance": 1.5}, "--tolerance is a share of the range of a loss, between 0 and 1; got 1.5"),
         ({"snapshots": 0}, "--snapshots must be at least 1, got 0"),
         ({"train_batch": 61}, "--train-batch must be between 1 and the 60 examples, got 61"),

@@ -90,7 +90,9 @@ def _curves(landscape: Landscape, names: Sequence[str], options: dict[str, Any])
     return _style.root_figure(panels[0])
 
 
-def _maps(landscape: Landscape, names: Sequence[str], contours: bool, options: dict[str, Any]) -> Figure:
+def _maps(
+    landscape: Landscape, names: Sequence[str], contours: bool | int | Sequence[float], options: dict[str, Any]
+) -> Figure:
     check_arguments("heatmap", options)
     limits = {name: options[name] for name in ("vmin", "vmax", "robust", "center") if name in options}
     look = {k: v for k, v in options.items() if k not in inspect.signature(heatmap).parameters or k == "cmap"}

@@ -190,21 +190,21 @@ def style(name: str) -> Generator[None]:
 
 def wearable(view: Callable[P, T]) -> Callable[P, T]:
     """Check what a view is given, and let it take `style=`: `heatmap(landscape, "loss", style="doodle")`."""
-    own = inspect.signature(view)
+    own, called = inspect.signature(view), str(getattr(view, "__name__", view))
 
     @functools.wraps(view)
     def worn(*args: P.args, **options: P.kwargs) -> T:
         name: Any = options.pop("style", None)
         given = own.bind(*args, **options).arguments
         passed_on = given.get("options", {})
-        check_arguments(view.__name__, {**given, "style": name})
+        check_arguments(called, {**given, "style": name})
         with contextlib.nullcontext() if name is None else style(name):
             try:
                 drawn = view(*args, **options)
             except (AttributeError, TypeError, ValueError) as error:
                 if not passed_on or not _raised_by_matplotlib(error):
                     raise
-                refused = f"{view.__name__} has no option {' or '.join(passed_on)}, and matplotlib refused"
+                refused = f"{called} has no option {' or '.join(passed_on)}, and matplotlib refused"
                 raise TypeError(f"{refused} to draw with {dict(passed_on)}: {error}") from error
             _tidy(drawn)
             if name is not None:
@@ -299,7 +299,7 @@ def save_figure(
 @contextlib.contextmanager
 def whole_files(paths: Sequence[Path]) -> Generator[list[Path]]:
     """Other names to write files under, which get their own when all are written; none stays behind on an error."""
-    partial = [path.with_name(f"{uuid.uuid4().hex}.partial") for path in paths]
+    partial = [path.with_name(f"{uuid.uuid4().hex}.partial{path.suffix}") for path in paths]
     try:
         yield partial
         for written, path in zip(partial, paths):

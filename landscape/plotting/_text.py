@@ -122,19 +122,17 @@ def _rooms(ax: Axes) -> dict[Text, float]:
     solid = ax.name == "3d"
     along_x = (SOLID if solid else ALONG_X) * across
     rooms: dict[Text, float] = {}
-    for child in (ax, *ax.child_axes):
+    children: list[Any] = [ax, *ax.child_axes]
+    for child in children:
         rooms |= {child.xaxis.label: along_x, child.yaxis.label: along_x if solid else ALONG_Y * up}
-        rooms |= {text: ALONG_X * across for text in child.get_children() if _is_title(text, child)}
+        titles = [a for a in child.get_children() if isinstance(a, Text) and a not in child.texts]
+        rooms |= dict.fromkeys(titles, ALONG_X * across)
         legend = child.get_legend()
         for text in [] if legend is None else legend.get_texts():
             inside = legend.get_bbox_to_anchor() is child.bbox
             rooms[text] = (INSIDE if inside else 1.0) * across - HANDLE * text.get_fontsize()
     height: Any = getattr(ax, "zaxis", None)
     return rooms if height is None else {**rooms, height.label: ALONG_Y * up}
-
-
-def _is_title(artist: Any, ax: Axes) -> bool:
-    return isinstance(artist, Text) and artist not in ax.texts
 
 
 def _escape_others(ax: Axes) -> None:
@@ -191,7 +189,7 @@ def fit(axes: Iterable[Axes], draw: Callable[[], bool]) -> None:
             if has_room:
                 rooms[text] = max(least[text], SHRINK * rooms[text])
             if attempt % 2 or not has_room or rooms[text] == least[text]:
-                text.set_fontsize(max(LEAST_SIZE, SHRINK * text.get_fontsize()))
+                text.set_fontsize(max(LEAST_SIZE, SHRINK * float(text.get_fontsize())))
             tidy_text(text, rooms[text])
 
 
