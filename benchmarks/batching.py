@@ -36,7 +36,7 @@ SLOWEST = 10.0  # a width that needs so many times as long as auto's choice is s
 def surface(loss_fn: Callable[..., Any], params: Any, data: Any) -> ls.LossSurface:
     """A loss surface over a filter-normalised plane."""
     directions = ls.subspace.random_directions(jax.random.key(1), params)
-    plane = ls.Subspace(params, ls.subspace.filter_normalize(directions, params))
+    plane = ls.Subspace(params, ls.subspace.filter_normalize(directions, params, filter_axis=-1))
     return ls.LossSurface(plane, ls.Objective(loss_fn, data))
 
 

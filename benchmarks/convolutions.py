@@ -132,7 +132,8 @@ def he(key: Any, shapes: dict[str, tuple[int, ...]]) -> Params:
 
 
 def directions_of(params: Params) -> Params:
-    return ls.subspace.filter_normalize(ls.subspace.random_directions(jax.random.key(1), params), params)
+    directions = ls.subspace.random_directions(jax.random.key(1), params)
+    return ls.subspace.filter_normalize(directions, params, filter_axis=-1)
 
 
 def digits(count: int, side: int) -> dict[str, Any]:

@@ -169,17 +169,17 @@ class _Layers:
 
     @cached_property
     def _is_conv1d(self) -> bool | None:
-        """Whether layers named as in GPT-2 are (in, out): the wider axis of two of them is that of the outputs."""
+        """Whether layers called as in GPT-2 are (in, out): the wider axis of two of them is that of the outputs."""
         wide = [s for name, s in self.shapes.items() if len(s) == 2 and {"c_attn", "c_fc"} & {*words(name)}]
         votes = {s[1] > s[0] for s in wide if s[0] != s[1]}
         return votes.pop() if len(votes) == 1 else None
 
     def _by_conv1d(self, name: str) -> Rule | None:
         *modules, last = words(name)
-        named = last == "weight" and len(self.shapes[name]) == 2 and bool(_CONV1D & {*modules})
+        named = last in ("weight", "kernel") and len(self.shapes[name]) == 2 and bool(_CONV1D & {*modules})
         if not named or self._is_conv1d is None:
             return None
-        return Rule(1, "Conv1D (in, out)") if self._is_conv1d else Rule(0, "weight (out, in)")
+        return Rule(1, "(in, out), as c_attn and c_fc") if self._is_conv1d else Rule(0, "(out, in), as c_attn and c_fc")
 
 
 def _is_factor(shape: tuple[int, ...], beside: Mapping[str, tuple[int, ...]]) -> bool:

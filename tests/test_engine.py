@@ -748,10 +748,10 @@ def test_point_functions_with_state_are_told_apart():
 )
 def test_coordinates_beyond_their_precision_are_refused(values, said):
     with pytest.raises(ValueError, match=said):
-        sweep(lambda c: c[0], Grid.of(rate=values), progress=False)
+        ls.sweep(lambda c: c[0], ls.Grid.of(rate=values), progress=False)
 
 
 def test_coordinates_of_any_size_in_double_precision(x64):
     values = [-1e300, 1e-60, 1e39]
-    np.testing.assert_array_equal(sweep(lambda c: 2 * c[0], Grid.of(rate=values), progress=False)["value"],
+    np.testing.assert_array_equal(ls.sweep(lambda c: 2 * c[0], ls.Grid.of(rate=values), progress=False)["value"],
                                   2 * np.array(values))  # fmt: skip
