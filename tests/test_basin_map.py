@@ -126,7 +126,7 @@ def test_every_point_draws_the_same_minibatches():
     [
         ({"objective": double_well}, TypeError, "objective must be a landscape.Objective, got function"),
         ({"optimizer": 0.1}, TypeError, "optimizer must be an optax optimizer"),
-        ({"at": 3.0}, TypeError, "at must be a function, called as at.coords., got float 3.0; None where the coordinates"),
+        ({"at": 3.0}, TypeError, "at must be a function, called as at.coords., got float 3.0; None where"),
         ({"at": lambda c: {"x": c > 0}}, TypeError, r"the result of at\(coords\)\.x must be a real floating"),
         ({"num_steps": -3}, ValueError, "num_steps must be at least 0, got -3"),
         ({"minima": np.ones((2, 1))}, ValueError, "minima= and radius= belong together"),
