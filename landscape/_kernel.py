@@ -59,6 +59,7 @@ def checked_value(value: Any, what: str) -> jax.Array:
         TypeError: it is no number and no array of numbers.
     """
     known = isinstance(value, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
+    known = known or hasattr(value, "__jax_array__")  # such as a variable of flax
     if known and not (isinstance(value, np.ndarray | np.generic) and value.dtype.kind in _tree.NO_NUMBERS):
         return jnp.asarray(value)
     advice = ""

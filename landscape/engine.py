@@ -114,8 +114,8 @@ def sweep(
         The landscape. Points left to other shards are marked in `computed`.
 
     Raises:
-        TypeError: `fn` is not callable, returns something that is not arrays, or has parameters that are not
-            real floating-point arrays.
+        TypeError: `fn` does not take one argument, returns something that is no array and no dict of arrays, or has
+            parameters that are not real floating-point arrays; an option of the wrong kind.
         ValueError: an unusable grid (empty, or finer than the precision of its coordinates or parameters) or option; a
             `batch` above 1 of what cannot be vmapped; a global array of which other processes hold some.
         PlanMismatch: `store` holds another run; the message lists what differs.
