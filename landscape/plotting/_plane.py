@@ -54,15 +54,16 @@ def heatmap(
     """One output over two axes as coloured cells, one cell a point.
 
     Args:
-        landscape: a landscape with two axes, equally spaced or not.
+        landscape: a landscape with two axes, equally spaced or not. An axis that is log-spaced is drawn on a log scale.
         name: the output to draw, one real number a point.
         ax: flat axes to draw on; a new figure when None.
         scale: `"linear"`, `"log"`, `"symlog"` or `"auto"`: log for positive values over more than 1.5 decades.
-            The colour bar names it.
+            The colour bar names it. Where both limits are given, they alone decide.
         vmin: lower end of the colours, in units of the output. Clipped values make the colour bar end in a tip.
         vmax: upper end of the colours.
         robust: end the colours at the 2nd and 98th percentile rather than at the extremes.
-        center: value of the middle colour; `"auto"` is 0 when the values change sign, and None is no centre.
+        center: value of the middle colour, with one slope on both sides; `"auto"` is 0 when the values, or the limits
+            where both are given, change sign, and None is no centre. A log scale has none.
         cmap: colour map; when None that of the style, in print `viridis`, or `RdBu_r` for a scale with a centre.
         colorbar: whether to draw the colour bar.
         label: text for the colour bar; the name in words when None.
@@ -74,7 +75,8 @@ def heatmap(
     Raises:
         KeyError: there is no such output.
         TypeError: the output is not real.
-        ValueError: another number of axes, several values a point, 3-D axes, or an empty colour scale.
+        ValueError: another number of axes, several values a point, 3-D axes, an empty colour scale, or values that are
+            all too large or too close to be drawn in float64.
     """
     field = field_of(landscape, name, "heatmap", 2)
     colors = scale_of([field], scale, vmin=vmin, vmax=vmax, robust=robust, center=center)
@@ -159,7 +161,7 @@ def contours(
         landscape: a landscape with two axes of at least two points.
         name: the output to draw, one real number a point.
         ax: flat axes to draw on; a new figure when None.
-        levels: at most how many levels, or the levels themselves in units of the output.
+        levels: about how many levels, 1 to 500, or the levels themselves in units of the output.
         scale: as in `heatmap`.
         vmin: end of the colours; lower values get no line.
         vmax: end of the colours; higher values get no line.
