@@ -47,9 +47,9 @@ class Minimum:
         loss: the loss there.
         grad_norm: Euclidean norm of the gradient there.
         steps: Newton steps tried.
-        converged: whether the gradient is below the tolerance; for a minimum also, where the Hessian is dense, that
-            no eigenvalue is clearly negative; and that the last digits of the gradient were lost in place, not on
-            the way to infinity, where a loss such as `exp(-x)` has its infimum.
+        converged: whether the gradient is below the tolerance, and that no underflow; for a minimum also, where the
+            Hessian is dense, that no eigenvalue is clearly negative; and that the last digits of the gradient were lost
+            in place, not on the way to infinity, where a loss such as `exp(-x)` has its infimum.
     """
 
     params: PyTree

@@ -55,7 +55,8 @@ def polish(
     """Go from `params` to a minimum, or to a critical point of any index, to the precision of the parameters.
 
     Trust-region Newton: exact in the eigenbasis of the Hessian for up to 1,000 parameters, truncated conjugate
-    gradients beyond. Pure: jit it, or vmap it over a stack of starts.
+    gradients beyond. Pure: jit it, or vmap it over a stack of starts. Near its end, where a step changes the loss by
+    less than its rounding (at a loss of 0 that is the difference of large numbers, say), the gradient is the judge.
 
     Args:
         objective: the loss. Its parameters should be float64; in float32 no more than its seven digits are reached.
