@@ -1,5 +1,6 @@
 """Checks of plain numbers and of arrays of them, in NumPy alone: what came is named before JAX trips over it."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,20 @@ def check_number(name: str, value: Any) -> None:
         array = np.asarray(None)
     if array.dtype.kind not in "iuf" or array.ndim:
         raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise `TypeError` unless it is `True` or `False`."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {short(value)}")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Raise `TypeError` unless it is text, `ValueError` unless it is one of the choices."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be one of {', '.join(map(repr, choices))}, got {short(value)}")
+    if value not in (known := list(choices)):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}")
 
 
 def check_share(name: str, value: Any) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from landscape._numbers import MOST
+
 MASK = "computed"  # beside the outputs, wherever a landscape is kept
 ROUNDING = 1e-6  # of a step, within which a coordinate counts as that of the grid
 
@@ -88,8 +90,8 @@ class Axis:
 def _check_num(num: Any) -> None:
     if isinstance(num, bool) or not isinstance(num, int | np.integer):
         raise TypeError(f"the number of points must be an integer, got {num!r} ({type(num).__name__})")
-    if num < 1:
-        raise ValueError(f"the number of points must be at least 1, got {num}")
+    if not 1 <= num <= MOST:
+        raise ValueError(f"the number of points must be at least 1 and at most {MOST}, got {num}")
 
 
 def _number(value: Any, what: str) -> float:
@@ -157,7 +159,7 @@ class Grid:
         The default is the convention of Li et al. (2018), section 4: 51 x 51 points over [-1, 1]^2 in units of
         the (filter-normalised) directions. An odd `num` puts the centre on the grid.
         """
-        if isinstance(names, str) or len(names) != 2:
+        if not isinstance(names, tuple | list) or len(names) != 2:
             raise ValueError(f"names must be two names of axes, got {names!r}")
         return cls(tuple(Axis.linspace(name, *_interval(extent), num) for name in names))
 

@@ -42,7 +42,7 @@ from landscape._kernel import checked_value, coords_dtype
 from landscape.grid import Grid
 from landscape.objective import Objective, check_means, check_named, check_objective, joined
 from landscape.subspace import Subspace, least_squares
-from landscape.training import CHECK_EVERY, check_all_means, check_optimizer, check_run
+from landscape.training import CHECK_EVERY, check_all_means, check_optimizer, check_run, the_ends
 from landscape.training import run as carry_out
 
 _static: Any = {"static": True}
@@ -199,6 +199,11 @@ class LossSurface:
         return {name: value for name, value in shares.items() if name in self.outputs}
 
 
+def _check_track(track: Any) -> None:
+    if not isinstance(track, Mapping):
+        raise TypeError(f"track must be a dict of objectives by name, got {_tree.describe(track)}")
+
+
 def _backward(objective: Objective, params: PyTree, output: str) -> PyTree:
     """The gradient for the parameters."""
     try:
@@ -320,6 +325,7 @@ class BasinMap:
 
     def check_grid(self, grid: Grid) -> None:
         """Raise `TypeError` or `ValueError` where the start, the training or the minima are not usable."""
+        _check_track(self.track)
         check_run(self.objective, self._spec(), self.key, self.track, (self.tol, self.max_loss))
         check_optimizer(self.optimizer)
         at = _same if self.at is None else self.at
@@ -355,7 +361,7 @@ class BasinMap:
                 raise ValueError(f"radius must be a positive distance, got {self.radius}")
 
     def _spec(self) -> Spec:
-        return Spec(self.optimizer, self.num_steps, max(self.num_steps, 1), self.check_every, self.batch_size)
+        return Spec(self.optimizer, self.num_steps, the_ends(self.num_steps), self.check_every, self.batch_size)
 
     def _start(self, coords: Array) -> PyTree:
         return coords if self.at is None else self.at(coords)
@@ -455,6 +461,7 @@ class TrainabilityMap:
         check_optimizer(optimizer, "the optimizer of setup(coords)")
         _tree.check_params(params, "the params of setup(coords)")
         spec = Spec(optimizer, self.num_steps, 1, batch_size=self.batch_size)
+        _check_track(self.track)
         check_run(objective, spec, self.key, self.track, (None, self.max_loss))
         check_loss(objective, fast(params))
 

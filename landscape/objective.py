@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from landscape import _tree
+from landscape._numbers import check_flag
 
 _static: Any = {"static": True}
 UNLIKE, LIKE = 0.25, 0.02  # of a loss: how far from a mean, and how near to a sum, what is no mean has to be
@@ -91,8 +92,7 @@ class Objective:
     def check(self, name: str = "objective") -> None:
         """Raise `TypeError` or `ValueError` for fields that are not what they should be; `name` is for the message."""
         self._check_loss_fn(f"{name}.loss_fn")
-        if not isinstance(self.has_aux, bool):
-            raise TypeError(f"{name}.has_aux must be True or False, got {_tree.describe(self.has_aux)}")
+        check_flag(f"{name}.has_aux", self.has_aux)
         if self.update_state is not None:
             _tree.check_takes(self.update_state, f"{name}.update_state", "params", "batch", "state")
         self._count_and_size()
@@ -239,6 +239,7 @@ class Objective:
         self._check_loss_fn("Objective.loss_fn")
         arguments = (params, batch) if self.state is None else (params, batch, self.state)
         result = self.loss_fn(*_tree_as_jax(arguments))
+        check_flag("Objective.has_aux", self.has_aux)
         if not self.has_aux:
             return {"loss": result}
         loss, metrics = _split_aux(result)

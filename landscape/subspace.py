@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, PyTree
 from landscape import _filters, _program, _tree
 from landscape._caller import warn
 from landscape._filters import LAYOUTS, Description, FilterAxis, flax_filter_axis, torch_filter_axis
+from landscape._numbers import check_flag
 from landscape.grid import Grid
 
 __all__ = [
@@ -395,6 +396,7 @@ def filter_normalize(
         ValueError: `dirs` does not look like `params`, the layout is unknown, or a leaf lacks the axis.
     """
     dirs = _checked(dirs, params, filter_axis)
+    check_flag("include_vectors", include_vectors)
     doubts = _filters.doubts(params, filter_axis)
     if doubts:
         warn(doubts)
@@ -442,6 +444,7 @@ def layer_normalize(dirs: PyTree, params: PyTree, *, include_vectors: bool = Fal
         ValueError: `dirs` does not look like `params`.
     """
     dirs = _checked(dirs, params)
+    check_flag("include_vectors", include_vectors)
     moves = {row.name: include_vectors or row.axes is not None for row in _filters.filters_of(params, None)}
 
     def normalize(name: str, w: Any, d: Array) -> Array:
@@ -621,7 +624,7 @@ def mask(dirs: PyTree, keep: str | Callable[[str, Any], bool], *, like: PyTree =
         TypeError: a leaf is not a real floating-point array, or `keep` is neither text nor a function.
         ValueError: nothing is kept; `dirs` is no stack, or could be a list as well.
     """
-    if not callable(keep) and not isinstance(keep, str | re.Pattern):
+    if isinstance(keep, type) or not (callable(keep) or isinstance(keep, str | re.Pattern)):
         raise TypeError(f"keep must be a regular expression or a function (name, leaf) -> bool, got {keep!r}")
     dirs = _tree.read_stack(dirs, "dirs", like, "like")
     keeps = keep if callable(keep) else (lambda name, leaf: re.search(keep, name) is not None)

@@ -32,6 +32,7 @@ from jaxtyping import Array, Float, PyTree
 from landscape import _tree
 from landscape._descent import MAX_STEPS, Descent, Outcome, Spec
 from landscape._kernel import coords_dtype, machine_memory
+from landscape._numbers import check_flag
 from landscape.engine import Devices, sweep
 from landscape.grid import Grid, Landscape
 from landscape.objective import Objective, check_means, check_named, check_objective
@@ -171,13 +172,15 @@ def run(descent: Descent, params: PyTree) -> Run:
 
 def check_run(objective: Any, spec: Spec, key: Any, track: Any, limits: tuple[Any, Any] = (None, None)) -> None:
     """Raise `TypeError` or `ValueError` for what no training can do."""
-    if not isinstance(track or {}, Mapping):
+    track = {} if track is None else track
+    if not isinstance(track, Mapping):
         raise TypeError(f"track must be a dict of objectives by name, got {type(track).__name__}")
     check_objective(objective)
-    check_named(track or {}, "track")
+    check_named(track, "track")
     if key is not None:
         _tree.check_key(key)
     check_limits(*limits)
+    check_flag("snapshots", spec.snapshots)
     _tree.check_count("num_steps", spec.num_steps, 0)
     if spec.num_steps > MAX_STEPS:
         raise ValueError(f"num_steps must be at most {MAX_STEPS}, which 32 bits count, got {spec.num_steps}")
@@ -480,7 +483,7 @@ def train_many(
         key=key,
         track=dict(track or {}),
         batch_size=batch_size,
-        record_every=_the_ends(num_steps) if record_every is None else record_every,
+        record_every=the_ends(num_steps) if record_every is None else record_every,
         check_every=check_every,
         snapshots=snapshots,
         tol=tol,
@@ -494,7 +497,7 @@ def train_many(
     return runs.gather(sweep(runs, grid, store=store, shard=shard, progress=progress, **across))
 
 
-def _the_ends(num_steps: Any) -> Any:
+def the_ends(num_steps: Any) -> Any:
     """The interval at which only the first and the last entry are recorded; what is no number is refused later."""
     return max(num_steps, 1) if isinstance(num_steps, int | np.integer) else 1
 

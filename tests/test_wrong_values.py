@@ -241,7 +241,10 @@ def verdict(function, arguments):
             warnings.simplefilter("ignore")
             function(**arguments)
     except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        if any(frame.filename == __file__ and frame.name == "<lambda>" for frame in frames):
+            return "accepted", "the loss of this test itself cannot do it"
+        last = frames[-1]
         ours = last.filename.startswith(PACKAGE) and "raise" in (last.line or "")
         kind = isinstance(error, TypeError | ValueError | ls.StoreError | FileNotFoundError | KeyError)
         words = f"{type(error).__name__}: {error}".replace("\n", " ")[:160]

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
@@ -252,7 +253,8 @@ def product(operator: Objective | Operator, params: PyTree, vector: PyTree) -> P
     """
     check(operator, params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(vector):
-        if not isinstance(leaf, int | float) and not hasattr(leaf, "shape"):
+        text = isinstance(leaf, np.ndarray) and leaf.dtype.kind in _tree.NO_NUMBERS
+        if text or (not isinstance(leaf, int | float) and not hasattr(leaf, "shape")):
             raise TypeError(f"vector.{_tree.key_name(path)} must be an array, got {_tree.describe(leaf)}")
     _tree.check_like(vector, params, "vector", "params")
     with jax.default_matmul_precision("highest"):

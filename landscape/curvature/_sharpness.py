@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
+from landscape._numbers import check_flag
 from landscape.curvature._eigenpairs import eigenpairs
 from landscape.curvature._products import Adaptive, Operator, check, widened
 from landscape.objective import Objective, check_objective
@@ -42,6 +43,7 @@ def sharpness(
         ValueError: as in `eigenpairs`.
     """
     check(objective, params)
+    check_flag("adaptive", adaptive)
     top = eigenpairs(key, Adaptive(objective) if adaptive else objective, params, 1, "LA", **options)
     return Sharpness(top.values[0], top.residuals[0])
 
@@ -70,6 +72,7 @@ def ascent_sharpness(
     check_objective(objective)
     check(objective, params)
     _tree.check_positive("rho", rho)
+    check_flag("adaptive", adaptive)
     return _ascent(objective, jax.tree.map(jnp.asarray, params), rho, adaptive=adaptive)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 from matfree import stochtrace
 
 from landscape import _tree
+from landscape._numbers import check_choice
 from landscape.curvature._products import Flat, Operator, check, products
 from landscape.objective import Objective
 
@@ -69,8 +70,7 @@ def trace(
         ValueError: fewer than 6 products, or an unknown method.
     """
     _check_samples(key, objective, params, num_products, 6, "num_products")
-    if method not in _METHODS:
-        raise ValueError(f"method must be one of {list(_METHODS)}, got {method!r}")
+    check_choice("method", method, _METHODS)
     params = jax.tree.map(jnp.asarray, params)
     if num_products >= _tree.size(params):
         return _exact(objective, params)
