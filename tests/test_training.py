@@ -9,7 +9,7 @@ import optax
 import pytest
 import scipy.stats
 
-from landscape import Objective, Outcome, Run, _descent, train
+from landscape import Objective, Outcome, Run, _descent, train, train_many
 
 RNG = np.random.default_rng(5)
 ROTATION, _ = np.linalg.qr(RNG.normal(size=(4, 4)))
@@ -84,8 +84,8 @@ def test_without_snapshots_there_are_none():
 # ------------------------------------------------------------------------------------------------ outcomes
 
 
-def test_converged_runs_stop_at_the_first_record_within_tolerance(x64):
-    run = train(Objective(bowl), optax.sgd(0.3), start(), num_steps=300, record_every=4, tol=1e-3)
+def test_converged_runs_stop_at_the_first_look_within_tolerance(x64):
+    run = train(Objective(bowl), optax.sgd(0.3), start(), num_steps=300, record_every=4, check_every=4, tol=1e-3)
     steps = np.arange(0, 301, 4)
     norms = np.linalg.norm((descent(0.3, steps) - MINIMUM) @ HESSIAN, axis=1)
     first = int(np.argmax(norms <= 1e-3))
@@ -102,11 +102,12 @@ def test_a_minimum_needs_no_step(x64):
     np.testing.assert_array_equal(join(run.params), MINIMUM)
 
 
-@pytest.mark.parametrize("record_every", [1, 3])
-def test_max_loss_ends_a_run_at_the_first_record_beyond_it(x64, record_every):
+@pytest.mark.parametrize(("record_every", "check_every"), [(1, 1), (3, 1), (1, 3), (5, 3)])
+def test_max_loss_ends_a_run_at_the_first_look_beyond_it(x64, record_every, check_every):
     # |1 - 1.1 * 3| = 2.3: the first eigendirection grows
-    run = train(Objective(bowl), optax.sgd(1.1), start(), num_steps=12, record_every=record_every, max_loss=1e4)
-    steps = np.arange(0, 13, record_every)
+    run = train(Objective(bowl), optax.sgd(1.1), start(), num_steps=12, record_every=record_every,
+                check_every=check_every, max_loss=1e4)  # fmt: skip
+    steps = np.arange(0, 13, check_every)
     first = int(np.argmax(losses(descent(1.1, steps)) > 1e4))
     assert (run.outcome, int(run.steps)) == (Outcome.DIVERGED, steps[first])
     np.testing.assert_allclose(join(run.params), descent(1.1, steps)[first], rtol=1e-10)
@@ -114,21 +115,22 @@ def test_max_loss_ends_a_run_at_the_first_record_beyond_it(x64, record_every):
 
 @pytest.mark.parametrize("record_every", [1, 7])
 def test_overflow_freezes_the_last_finite_parameters(record_every):
-    # theta -> -9 theta: 9^t * 2 leaves float32 (3.4e38) after 40 steps, its square after 20
+    # theta -> -9 theta - 20 sign(theta) leaves float32 (3.4e38) after 40 steps, its square after 20
     objective = Objective(lambda p, _: jnp.sum(jnp.abs(p)) * 2.0 + 0.5 * p @ p)
     run = train(objective, optax.sgd(10.0), jnp.array([2.0, 3.0]), num_steps=100, record_every=record_every)
     assert run.outcome == Outcome.DIVERGED
     assert np.all(np.isfinite(run.params))
-    assert 18 <= int(run.steps) <= 27
+    assert 38 <= int(run.steps) <= 40
     assert int(run.history["step"][-1]) == int(run.steps)
     assert run.history["loss"].shape == (-(-100 // record_every) + 1,)
 
 
-def test_a_gradient_that_is_not_finite_freezes_the_run_before_the_step():
-    # sqrt has no finite slope at 0, where the second step of 0.5 would start from
+def test_a_run_that_ends_where_the_loss_is_nan_has_not_converged():
+    # down to 0.1, where the loss is NaN and its slope, by the rules of jnp.where, zero
     objective = Objective(lambda p, _: jnp.where(p > 0.3, p, jnp.nan))
-    run = train(objective, optax.sgd(0.5), jnp.float32(1.6), num_steps=10, record_every=5)
-    assert (run.outcome, int(run.steps), float(run.params)) == (Outcome.DIVERGED, 3, pytest.approx(0.1))
+    for tol in (None, 1e-3):
+        run = train(objective, optax.sgd(0.5), jnp.float32(1.6), num_steps=10, record_every=5, tol=tol)
+        assert (run.outcome, int(run.steps), float(run.params)) == (Outcome.DIVERGED, 10, pytest.approx(0.1))
 
 
 def test_a_nan_start_is_reported_and_kept():
@@ -145,8 +147,9 @@ def test_minibatches_are_drawn_anew_without_replacement():
     # the gradient with respect to params is the mean one-hot of the batch, so the steps count the examples drawn
     objective = Objective(lambda p, batch: batch @ p, jnp.eye(7))
     run = train(
-        objective, optax.sgd(1.0), jnp.zeros(7), num_steps=400, key=jax.random.key(2), batch_size=3, snapshots=True
-    )
+        objective, optax.sgd(1.0), jnp.zeros(7), num_steps=400, key=jax.random.key(2), batch_size=3, snapshots=True,
+        record_every=1,
+    )  # fmt: skip
     drawn = -3 * np.diff(np.asarray(run.snapshots), axis=0)
     counts = np.round(drawn)
     np.testing.assert_allclose(drawn, counts, atol=1e-3)
@@ -161,7 +164,7 @@ def test_minibatches_are_reproducible_and_a_full_batch_is_gradient_descent():
     rng = np.random.default_rng(0)
     x, y = jnp.asarray(rng.normal(size=(9, 4)), jnp.float32), jnp.asarray(rng.normal(size=9), jnp.float32)
     objective = Objective(lambda p, batch: (batch[0] @ p - batch[1]) ** 2, (x, y), batch_size=2)
-    options = {"num_steps": 6, "snapshots": True}
+    options = {"num_steps": 6, "record_every": 1, "snapshots": True}
     p = jnp.full(4, 0.5)
     one, again, other = (
         train(objective, optax.sgd(0.1), p, key=jax.random.key(seed), batch_size=4, **options).snapshots
@@ -250,7 +253,7 @@ def count_losses(objective_fn, **options):
     return run, len(seen)
 
 
-@pytest.mark.parametrize(("record_every", "most"), [(1, 13), (40, 43), (1000, 102)])
+@pytest.mark.parametrize(("record_every", "most"), [(1, 102), (40, 104), (1000, 102)])
 def test_a_converged_run_costs_nothing_more(record_every, most):
     # (x - 3)^2 with rate 1/4: the gradient 2 (x - 3) = 2^(1 - t) falls to 1e-3 at t = 11
     run, evaluations = count_losses(
@@ -258,16 +261,16 @@ def test_a_converged_run_costs_nothing_more(record_every, most):
         record_every=record_every, check_every=100, tol=1e-3,
     )  # fmt: skip
     assert run.outcome == Outcome.CONVERGED
-    assert int(run.steps) == min(record_every, 100) * -(-11 // min(record_every, 100))
+    assert int(run.steps) == 100
     assert evaluations <= most
 
 
 @pytest.mark.parametrize("record_every", [1, 13, 40, 10**5])
 def test_a_diverged_run_is_retraced_to_its_last_finite_step(record_every):
-    # x -> -9 x from 2: the square 4 * 81^t leaves float32 for the first time at
+    # x -> x - 10 x from 2: the step of 20 * 9^t leaves float32 for the first time at
     objective = Objective(lambda p, _: 0.5 * p**2)
     run = train(objective, optax.sgd(10.0), jnp.float32(2.0), num_steps=10**6, record_every=record_every)
-    steps = int(np.ceil(np.log(np.finfo(np.float32).max / 4) / np.log(81)))
+    steps = int(np.ceil(np.log(np.finfo(np.float32).max / 20) / np.log(9)))
     assert (run.outcome, int(run.steps)) == (Outcome.DIVERGED, steps)
     np.testing.assert_allclose(run.params, 2.0 * (-9.0) ** steps, rtol=1e-5)
 
@@ -283,11 +286,107 @@ def test_parameters_that_overflow_by_themselves_are_not_taken(record_every):
     assert (float(run.params["x"]), float(run.params["y"])) == (np.float32(0.2), 2.0)
 
 
-def test_a_gradient_that_is_not_finite_counts_even_where_the_optimizer_clips_it():
-    # the slope of sqrt at 0 is infinite; clipped it would leave the run finite
+def test_a_gradient_that_is_not_finite_is_the_optimizers_to_clip():
+    # the slope of sqrt at 0 is infinite; clipped to 1 it leads to -0.5, where it is NaN
     objective = Objective(lambda p, _: jnp.sqrt(p))
     run = train(objective, optax.chain(optax.clip(1.0), optax.sgd(0.5)), jnp.float32(0.0), num_steps=5)
-    assert (run.outcome, int(run.steps), float(run.params)) == (Outcome.DIVERGED, 0, 0.0)
+    assert (run.outcome, int(run.steps), float(run.params)) == (Outcome.DIVERGED, 1, -0.5)
+
+
+# ------------------------------------------------------------------- the same answer however it is recorded
+
+GAP = (1.0, 1.2)  # of x, where losses are NaN or infinite
+
+
+def gap(params, value, slope):
+    """A bowl around 0.3 that is `value` in the gap, with a slope that is NaN there or goes on."""
+    x = params["x"]
+    inside = (x > GAP[0]) & (x < GAP[1])
+    bowl = (x - 0.3) ** 2
+    hole = jnp.where(inside, value, 0.0) if slope else 0.0
+    return jnp.mean(bowl + hole if slope else jnp.where(inside, value * bowl, bowl)) + jnp.sum(params["y"] ** 2)
+
+
+LOSSES = {
+    "nan, slope nan": lambda p, _: gap(p, jnp.nan, False),
+    "infinite for a while": lambda p, _: gap(p, jnp.inf, True),
+    "overflow": lambda p, _: 0.5 * jnp.mean(p["x"] ** 2) + jnp.sum(p["y"] ** 2),
+}
+SKIPPING = {
+    "sgd": lambda n: optax.sgd(0.17 * n),
+    "adam": lambda n: optax.adam(0.13),
+    "skip": lambda n: optax.apply_if_finite(optax.sgd(0.2 * n), 4),
+    "steep": lambda n: optax.sgd(9.0 * n),
+}
+CASES = [
+    ("nan, slope nan", 3, ("skip", "sgd")),
+    ("nan, slope nan", 2**14 + 5, ("skip",)),
+    ("infinite for a while", 3, ("sgd",)),
+    ("overflow", 2**14 + 5, ("steep", "adam")),
+]
+LENGTH = 41
+
+
+def plain_loop(loss, optimizer, params):
+    """What DIVERGED means, word for word, and how the run ends."""
+
+    @jax.jit
+    def step(params, memory):
+        value, gradient = jax.value_and_grad(loss)(params, None)
+        updates, memory = optimizer.update(gradient, memory, params)
+        return optax.apply_updates(params, updates), memory, value, gradient
+
+    memory, all_finite = optimizer.init(params), lambda tree: all(np.all(np.isfinite(x)) for x in jax.tree.leaves(tree))
+    for number in range(LENGTH):
+        new, memory, *_ = step(params, memory)
+        if not all_finite(new):
+            return Outcome.DIVERGED, number, params
+        params = new
+    ended = step(params, memory)[2:]
+    return Outcome.MAX_STEPS if all_finite(ended) else Outcome.DIVERGED, LENGTH, params
+
+
+@pytest.mark.parametrize(("loss", "size", "names"), CASES)
+def test_outcome_steps_and_parameters_are_those_of_a_plain_loop(loss, size, names):
+    params = {"x": jnp.linspace(1.3, 2.6, size), "y": jnp.float32(0.7)}
+    for name in names:
+        optimizer = SKIPPING[name](size)
+        expected, steps, end = plain_loop(LOSSES[loss], optimizer, params)
+        for record_every, check_every in [(1, 1), (7, 3), (LENGTH, 20)][: 2 if size > 3 else 3]:
+            run = train(Objective(LOSSES[loss]), optimizer, params, num_steps=LENGTH, record_every=record_every,
+                        check_every=check_every, max_loss=np.inf)  # fmt: skip
+            assert (run.outcome, int(run.steps)) == (expected, steps), (name, record_every, check_every)
+            np.testing.assert_allclose(run.params["x"], end["x"], rtol=1e-4, atol=1e-5)
+            assert int(run.history["step"][-1]) == steps
+
+
+def test_a_batch_of_runs_that_diverge_at_their_own_steps_is_a_loop_over_them():
+    rates = jnp.array([0.3, 2.5, 3.1, 9.0, 40.0])
+
+    def one(rate):
+        return train(Objective(lambda p, _: 0.5 * jnp.sum(p**2)), optax.sgd(rate), jnp.array([2.0, 3.0]),
+                     num_steps=300, record_every=300)  # fmt: skip
+
+    many = jax.jit(jax.vmap(one))(rates)
+    # (1 - rate)^t 3 is finite, and maybe has to be rate times that
+    bounds = [np.log(np.finfo(np.float32).max / np.array([3 * r, 3])) / np.log(r - 1) for r in np.asarray(rates[1:])]
+    assert all(np.floor(low) <= n <= high for n, (low, high) in zip(np.asarray(many.steps[1:]), bounds))
+    np.testing.assert_array_equal(many.outcome_code, [1, 2, 2, 2, 2])
+    alone = jax.jit(one)
+    for i, rate in enumerate(rates):
+        np.testing.assert_array_equal(alone(rate).steps, many.steps[i])
+        np.testing.assert_allclose(alone(rate).params, many.params[i], rtol=1e-5)
+    assert np.all(np.isfinite(many.params))
+
+
+def test_looks_do_not_depend_on_what_is_recorded(x64):
+    norms = np.linalg.norm((descent(0.3, np.arange(301)) - MINIMUM) @ HESSIAN, axis=1)
+    first = int(np.argmax(norms <= 3e-3))
+    for check_every, steps in ((None, first), (7, -(-first // 7) * 7)):
+        for record_every in (1, 30):
+            run = train(Objective(bowl), optax.sgd(0.3), start(), num_steps=300, record_every=record_every,
+                        check_every=check_every, tol=3e-3)  # fmt: skip
+            assert (run.outcome, int(run.steps)) == (Outcome.CONVERGED, steps)
 
 
 def test_a_batch_ends_with_its_last_run_and_every_run_keeps_its_own_history(x64):
@@ -355,6 +454,59 @@ def test_optimizers_do_what_they_do_in_a_loop_of_optax(x64, name, record_every):
     np.testing.assert_allclose(run.params, params, rtol=1e-8)
 
 
+def test_gradients_accumulated_over_steps(x64):
+    # two steps on the same gradient make one: descent of half as many steps
+    optimizer = optax.MultiSteps(optax.sgd(0.3), 2)
+    run = train(Objective(bowl), optimizer, start(), num_steps=21, record_every=21)
+    np.testing.assert_allclose(join(run.params), descent(0.3, np.array([10]))[0], rtol=1e-6)
+    assert (int(run.optimizer_state.mini_step), int(run.optimizer_state.gradient_step)) == (1, 10)
+
+
+def test_averages_that_the_optimizer_holds_are_in_its_state(x64):
+    params, optimizer = start(), optax.contrib.schedule_free_sgd(0.2, b1=0.9)
+    memory = optimizer.init(params)
+    for _ in range(12):
+        updates, memory = optimizer.update(jax.grad(bowl)(params, None), memory, params)
+        params = optax.apply_updates(params, updates)
+    expected = optax.contrib.schedule_free_eval_params(memory, params)
+    run = train(Objective(bowl), optimizer, start(), num_steps=12, record_every=12)
+    average = optax.contrib.schedule_free_eval_params(run.optimizer_state, run.params)
+    np.testing.assert_allclose(join(average), join(expected), rtol=1e-9)
+    assert not np.allclose(join(average), join(run.params), rtol=1e-3)
+
+
+def test_lookahead_goes_down_by_its_fast_parameters(x64):
+    optimizer = optax.lookahead(optax.sgd(0.3), sync_period=3, slow_step_size=0.5)
+    fast = slow = START
+    for number in range(1, 8):
+        fast = fast - 0.3 * HESSIAN @ (fast - MINIMUM)
+        if number % 3 == 0:
+            fast = slow = slow + 0.5 * (fast - slow)
+    pair = optax.LookaheadParams.init_synced(start())
+    run = train(Objective(bowl), optimizer, pair, num_steps=7, record_every=7, track={"slow": Objective(bowl)})
+    np.testing.assert_allclose(join(run.params.fast), fast, rtol=1e-10)
+    np.testing.assert_allclose(join(run.params.slow), slow, rtol=1e-10)
+    np.testing.assert_allclose(run.history["loss"][-1], losses(fast[None])[0], rtol=1e-10)
+    np.testing.assert_allclose(run.history["slow_loss"][-1], losses(slow[None])[0], rtol=1e-10)
+    with pytest.raises(TypeError, match=r"optax.lookahead trains .* start from optax.LookaheadParams.init_synced"):
+        train(Objective(bowl), optimizer, start(), num_steps=7)
+
+
+def test_a_run_of_minibatches_measures_all_examples_once_in_ten_passes():
+    seen = []
+
+    def counted(params, batch):
+        jax.debug.callback(lambda x: seen.append(x.shape[0]), batch)
+        return (params - batch) ** 2
+
+    objective = Objective(counted, jnp.linspace(1.0, 2.0, 30))
+    run = train(objective, optax.sgd(0.1), jnp.float32(2.0), num_steps=250, batch_size=3, key=jax.random.key(0))
+    jax.effects_barrier()
+    np.testing.assert_array_equal(run.history["step"], [0, 100, 200, 250])
+    assert seen.count(30) == 4
+    assert seen.count(3) == 250
+
+
 def test_numbers_of_the_optimizer_may_be_traced(x64):
     def end(rate):
         return join(train(Objective(bowl), optax.sgd(rate), start(), num_steps=25, record_every=25).params)
@@ -388,6 +540,39 @@ def test_options_that_cannot_be(options, said):
     objective = Objective(lambda p, batch: batch * p, jnp.array([2.0, 3.0, 4.0]))
     with pytest.raises(ValueError, match=said):
         train(objective, optax.sgd(0.1), jnp.float32(2.0), **{"num_steps": 5, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "said"),
+    [
+        ({"tol": np.nan}, ValueError, "tol must be a norm of the gradient, finite and at least 0, got nan"),
+        ({"tol": -1.0}, ValueError, "tol must be a norm .* got -1.0"),
+        ({"tol": np.inf}, ValueError, "tol must be a norm .* got inf"),
+        ({"tol": True}, TypeError, r"tol must be a number, got True \(bool\)"),
+        ({"tol": "1e-3"}, TypeError, "tol must be a number, got '1e-3'"),
+        ({"max_loss": np.nan}, ValueError, "max_loss must be a loss that others can exceed, got nan"),
+        ({"max_loss": -np.inf}, ValueError, "max_loss must be a loss .* got -inf"),
+        ({"max_loss": [1.0, 2.0]}, TypeError, "max_loss must be a number, got"),
+        ({"num_steps": 2**31}, ValueError, "num_steps must be at most 2147483647, which 32 bits count"),
+        ({"num_steps": 2**31 - 1, "snapshots": True, "params": jnp.zeros(99999)}, ValueError,
+         r"num_steps=2147483647 asks for 2,147,483,648 entries of 400,008 bytes, .* GiB in all, and this machine has"),
+    ],
+)  # fmt: skip
+def test_limits_and_lengths_that_cannot_be(options, kind, said):
+    params = options.get("params", jnp.float32(2.0))
+    options = {"num_steps": 5} | {name: value for name, value in options.items() if name != "params"}
+    with pytest.raises(kind, match=said):
+        train(Objective(lambda p, _: jnp.sum(p**2)), optax.sgd(0.1), params, **options)
+
+
+@pytest.mark.parametrize("loss", [lambda p, _: jnp.sum(p) > 0.5, lambda p, _: jnp.round(jnp.sum(p)).astype(jnp.int32)])
+def test_a_loss_without_a_slope_is_not_minimised(loss):
+    with pytest.raises(
+        TypeError, match="cannot be minimised: its loss is of (bool|int32), which has no slope"
+    ):
+        train(Objective(loss), optax.sgd(0.1), jnp.ones(3), num_steps=4, tol=1e-3)
+    with pytest.raises(TypeError, match="objective cannot be minimised"):
+        train_many(Objective(loss), optax.sgd(0.1), jnp.ones((2, 3)), num_steps=4, progress=False)
 
 
 def test_a_run_of_another_shard_has_no_outcome():
