@@ -16,6 +16,7 @@ from benchmarks import _harness
 NAMES = (
     "basins",
     "batching",
+    "compile",
     "engine",
     "hoisting",
     "imports",

@@ -103,7 +103,8 @@ class Training:
         """The loss at the end and along the run."""
         key = jax.random.fold_in(jax.random.key(self.seed + 1), coords[0].astype(jnp.int32))
         start = jax.tree.map(lambda w: self.scale * w, self.problem.init(key))
-        run = ls.train(self.objective, self.optimizer, start, num_steps=self.steps, record_every=self.every, tol=1e-9)
+        options = {"num_steps": self.steps, "record_every": self.every, "check_every": self.every, "tol": 1e-9}
+        run = ls.train(self.objective, self.optimizer, start, **options)
         return {"loss": run.history["loss"][-1], "history": run.history["loss"]}
 
 

@@ -61,7 +61,9 @@ with ls.plotting.style("doodle"):
 # %%
 ticks = jnp.linspace(-4.0, 4.0, 5)
 drops = jnp.stack(jnp.meshgrid(ticks, ticks, indexing="ij"), axis=-1).reshape(-1, 2)
-marbles = ls.train_many(hills, optax.sgd(0.03), drops, num_steps=200, record_every=2, snapshots=True, tol=1e-3)
+marbles = ls.train_many(
+    hills, optax.sgd(0.03), drops, num_steps=200, record_every=2, check_every=2, snapshots=True, tol=1e-3
+)
 
 with ls.plotting.style("doodle"):
     ax = ls.plotting.contours(surface, "loss", levels=9, labels=False, minimum=False, label="25 marbles")

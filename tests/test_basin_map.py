@@ -282,7 +282,7 @@ def test_minibatches_are_stepped_on_and_the_full_loss_is_judged(x64):
     objective = Objective(lambda p, batch: (p - batch) ** 2, data)
     key = jax.random.key(6)
     point = TrainabilityMap(lambda c: (optax.sgd(c[0]), jnp.array(9.0)), objective, 30, batch_size=2, key=key)
-    run = ls.train(objective, optax.sgd(0.3), jnp.array(9.0), num_steps=30, batch_size=2, key=key)
+    run = ls.train(objective, optax.sgd(0.3), jnp.array(9.0), num_steps=30, record_every=1, batch_size=2, key=key)
     result = sweep(point, Grid.of(rate=[0.3]), **QUIET)
     np.testing.assert_allclose(result["train_loss"][0], run.history["loss"][-1], rtol=1e-10)
     np.testing.assert_allclose(

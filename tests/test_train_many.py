@@ -150,8 +150,8 @@ def test_the_loop_ends_with_the_last_run_and_not_before(x64):
 
     # half the rest is left after each step: 2^-10 < 1e-3 after 10 steps from 1, after 20 from 1000
     inits = jnp.array([3.0, 1002.0])
-    run = train_many(Objective(counted), optax.sgd(0.25), inits, num_steps=10**6, record_every=2, tol=2e-3, batch=2,
-                     store=None, **QUIET)  # fmt: skip
+    run = train_many(Objective(counted), optax.sgd(0.25), inits, num_steps=10**6, record_every=2, tol=2e-3,
+                     check_every=2, batch=2, **QUIET)  # fmt: skip
     np.testing.assert_array_equal(run.steps, [10, 20])
     jax.effects_barrier()
     assert len(seen) < 3000

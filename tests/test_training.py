@@ -567,9 +567,7 @@ def test_limits_and_lengths_that_cannot_be(options, kind, said):
 
 @pytest.mark.parametrize("loss", [lambda p, _: jnp.sum(p) > 0.5, lambda p, _: jnp.round(jnp.sum(p)).astype(jnp.int32)])
 def test_a_loss_without_a_slope_is_not_minimised(loss):
-    with pytest.raises(
-        TypeError, match="cannot be minimised: its loss is of (bool|int32), which has no slope"
-    ):
+    with pytest.raises(TypeError, match="cannot be minimised: its loss is of (bool|int32), which has no slope"):
         train(Objective(loss), optax.sgd(0.1), jnp.ones(3), num_steps=4, tol=1e-3)
     with pytest.raises(TypeError, match="objective cannot be minimised"):
         train_many(Objective(loss), optax.sgd(0.1), jnp.ones((2, 3)), num_steps=4, progress=False)
