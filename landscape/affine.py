@@ -31,7 +31,6 @@ True
 import functools
 import math
 import operator
-import warnings
 from collections import ChainMap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +42,8 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
+
+from landscape._caller import warn
 
 T = TypeVar("T")
 Equation = Any  # jax.extend.core.JaxprEqn, whose avals are not typed
@@ -141,11 +142,10 @@ def _say_once(error: Exception) -> None:
     if type(error) in _SAID:
         return
     _SAID.add(type(error))
-    warnings.warn(
+    warn(
         f"affine_vmap could not rewrite this function for jax {jax.__version__} and takes it as it is: the "
         f"same values, without the speed of what points could share ({type(error).__name__}: {error})",
         RuntimeWarning,
-        stacklevel=3,
     )
 
 

@@ -16,7 +16,6 @@ one method, `Objective.mean`, so batches, and the ragged last one, are dealt wit
 
 import dataclasses
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +26,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from landscape import _tree
+from landscape._caller import warn
 from landscape._numbers import check_flag
 
 _static: Any = {"static": True}
@@ -411,10 +411,7 @@ def check_means(
         if per_example and of_rows:
             raise ValueError(f"{name}: {said}, so there are no independent examples to measure; {_INSTEAD}")
         if batched:
-            warnings.warn(
-                f"{name}: {said}, so the answer depends on batch_size={size}; leave it away, or {_INSTEAD}",
-                stacklevel=4,
-            )
+            warn(f"{name}: {said}, so the answer depends on batch_size={size}; leave it away, or {_INSTEAD}")
 
 
 _INSTEAD = (

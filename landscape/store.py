@@ -26,7 +26,6 @@ import stat
 import time
 import unicodedata
 import uuid
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape._caller import warn
 from landscape._layout import MAX_NAME, METADATA, PARTIAL, Layout, check_storable, fill_value, row_tile
 from landscape.grid import Axis, Grid, Landscape, dims
 
@@ -357,7 +357,7 @@ class RunStore:
                 damage = str(error)
             if axis.name != stored["name"] or len(axis) != self._arrays[DONE].shape[index]:
                 raise StoreError(f"{self.path} holds another grid and damaged coordinates, {damage}; delete it")
-            warnings.warn(f"coordinates of {self.path} are damaged and written anew: {damage}", stacklevel=6)
+            warn(f"coordinates of {self.path} are damaged and written anew: {damage}")
             with _writable(self.path):
                 _replace_axis(self.path, axis)
 

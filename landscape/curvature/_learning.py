@@ -1,6 +1,5 @@
 """The local learning coefficient: how fast the volume of low loss about a minimum shrinks, by Langevin chains."""
 
-import warnings
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
+from landscape._caller import warn
 from landscape.curvature._products import Flat, check, widened
 from landscape.curvature._trace import Estimate, mean_and_sem
 from landscape.objective import Objective, check_objective, drawn
@@ -147,7 +147,7 @@ def _warn_if_too_large(history: Array, temperature: Estimate, step_size: Any) ->
         )
     else:
         return
-    warnings.warn(f"step_size={float(step_size):.3g} is too large: {what}", stacklevel=3)
+    warn(f"step_size={float(step_size):.3g} is too large: {what}")
 
 
 def _check(numbers: dict[str, Any], num_chains: Any, num_records: Any, num_steps: Any, burn_in: float) -> None:
@@ -162,6 +162,7 @@ def _check(numbers: dict[str, Any], num_chains: Any, num_records: Any, num_steps
     _tree.check_count("num_chains", num_chains, 2)
     _tree.check_count("num_records", num_records, 4)
     _tree.check_count("num_steps", num_steps, num_records)
+    _tree.check_number("burn_in", burn_in)
     if not 0 <= burn_in < 1:
         raise ValueError(f"burn_in must be a share of the steps, in [0, 1), got {burn_in!r}")
 
