@@ -103,8 +103,10 @@ class Training:
         """The loss at the end and along the run."""
         key = jax.random.fold_in(jax.random.key(self.seed + 1), coords[0].astype(jnp.int32))
         start = jax.tree.map(lambda w: self.scale * w, self.problem.init(key))
-        options = {"num_steps": self.steps, "record_every": self.every, "check_every": self.every, "tol": 1e-9}
-        run = ls.train(self.objective, self.optimizer, start, **options)
+        run = ls.train(
+            self.objective, self.optimizer, start,
+            num_steps=self.steps, tol=1e-9, record_every=self.every, check_every=self.every,
+        )  # fmt: skip
         return {"loss": run.history["loss"][-1], "history": run.history["loss"]}
 
 

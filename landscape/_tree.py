@@ -481,7 +481,8 @@ def _norm_jvp(primals: tuple[PyTree], tangents: tuple[PyTree]) -> tuple[Array, A
     length = norm(tree)
     safe = jnp.where(length > 0, length, 1)
     leaves, others = _in_one_precision(tree), _in_one_precision(tangent)
-    return length, sum(jnp.sum(x / safe * t.astype(safe.dtype)) for x, t in zip(leaves, others))
+    along = [jnp.sum(x / safe * t.astype(safe.dtype)) for x, t in zip(leaves, others)]
+    return length, jnp.sum(jnp.stack(along))
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
