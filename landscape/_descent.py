@@ -38,7 +38,6 @@ GOING, LEAVING = -1, -2  # of runs that have not ended; the next update of the s
 UNMEASURED = -1  # the step before the first, which moves nothing
 CHUNK = (16, 100)  # fewest and most steps between two looks at whether all runs have ended
 PASSES = 10  # over the data, between two measurements of all of them by a run of minibatches
-MAX_STEPS = 2**31 - 1  # that 32 bits count
 
 
 class Outcome(IntEnum):
@@ -427,5 +426,5 @@ def _write(kept: PyTree, entry: PyTree, number: Any) -> PyTree:
 
 
 def _repeat_last(number: Any, kept: Array, last: Array) -> Array:
-    written = jnp.arange(kept.shape[0]) < number
+    written = jnp.arange(kept.shape[0], dtype=number.dtype) < number
     return jnp.where(written.reshape(-1, *(1,) * last.ndim), kept, last)

@@ -259,8 +259,13 @@ def _flatten(stacked: PyTree) -> Float[Array, "k n"]:
     """A stack of trees as the rows of a matrix."""
     leaves = jax.tree.leaves(stacked)
     if _are_on_host(leaves):  # XLA takes seconds to compile a concatenation of a thousand leaves
-        return _tree.at_least_single(np.concatenate([np.reshape(x, (np.shape(x)[0], -1)) for x in leaves], axis=1))
+        return _tree.at_least_single(np.concatenate([_rows_on_host(x) for x in leaves], axis=1))
     return jnp.concatenate([_tree.at_least_single(x).reshape(x.shape[0], -1) for x in leaves], axis=1)
+
+
+def _rows_on_host(x: Any) -> np.ndarray:
+    host = np.asarray(x)  # before it is reshaped, which JAX would do, within a trace by tracing it
+    return host.reshape(host.shape[0], -1)
 
 
 def _are_on_host(leaves: list[Any]) -> bool:

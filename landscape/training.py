@@ -30,7 +30,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._descent import MAX_STEPS, Descent, Outcome, Spec
+from landscape._descent import Descent, Outcome, Spec
 from landscape._kernel import coords_dtype, machine_memory
 from landscape._numbers import check_flag
 from landscape.engine import Devices, sweep
@@ -182,8 +182,6 @@ def check_run(objective: Any, spec: Spec, key: Any, track: Any, limits: tuple[An
     check_limits(*limits)
     check_flag("snapshots", spec.snapshots)
     _tree.check_count("num_steps", spec.num_steps, 0)
-    if spec.num_steps > MAX_STEPS:
-        raise ValueError(f"num_steps must be at most {MAX_STEPS}, which 32 bits count, got {spec.num_steps}")
     for name in ("record_every", "check_every"):
         if getattr(spec, name) is not None:
             _tree.check_count(name, getattr(spec, name), 1)

@@ -86,7 +86,9 @@ def test_rescaling_changes_sharpness_as_the_algebra_says_and_leaves_the_adaptive
     assert float(adaptive[0].value) == pytest.approx(float(adaptive[1].value), rel=1e-10)
     size = np.abs(np.r_[np.ravel(params["in"]), params["out"]])
     assert float(adaptive[0].value) == pytest.approx(np.linalg.eigvalsh(size[:, None] * dense * size)[-1], rel=1e-10)
-    ascent = [[float(curvature.ascent_sharpness(objective, p, adaptive=b)) for p in (params, moved)] for b in (0, 1)]
+    ascent = [
+        [float(curvature.ascent_sharpness(objective, p, adaptive=b)) for p in (params, moved)] for b in (False, True)
+    ]
     assert ascent[1][0] == pytest.approx(ascent[1][1], rel=1e-10)
     assert ascent[0][0] != pytest.approx(ascent[0][1], rel=0.1)
 

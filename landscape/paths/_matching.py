@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
+from landscape._numbers import check_choice
 from landscape._program import narrowest_float
 from landscape.paths._axes import follow, groups_of
 from landscape.subspace import LAYOUTS, check_pair
@@ -133,8 +134,7 @@ class PermutationSpec:
                 convolution, several times; a vector that does not fit; fewer than two kernels. Read the spec of
                 another architecture, such as one with skips or tied weights, off its program by `traced`.
         """
-        if layout not in LAYOUTS:
-            raise ValueError(f"layout must be one of {sorted(LAYOUTS)}, got {layout!r}")
+        check_choice("layout", layout, sorted(LAYOUTS))
         layers, statistics = _layers(params), _layers(state)
         known = dict.fromkeys([*layers, *statistics])
         both = {name: {**layers.get(name, {}), **statistics.get(name, {})} for name in known}
@@ -208,6 +208,8 @@ def _parent(name: str) -> str:
 def _ordered(both: Layers, layers: Layers, order: Sequence[str] | None, layout: str) -> Sequence[str]:
     """The names of the layers in the order in which data go through."""
     if order is not None:
+        if not isinstance(order, list | tuple) or not all(isinstance(name, str) for name in order):
+            raise TypeError(f"order must be a list of names of layers, got {_tree.describe(order)}")
         if set(order) != set(both) or len(order) != len(both):
             raise ValueError(f"order must name each of the layers {sorted(both)} once, got {list(order)}")
         return order
@@ -374,6 +376,10 @@ def permute(params: PyTree, permutations: Permutations, spec: PermutationSpec) -
         ValueError: a group that the spec does not have; a permutation of the wrong length, or that is none; a leaf
             that the spec does not name or that has another number of axes.
     """
+    if not isinstance(spec, PermutationSpec):
+        raise TypeError(f"spec must be a PermutationSpec, got {_tree.describe(spec)}")
+    if not isinstance(permutations, Mapping):
+        raise TypeError(f"permutations must be a dict of integers by group, got {_tree.describe(permutations)}")
     sizes = spec.sizes(params)
     orders = {group: _checked(group, order, spec, sizes) for group, order in permutations.items()}
     named = {name: groups for name, _, groups in spec._named(params)}
