@@ -45,8 +45,8 @@ def generalization_gap(landscape: Landscape, *, train: str = "train_loss", test:
     missing = [name for name in (train, test) if name not in landscape]
     if missing:
         raise ValueError(
-            f"the generalization gap needs {train!r} and {test!r}; this landscape lacks {', '.join(map(str, missing))} and "
-            f"has {', '.join(landscape.names)}: sweep both objectives, or name the losses with train= and test="
+            f"the generalization gap needs {train!r} and {test!r}; this landscape lacks {', '.join(map(str, missing))} "
+            f"and has {', '.join(landscape.names)}: sweep both objectives, or name the losses with train= and test="
         )
     if landscape[train].shape != landscape[test].shape:
         raise ValueError(
