@@ -546,8 +546,8 @@ def pca_directions(snapshots: PyTree, num: int = 2, *, like: PyTree = None) -> t
 @partial(jax.jit, static_argnums=1)
 def _principal(rows: Float[Array, "t n"], num: int) -> tuple[Float[Array, "num n"], Array]:
     """Principal directions, not yet of unit length, through the small matrix of inner products of the snapshots."""
-    centred = rows - rows[0]  # about the first before, so that constant snapshots give exact zeros
-    centred = centred - jnp.mean(centred, axis=0)
+    centred = rows - rows[:1]  # about the first before, so that constant snapshots give exact zeros
+    centred = centred - jnp.mean(centred, axis=0, keepdims=True)
     centred = centred / _tree.power_of_two_near(centred)
     variances, weights = jnp.linalg.eigh(jnp.matmul(centred, centred.T, precision="highest"))
     variances, weights = jnp.maximum(variances[::-1], 0), weights[:, ::-1][:, :num]
