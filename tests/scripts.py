@@ -4,6 +4,7 @@ import contextlib
 import io
 import runpy
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def run_script(name, *arguments):
     argv, out, err, status = sys.argv, io.StringIO(), io.StringIO(), 0
     sys.argv = [str(path), *map(str, arguments)]
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
+            warnings.simplefilter("default")  # a warning is a line on stderr, as from the shell
             runpy.run_path(str(path), run_name="__main__")
     except SystemExit as stop:
         status = stop.code

@@ -65,12 +65,10 @@ VIEWS = {
         (BOWL, r"got ndarray of float64 and shape \(5, 5\): give it a grid first"),
         ({"loss": BOWL}, "got dict: give it a grid first"),
         ("run.zarr", r"got 'run.zarr': open a stored one with landscape.load\(path\)"),
-        (Landscape(GRID, {"loss": BOWL}, MASK[:, :3]), r"computed must be a boolean mask of shape \(5, 5\)"),
         (plane(BOWL, grid=Grid.of(a=X[::-1], b=X)), "coordinates of axis 'a' must be finite and increase"),
         (plane(BOWL, grid=Grid.of(a=X * np.nan, b=X)), "coordinates of axis 'a' must be finite and increase"),
         (plane(BOWL, grid=Grid.of(a=1e200 * X, b=X)), "axis 'a' reaches to 1e.200, which is too far to be drawn"),
         (plane(BOWL, grid=Grid.of(a=7 + 1e-15 * np.arange(5), b=X)), "axis 'a', 7 to .* is too narrow to be drawn"),
-        (Landscape(None, {}, MASK), "must have a Grid of Axis, got None"),
     ],
 )
 def test_what_is_no_landscape_is_refused_by_name(view, given, message):
