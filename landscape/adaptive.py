@@ -281,7 +281,8 @@ class Refinement:
             return f"{', '.join(map(repr, self._left_out))}: piecewise constant, and nothing else is left to refine"
         said = [f"{name!r} {one.complaint}" for name, one in self._fields.items() if one.complaint]
         failed = sum(sum(check["failures"].values()) for check in self._checks)
-        return "; ".join(said) or f"{failed} predictions that were checked were off"
+        off = f"{failed} predictions that were checked were off"
+        return "; ".join(said) or (off if failed else "at most points neighbours did not tell what lies between them")
 
     # The course: every part yields the points that it needs and goes on once they were told.
 
