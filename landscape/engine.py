@@ -363,4 +363,4 @@ def _resolve_devices(devices: Devices) -> tuple[jax.Device, ...]:
 
 
 def _is_device(value: Any) -> bool:
-    return isinstance(value, jax.Device)
+    return isinstance(value, jax.Device) or all(hasattr(value, name) for name in ("platform", "process_index"))

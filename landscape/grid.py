@@ -90,8 +90,10 @@ class Axis:
 def _check_num(num: Any) -> None:
     if isinstance(num, bool) or not isinstance(num, int | np.integer):
         raise TypeError(f"the number of points must be an integer, got {num!r} ({type(num).__name__})")
-    if not 1 <= num <= MOST:
-        raise ValueError(f"the number of points must be at least 1 and at most {MOST}, got {num}")
+    if num < 1:
+        raise ValueError(f"the number of points must be at least 1, got {num}")
+    if num > MOST:
+        raise ValueError(f"the number of points must be at most {MOST}, got {num}")
 
 
 def _number(value: Any, what: str) -> float:
