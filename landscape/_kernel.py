@@ -7,6 +7,7 @@ timing, every tile and the ragged last one. The user's function is traced once: 
 for all strategies.
 """
 
+import atexit
 import concurrent.futures
 import dataclasses
 import math
@@ -36,8 +37,11 @@ BUFFER_BYTES = 2**26  # output of one kernel call
 ASSUMED_MEMORY = 2**33  # bytes of a machine that does not say how many it has
 MIN_ROWS = 1024  # rows of the shortest buffer
 ROW_STEP = 4  # ratio of neighbouring lengths: sweeps within this factor in size share a compiled program
+EXIT_SECONDS = 10.0  # that a process which ends waits for calls under way; some never end
 LOOK_SECONDS = 5e-3  # longest sleep between two looks at whether a call has ended
 BLOCKING = re.compile(r'custom_call_target="(?!TopK")|\bfft\(')  # in a compiled program
+_UNDER_WAY: set[concurrent.futures.Future[Any]] = set()  # compilations and calls
+_ENDING = threading.Event()
 
 
 @partial(jax.jit, inline=True)
@@ -336,7 +340,10 @@ def begin(work: Callable[..., T], *arguments: Any) -> concurrent.futures.Future[
             future.set_result(work(*arguments))
         except BaseException as error:  # whoever waits is told
             future.set_exception(error)
+        finally:
+            _UNDER_WAY.discard(future)
 
+    _UNDER_WAY.add(future)
     threading.Thread(target=run, name="landscape", daemon=True).start()
     return future
 
@@ -366,7 +373,16 @@ def _compile(lowered: Any, x64: bool) -> Any:
 
 def _in_turn(turns: threading.Semaphore, *call: Any) -> dict[str, jax.Array]:
     with turns:
+        if _ENDING.is_set():
+            raise RuntimeError("the process is ending")
         return _run(*call)
+
+
+@atexit.register
+def _let_calls_end() -> None:
+    """Wait a while for what is under way: a call that comes back while Python is taken down aborts the process."""
+    _ENDING.set()
+    concurrent.futures.wait(list(_UNDER_WAY), EXIT_SECONDS)
 
 
 def _run(program: Any, x64: bool, *arguments: Any) -> dict[str, jax.Array]:

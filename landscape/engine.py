@@ -354,7 +354,7 @@ def _resolve_devices(devices: Devices) -> tuple[jax.Device, ...]:
         )
     if not devices:
         raise ValueError("devices is empty; give jax devices, a number of them, or None for all")
-    if len(set(devices)) < len(devices):
+    if len({id(device) for device in devices}) < len(devices):
         raise ValueError(f"each device can be given once, got {list(devices)}")
     foreign = [device for device in devices if device not in local and device.process_index != jax.process_index()]
     if foreign:
