@@ -12,6 +12,7 @@ import numpy as np
 from landscape import _tree
 from landscape._caller import warn
 from landscape._kernel import coords_dtype, evaluate_point, output_shapes
+from landscape._program import is_program
 from landscape.grid import Grid
 
 
@@ -52,13 +53,9 @@ def _constants(program: Any) -> Iterator[Any]:
         yield from program.consts
         program = program.jaxpr
     for equation in program.eqns:
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
-            if _is_program(value):
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program):
+            if is_program(value):
                 yield from _constants(value)
-
-
-def _is_program(value: Any) -> bool:
-    return hasattr(value, "eqns") or (hasattr(value, "jaxpr") and hasattr(value, "consts"))
 
 
 def digest(array: Any) -> str:

@@ -27,6 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
+from landscape._program import is_program, num_consts_and_carry
+
 T = TypeVar("T")
 Equation = Any  # jax.extend.core.JaxprEqn, whose avals are not typed
 Program = Any  # a jaxpr, closed or not
@@ -110,12 +112,8 @@ def _equations(body: Program) -> Iterator[Equation]:
 
 
 def _bodies(eqn: Equation) -> list[Program]:
-    leaves = jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_program)
-    return [value for value in leaves if _is_program(value)]
-
-
-def _is_program(value: Any) -> bool:
-    return hasattr(value, "eqns") or (hasattr(value, "jaxpr") and hasattr(value, "consts"))
+    leaves = jax.tree.leaves(list(eqn.params.values()), is_leaf=is_program)
+    return [value for value in leaves if is_program(value)]
 
 
 def _open(body: Program) -> tuple[Any, Sequence[Any]]:
@@ -192,15 +190,11 @@ def _cond(eqn: Equation, inputs: list[Any], active: Any) -> Sequence[Any]:
 
 
 def _scan(eqn: Equation, inputs: list[Any], active: Any) -> Sequence[Any]:
-    """A loop of fixed length, over a body that knows who runs it.
-
-    What is sliced has one axis more outside than inside; the rest of the outputs is carried.
-    """
+    """A loop of fixed length, over a body that knows who runs it."""
     body = eqn.params["jaxpr"]
-    jaxpr = _open(body)[0]
-    num_carry = sum(a.aval.ndim == b.aval.ndim for a, b in zip(eqn.outvars, jaxpr.outvars))
-    num_fixed = sum(a.aval.ndim == b.aval.ndim for a, b in zip(eqn.invars, jaxpr.invars))
-    consts, carry, xs = inputs[: num_fixed - num_carry], inputs[num_fixed - num_carry : num_fixed], inputs[num_fixed:]
+    num_consts, num_carry = num_consts_and_carry(eqn)
+    consts, values = inputs[:num_consts], inputs[num_consts:]
+    carry, xs = values[:num_carry], values[num_carry:]
 
     def step(carry: Sequence[Any], xs: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
         outs = _run(body, [*consts, *carry, *xs], active)

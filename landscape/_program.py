@@ -11,6 +11,23 @@ import numpy as np
 LOOPS = {"scan", "while"}
 
 
+def is_program(value: Any) -> bool:
+    """Whether a parameter of an equation is a jaxpr, closed or not."""
+    return hasattr(value, "eqns") or (hasattr(value, "jaxpr") and hasattr(value, "consts"))
+
+
+def num_consts_and_carry(eqn: Any) -> tuple[int, int]:
+    """How many of a scan's operands are constants, and how many after those its carry.
+
+    JAX versions write these numbers down in different ways, so they are read off the variables: what is sliced or
+    stacked has one axis fewer inside the body, constants and carry have the same.
+    """
+    body = getattr(eqn.params["jaxpr"], "jaxpr", eqn.params["jaxpr"])
+    num_carry = sum(outer.aval.ndim == inner.aval.ndim for outer, inner in zip(eqn.outvars, body.outvars))
+    num_fixed = sum(outer.aval.ndim == inner.aval.ndim for outer, inner in zip(eqn.invars, body.invars))
+    return num_fixed - num_carry, num_carry
+
+
 def inner_programs(eqn: Any) -> Iterator[Any]:
     """The jaxprs that an equation calls, loops over or chooses from."""
     for value in eqn.params.values():

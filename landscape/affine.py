@@ -44,6 +44,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from landscape._caller import warn
+from landscape._program import num_consts_and_carry
 
 T = TypeVar("T")
 Equation = Any  # jax.extend.core.JaxprEqn, whose avals are not typed
@@ -439,7 +440,7 @@ class _Loop:
 
     def __init__(self, scope: _Scope, eqn: Equation, inputs: list[Any]) -> None:
         self.scope, self.eqn, self.body = scope, eqn, eqn.params["jaxpr"]
-        num_consts, self.num_carry = _num_consts_and_carry(eqn)
+        num_consts, self.num_carry = num_consts_and_carry(eqn)
         self.consts, self.values = inputs[:num_consts], inputs[num_consts:]
         self.in_avals = self.body.in_avals[num_consts:]
         self.kinds = [_kind(scope, x) for x in self.values]
@@ -490,18 +491,6 @@ class _Loop:
         structs = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in self.in_avals]
         jax.eval_shape(trace, [dict.fromkeys(sorted(kind), s) for kind, s in zip(self.kinds, structs)])
         return kinds
-
-
-def _num_consts_and_carry(eqn: Equation) -> tuple[int, int]:
-    """How many of a scan's operands are constants, and how many after those its carry.
-
-    JAX versions write these numbers down in different ways, so they are read off the variables: what is sliced or
-    stacked has one axis fewer inside the body, constants and carry have the same.
-    """
-    body = eqn.params["jaxpr"]
-    num_carry = sum(outer.aval.ndim == aval.ndim for outer, aval in zip(eqn.outvars, body.out_avals))
-    num_sliced = sum(outer.aval.ndim != aval.ndim for outer, aval in zip(eqn.invars, body.in_avals))
-    return len(eqn.invars) - num_carry - num_sliced, num_carry
 
 
 def _kind(scope: _Scope, value: Any) -> frozenset[int]:

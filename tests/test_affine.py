@@ -19,7 +19,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
-from landscape import LossSurface, Objective, Subspace, affine
+from landscape import LossSurface, Objective, Subspace, _program, affine
 from landscape.affine import affine_vmap, distribute, num_hoisted
 
 POINTS = 5  # no array of the programs has a side that 5 divides, so a side that it divides counts points
@@ -830,7 +830,7 @@ def test_operands_of_a_scan_are_told_apart_by_their_variables():
 
     program = jax.make_jaxpr(fn)(jnp.ones(2), jnp.ones((3, 3)), (jnp.ones((5, 3)), jnp.ones(5)))
     (scan,) = (eqn for eqn in program.jaxpr.eqns if eqn.primitive.name == "scan")
-    consts, carry = affine._num_consts_and_carry(scan)
+    consts, carry = _program.num_consts_and_carry(scan)
     shapes = [v.aval.shape for v in scan.invars]
     assert carry == 2
     assert shapes[consts + carry :] == [(5, 3), (5,)]
