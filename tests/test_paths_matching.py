@@ -269,8 +269,10 @@ def test_a_flax_network_with_norms_and_a_skip_is_read_off_its_program():
     assert spec.sizes(params) == {"Conv_0": 4, "Conv_1": 4, "Dense_0": 4, "Dense_1": 4}
     orders = shuffled(spec, params, 5)
     moved, moved_state = permute(params, orders, spec), permute(state, orders, spec)
+    with jax.enable_x64(True):  # in float32 two sums of other orders differ by what the norms make of their rounding
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (params, moved, state, moved_state, x))
+        np.testing.assert_allclose(apply(wide[1], wide[4], wide[3]), apply(wide[0], wide[4], wide[2]), rtol=1e-10)
     before = apply(params, x, state)
-    np.testing.assert_allclose(apply(moved, x, moved_state), before, rtol=1e-4)
     assert np.max(np.abs(apply({**moved, "LayerNorm_0": params["LayerNorm_0"]}, x, moved_state) - before)) > 1e-3
     found = match_weights(params, moved, spec, predict=apply, inputs=x, state=moved_state)
     assert equal(found.params, params)
