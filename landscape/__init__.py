@@ -39,6 +39,7 @@ _MODULES = (
     "adaptive",
     "affine",
     "analysis",
+    "bridges",
     "curvature",
     "export",
     "losses",
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from landscape import adaptive as adaptive
     from landscape import affine as affine
     from landscape import analysis as analysis
+    from landscape import bridges as bridges
     from landscape import curvature as curvature
     from landscape import export as export
     from landscape import losses as losses

@@ -38,7 +38,7 @@ ROWS = [
     ("maps", "paths"),
     ("analysis",),
     ("export",),
-    ("problems",),
+    ("problems", "bridges"),
     ("plotting",),
     ("cli",),
     ("__main__",),
