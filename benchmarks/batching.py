@@ -24,7 +24,7 @@ import optax
 
 import landscape as ls
 from benchmarks._harness import Report
-from landscape import _batching, _kernel, _runners
+from landscape.engine import _kernel, _runners, _tuning
 
 TARGET = 1.25
 WIDTHS = (1, 4, 16, 64, 256, 1024, 4096)
@@ -91,8 +91,8 @@ def small() -> ls.LossSurface:
 class Tuning:
     """What the tuner chose, what it tried, and what that took."""
 
-    choice: _batching.Timing
-    tried: list[_batching.Timing]
+    choice: _tuning.Timing
+    tried: list[_tuning.Timing]
     seconds: float
     compiling: float
 
@@ -114,15 +114,15 @@ def local(fn: Any, grid: ls.Grid) -> _runners.Local:
 def tune(fn: Any, grid: ls.Grid) -> Tuning:
     """Tune as the first sweep would, with nothing compiled, and remember the choice for the sweeps to come."""
     jax.clear_caches()
-    runner, measure, tried = local(fn, grid), _batching.measure, []
+    runner, measure, tried = local(fn, grid), _tuning.measure, []
 
-    def recorded(*args: Any) -> _batching.Timing:
+    def recorded(*args: Any) -> _tuning.Timing:
         tried.append(measure(*args))
         return tried[-1]
 
     _COMPILING.clear()
     start = time.perf_counter()
-    with mock.patch.object(_batching, "measure", recorded):
+    with mock.patch.object(_tuning, "measure", recorded):
         choice = runner.timing("auto", None, grid.size)
     return Tuning(choice, tried, time.perf_counter() - start, sum(_COMPILING))
 
@@ -152,7 +152,7 @@ def sweep_of(fn: Any, grid: ls.Grid) -> Callable[[], Any]:
     return lambda: ls.sweep(fn, grid, progress=False)
 
 
-def fixed_timing(fn: Any, strategy: _kernel.Strategy, grid: ls.Grid) -> _batching.Timing | str:
+def fixed_timing(fn: Any, strategy: _kernel.Strategy, grid: ls.Grid) -> _tuning.Timing | str:
     """The timing of a strategy, or why there is none."""
     runner = local(fn, grid)
     if strategy.width > min(runner.kernel.capacity, grid.size):
@@ -164,7 +164,7 @@ def fixed_timing(fn: Any, strategy: _kernel.Strategy, grid: ls.Grid) -> _batchin
     return runner.timing(strategy, None, grid.size)
 
 
-def sweep_at(fn: Any, grid: ls.Grid, timing: _batching.Timing) -> Callable[[], Any]:
+def sweep_at(fn: Any, grid: ls.Grid, timing: _tuning.Timing) -> Callable[[], Any]:
     """A sweep for which the tuner says `timing`."""
     sweep = sweep_of(fn, grid)
 
@@ -180,7 +180,7 @@ def run(report: Report) -> None:
     report.section('batching: batch="auto" beside fixed widths')
     jax.monitoring.register_event_duration_secs_listener(note_compiling)
     for fn in (mlp, cnn, small):
-        with _batching.forgotten():
+        with _tuning.forgotten():
             compare(report, str(fn.__doc__), fn())
 
 
@@ -188,7 +188,7 @@ def compare(report: Report, name: str, fn: ls.LossSurface) -> None:
     """One function: tune, then sweep at each width in turn."""
     grid = pilot(fn, SWEEP_SECONDS / 30 if report.quick else SWEEP_SECONDS)
     report.section(f"{name} {grid.size:,} points")
-    with _batching.forgotten():
+    with _tuning.forgotten():
         tuning = report.once("tuning, compiling included", lambda: tune(fn, grid))
         describe(report, tuning)
         contenders = {"auto": sweep_of(fn, grid)}

@@ -30,7 +30,7 @@ import numpy as np
 
 import landscape as ls
 from benchmarks._harness import Report
-from landscape import _batching, _kernel
+from landscape.engine import _kernel, _tuning
 
 TARGET = 0.20
 SLACK_MIB = 8.0
@@ -69,7 +69,7 @@ def overhead(report: Report, name: str, fn: Chain, side: int, target: float | No
     grid = ls.Grid.square(1.0, side)
     report.section(f"engine: {name}, {grid.size:,} points")
     jax.clear_caches()
-    with _batching.forgotten(), tempfile.TemporaryDirectory() as folder:
+    with _tuning.forgotten(), tempfile.TemporaryDirectory() as folder:
         report.once("first sweep: tuning and compiling included", lambda: sweep(fn, grid))
         contenders = {ALONE: alone(report, fn, grid), SWEEP: lambda: sweep(fn, grid), STORED: stored(fn, grid, folder)}
         for contender in contenders.values():

@@ -22,8 +22,8 @@ import numpy as np
 import landscape as ls
 from benchmarks._harness import Report
 from benchmarks.batching import classify, cnn, mlp, sweep_of
-from landscape import _batching, _kernel, _runners
-from landscape._kernel import Strategy
+from landscape.engine import _kernel, _runners, _tuning
+from landscape.engine._kernel import Strategy
 
 WIDTHS = (4, 8, 16, 32, 64, 128)
 AGREEMENT = 1e-5
@@ -102,7 +102,7 @@ def nothing_to_share(report: Report, num: int) -> None:
 
     def tuned(candidates: bool) -> Callable[[], Any]:
         def sweep() -> Any:
-            with mock.patch.object(_kernel.Kernel, "num_hoisted", without(candidates)), _batching.forgotten():
+            with mock.patch.object(_kernel.Kernel, "num_hoisted", without(candidates)), _tuning.forgotten():
                 return ls.sweep(fn, grid, progress=False)
 
         return sweep

@@ -13,6 +13,7 @@ from _runner import Lab
 
 import landscape as ls
 from landscape import minima
+from landscape.point import as_number
 from landscape.problems.clusters import LENNARD_JONES_MINIMA, THOMSON_MINIMA
 from landscape.training import Runs
 
@@ -60,7 +61,7 @@ class Arrangements:
 
     def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
         """One run."""
-        run = self.runs.run(coords[0].astype(jnp.int32))
+        run = self.runs.run(as_number(coords[0]))
         end = minima.polish(self.runs.objective, run.params, radius=0.01)
         x = end.params["x"]
         x = x / jnp.linalg.norm(x, axis=-1, keepdims=True) if self.on_sphere else x

@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 import landscape as ls
 from landscape import paths
+from landscape.point import as_number
 from landscape.problems import classifier, digits, mlp, mnist1d
 from landscape.problems.classification import Split
 
@@ -104,7 +105,7 @@ class Curves:
 
     def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
         """The bend of the curve as one vector, and the losses met in training in 20 parts of it."""
-        pair = coords[0].astype(jnp.int32)
+        pair = as_number(coords[0])
         a, b = jax.tree.map(lambda x: x[pair], (self.a, self.b))
         options: dict[str, Any] = {"num_steps": self.num_steps, "batch_size": self.batch_size}
         key = jax.random.fold_in(self.key, pair)
@@ -136,7 +137,7 @@ class Between:
     def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
         """All paths at one position."""
         values = {}
-        for name, params in self._at(coords[0].astype(jnp.int32), coords[1]).items():
+        for name, params in self._at(as_number(coords[0]), coords[1]).items():
             for part, objective in self.objectives.items():
                 values |= {f"{name}_{part}_{metric}": v for metric, v in objective.evaluate(params).items()}
         return values

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 import landscape as ls
+from landscape.point import as_number
 from landscape.problems.students import kernel
 
 BAD = 1e-3  # loss of a learner that is stuck (Safran & Shamir 2018), and half mean squared difference of two networks
@@ -112,7 +113,7 @@ class Population:
         Loss and weights are those a learner answers with: under `accept`, the better of what it tries and what it was.
         `alive` counts different networks, `(blocks + 1,)`; `evaluations` were made by each learner.
         """
-        number = coords[0].astype(jnp.int32)
+        number = as_number(coords[0])
         key = jax.random.fold_in(self.key, number)
         w = jax.lax.dynamic_slice_in_dim(self.starts, number * self.size, self.size)
         none = jnp.full(self.size, jnp.inf, w.dtype)

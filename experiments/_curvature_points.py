@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 import landscape as ls
 from landscape import curvature
+from landscape.point import as_number
 from landscape.problems import cross_entropy, digits, mlp
 
 ARMS = {"full": (1.0, 1.0), "dominant": (1.0, 0.0), "bulk": (0.0, 1.0)}  # of the gradient: its part inside, outside
@@ -69,7 +70,7 @@ class Along:
 
     def __call__(self, coords: Float[Array, " 3"]) -> dict[str, Array]:
         """Loss, eigenvalues with residuals, and shares of squared gradients."""
-        place = coords.astype(jnp.int32)
+        place = as_number(coords)
         params = jax.tree.map(lambda x: jnp.asarray(x)[*place], self.snapshots)
         keys = jax.random.split(jax.random.fold_in(self.key, place[1]), 3)
         pairs = curvature.eigenpairs(keys[0], self.objective, params, self.top)
@@ -115,7 +116,7 @@ class Spectra:
 
     def __call__(self, coords: Float[Array, " 1"]) -> dict[str, Array]:
         """Density, outliers and trace, and `dense`, all eigenvalues in ascending order."""
-        params = jax.tree.map(lambda x: jnp.asarray(x)[coords[0].astype(jnp.int32)], self.points)
+        params = jax.tree.map(lambda x: jnp.asarray(x)[as_number(coords[0])], self.points)
         keys = jax.random.split(self.key, 3)
         options: dict[str, int] = {"num_probes": self.probes, "num_steps": self.depth}
         density = curvature.spectral_density(keys[0], self.objective, params, **options)
@@ -196,7 +197,7 @@ class ByClasses:
 
     def __call__(self, coords: Float[Array, " 3"]) -> dict[str, Array]:
         """At each moment the `3 most + 1` largest `values`, from the dense Hessian, `loss` and `accuracy`."""
-        number, classes, seed = coords.astype(jnp.int32)
+        number, classes, seed = as_number(coords)
         init, objective = self.problem(number, classes, seed)
         start = init(jax.random.fold_in(self.key, seed))
         options: dict[str, Any] = {"num_steps": self.steps, "record_every": self.steps // 2, "snapshots": True}
@@ -269,7 +270,7 @@ class Projected:
 
     def __call__(self, coords: Float[Array, " 2"]) -> dict[str, Array]:
         """Loss and share of the step's squared gradient in the top space, every `refresh` steps."""
-        arm, number = coords.astype(jnp.int32)
+        arm, number = as_number(coords)
         inside, outside = jnp.asarray(list(ARMS.values()))[arm]
         params = jax.tree.map(lambda x: jnp.asarray(x)[number], self.starts)
         start, unravel = ravel_pytree(params)

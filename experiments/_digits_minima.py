@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 import landscape as ls
 from landscape import curvature, minima
+from landscape.point import as_number
 
 POLISH_TOL, POLISH_STEPS = 1e-8, 300
 NEAR = 1e-4  # share by which weights are moved before a minimum is looked for again
@@ -69,7 +70,7 @@ class Polished:
 
     def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
         """The minimum as a vector, its losses, and the evidence for it."""
-        start = jax.tree.map(lambda x: x[coords[0].astype(jnp.int32)], self.params)
+        start = jax.tree.map(lambda x: x[as_number(coords[0])], self.params)
         end = minima.polish(self.objective, start, tol=POLISH_TOL, max_steps=POLISH_STEPS)
         values = {"end": ravel_pytree(end.params)[0], "loss": end.loss, "grad_norm": end.grad_norm}
         for name, other in self.track.items():

@@ -22,6 +22,7 @@ from _ridgeless import excess_risk
 
 import landscape as ls
 from landscape.plotting._style import ACCENT, plain
+from landscape.point import as_number
 
 TITLE = "Two boards: the one you practised on, and the one that counts"
 SAYS = "A tight cluster in practice proves nothing yet."
@@ -45,7 +46,7 @@ class Ridgeless:
 
     def __call__(self, coords: Any) -> dict[str, Any]:
         """Least squares of least norm on `EXAMPLES` Gaussian examples, for each number of inputs in `SIZES`."""
-        key = jax.random.fold_in(self.key, coords[0].astype(jnp.int32))
+        key = jax.random.fold_in(self.key, as_number(coords[0]))
         losses = [self._fit(jax.random.fold_in(key, p), p) for p in SIZES]
         return {"train": jnp.stack([a for a, _ in losses]), "excess": jnp.stack([b for _, b in losses])}
 

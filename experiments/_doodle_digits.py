@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 import landscape as ls
+from landscape.point import as_number
 from landscape.problems import digits, digits_mlp
 
 HIDDEN = 16
@@ -59,9 +60,7 @@ class Guesses:
 
     def __call__(self, coords: Any) -> dict[str, Any]:
         """The guess, the truth, and the miss between them, in pixels."""
-        inputs, truth, image = (
-            jnp.asarray(x)[coords[0].astype(jnp.int32)] for x in (self.inputs, self.truth, self.images)
-        )
+        inputs, truth, image = (jnp.asarray(x)[as_number(coords[0])] for x in (self.inputs, self.truth, self.images))
         guess = inputs @ self.weights
         return {"guess": guess, "truth": truth, "miss": guess - truth, "inputs": inputs, "image": image}
 
@@ -120,7 +119,7 @@ class Answer:
 
     def __call__(self, coords: Any) -> dict[str, Any]:
         """One example."""
-        one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[coords[0].astype(jnp.int32)], self.data)
+        one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[as_number(coords[0])], self.data)
         hidden, last = self.params
         logits = jnp.tanh(one["x"] @ hidden["kernel"] + hidden["bias"]) @ last["kernel"] + last["bias"]
         chances = jax.nn.softmax(logits)

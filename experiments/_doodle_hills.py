@@ -26,6 +26,7 @@ from _estimates import ratio_and_error
 import landscape as ls
 from landscape import losses
 from landscape.plotting._style import ACCENT, plain
+from landscape.point import as_number
 
 TITLE = "Two hills: square the miss, or take it as it is"
 SAYS = "Squares chase the outlier; absolute misses shrug."
@@ -82,7 +83,7 @@ class Samples:
 
     def __call__(self, coords: Any) -> dict[str, Any]:
         """All estimates from one sample; the truth is 0."""
-        sample = jax.random.normal(jax.random.fold_in(self.key, coords[0].astype(jnp.int32)), (SIZE,))
+        sample = jax.random.normal(jax.random.fold_in(self.key, as_number(coords[0])), (SIZE,))
         fits = {_plain(name): losses.best_constant(loss, sample) for name, loss in FITS.items()}
         return {"mean": jnp.mean(sample), **fits}
 
@@ -100,7 +101,7 @@ class Contaminated:
 
     def __call__(self, coords: Any) -> dict[str, Any]:
         """Arrays with one entry a share."""
-        sample = jax.random.normal(jax.random.fold_in(self.key, coords[0].astype(jnp.int32)), (MANY,))
+        sample = jax.random.normal(jax.random.fold_in(self.key, as_number(coords[0])), (MANY,))
         place = jnp.arange(MANY)
         spoilt = jnp.stack([jnp.where(place < round(share * MANY), FAR, sample) for share in BIAS])
         return {"median": jnp.median(spoilt, axis=1), "mean": jnp.mean(spoilt, axis=1)}

@@ -23,6 +23,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 import landscape as ls
+from landscape.point import as_number
 
 _static: Any = {"static": True}
 SIDE = 5  # pixels along a field
@@ -223,7 +224,7 @@ class Lessons:
 
     def __call__(self, coords: Float[Array, " 2"]) -> dict[str, Array]:
         """`step`, and train and test `error`, `concept_error` and `loss`, each `(records + 1,)`; `outcome`."""
-        arm, seed = coords.astype(jnp.int32)
+        arm, seed = as_number(coords)
         train, test = jax.tree.map(lambda x: jnp.asarray(x)[seed], (self.train, self.test))
         lesson = self._objective(train, jnp.asarray(self.hints)[arm, seed])
         exam = self._objective(test, jnp.full(test.shape.shape, SILENT))

@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 import landscape as ls
 from landscape import curvature
+from landscape.point import as_number
 
 _static: Any = {"static": True}
 RESIDUAL = 1e-2  # asked of the sharpness, relative: a separated eigenvalue is then right to about its square
@@ -81,7 +82,7 @@ class Trainings:
 
     def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
         """History, parameters (ravelled) and, where asked, sharpness of one run."""
-        number = coords[1].astype(jnp.int32)
+        number = as_number(coords[1])
         for_batches = self.keys(number)[1]
         train = self.objective(coords[0], number)
         run = ls.train(

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from landscape.point import as_number
+
 _static: Any = {"static": True}
 
 
@@ -53,7 +55,7 @@ class Ridgeless:
 
     def draw(self, coords: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Inputs `(n, most)`, answers `(n,)` and the truth `(most,)`."""
-        num_features, number = coords.astype(jnp.int32)
+        num_features, number = as_number(coords)
         keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(self.key, number), num_features), 3)
         there = jnp.arange(self.most) < num_features
         x = jnp.where(there, jax.random.normal(keys[0], (self.num_examples, self.most)), 0.0)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from landscape.point import as_number
 from landscape.problems import cross_entropy, mlp, mnist1d
 
 _static: Any = {"static": True}
@@ -91,7 +92,7 @@ class Nets:
     def place(self, coords: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Width, number of the level of noise, and seed, as integers."""
         level = jnp.argmin(jnp.abs(jnp.asarray(self.levels, coords.dtype) - coords[1]))
-        return coords[0].astype(jnp.int32), level, coords[2].astype(jnp.int32)
+        return as_number(coords[0]), level, as_number(coords[2])
 
     def history(self, data: Any, width: Any, for_init: Any, for_order: Any) -> dict[str, jax.Array]:
         """Train one network on one data set."""

@@ -44,6 +44,7 @@ from scipy import special
 
 import landscape as ls
 from landscape import curvature, minima, plotting
+from landscape.point import as_number
 from landscape.problems import student_teacher
 from landscape.training import Runs
 
@@ -223,7 +224,7 @@ class Minima:
 
     def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
         """Parameters, loss, gradient norm, eigenvalues."""
-        start = jax.tree.map(lambda w: w[coords[0].astype(jnp.int32)], self.starts)
+        start = jax.tree.map(lambda w: w[as_number(coords[0])], self.starts)
         end = minima.polish(self.objective, start)
         eigenvalues = jnp.linalg.eigvalsh(curvature.hessian(self.objective, end.params))
         return {"w": end.params["w"], "loss": end.loss, "grad_norm": end.grad_norm, "eigenvalues": eigenvalues}

@@ -28,8 +28,8 @@ from _runner import Lab, UsageError, main, say
 
 import landscape as ls
 from landscape import _tree
-from landscape._fingerprint import function_digests
-from landscape._kernel import Strategy
+from landscape.engine._fingerprint import function_digests
+from landscape.engine._kernel import Strategy
 from landscape.plotting._surface import BOX
 
 Directions = Literal["filter", "layer", "none", "pca", "three-point", "hessian"]

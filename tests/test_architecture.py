@@ -11,50 +11,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "landscape"
 ROWS = [
-    ("_distribution",),
-    ("__init__",),
-    ("_numbers",),
-    ("_caller",),
-    ("_tree", "_program", "grid"),
-    ("losses", "_layout", "affine", "_lanes", "_interpolation"),
-    ("_fields",),
-    ("adaptive",),
-    ("store",),
-    ("objective", "_filters"),
-    ("subspace",),
-    ("_kernel", "_progress"),
-    ("_batching",),
-    ("_runners", "_fingerprint"),
-    ("_tiling",),
-    ("_refining",),
-    ("engine",),
-    ("_descent",),
-    ("training",),
-    ("curvature", "_symmetry"),
-    ("_newton",),
-    ("_evidence",),
-    ("_census",),
-    ("minima",),
-    ("maps", "paths"),
-    ("analysis",),
-    ("export",),
-    ("problems",),
-    ("plotting",),
-    ("cli",),
+    ("__init__", "checks"),
+    ("_tree", "grid", "affine"),
+    ("objective", "subspace", "losses", "point", "adaptive", "store"),
+    ("engine", "curvature", "analysis", "problems", "export"),
+    ("training", "minima", "plotting"),
+    ("maps", "paths", "cli"),
     ("__main__",),
 ]
-NUMPY_ONLY = {
-    "_numbers",
-    "grid",
-    "_interpolation",
-    "_fields",
-    "adaptive",
-    "store",
-    "analysis",
-    "export",
-    "plotting",
-    "cli",
-}
+NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "cli"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 EVERYTHING = [*SOURCES, *sorted((ROOT / "experiments").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
 

@@ -1,19 +1,4 @@
-r"""Affine subspaces of parameter space, and the directions that span them.
-
-A point of a `Subspace` is $\theta(c) = \theta_0 + \sum_i c_i d_i$. The directions are stacked: each leaf has a
-leading axis of length `k`.
-
->>> import jax, jax.numpy as jnp
->>> from landscape import Subspace, subspace
->>> params = {"kernel": jnp.ones((3, 2)), "bias": jnp.zeros(2)}
->>> directions = subspace.random_directions(jax.random.key(0), params)
->>> directions = subspace.filter_normalize(directions, params)
->>> plane = Subspace(params, directions)
->>> plane(jnp.zeros(2))["kernel"].shape
-(3, 2)
->>> [round(float(c), 5) for c in plane.project(plane(jnp.array([0.5, -0.25])))]
-[0.5, -0.25]
-"""
+"""`Subspace`, and the directions that span it."""
 
 import re
 from collections.abc import Callable
@@ -26,18 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from landscape import _filters, _program, _tree
-from landscape._caller import warn
-from landscape._filters import LAYOUTS, Description, FilterAxis, flax_filter_axis, torch_filter_axis
-from landscape._numbers import check_flag
+from landscape import _tree
+from landscape.affine import _program
+from landscape.checks import check_flag, warn
 from landscape.grid import Grid
-
-__all__ = [
-    "LAYOUTS", "Description", "FilterAxis", "Subspace", "describe", "filter_normalize", "flax_filter_axis",
-    "layer_normalize", "least_squares", "line", "mask", "orthonormalize", "pca_directions", "plane_through",
-    "random_directions", "random_walk_explained", "torch_filter_axis",
-]  # fmt: skip
-
+from landscape.subspace import _filters
+from landscape.subspace._filters import Description, FilterAxis
 
 NOISE = 0.1  # share of a picture's range from which rounding is its subject
 

@@ -31,7 +31,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from landscape import _tree
-from landscape._lanes import anyone
+from landscape.affine._lanes import anyone
 from landscape.objective import Objective, drawn, joined
 
 GOING, LEAVING = -1, -2  # of runs that have not ended; the next update of the second would leave the finite numbers

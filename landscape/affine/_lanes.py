@@ -9,7 +9,7 @@ that run it. Then `n` points together cost at most `n` times what they cost one 
 Nothing else is rewritten, so the values stay the same; `affine.distribute` takes the result as it is.
 
 >>> import jax, jax.numpy as jnp
->>> from landscape._lanes import lanewise
+>>> from landscape.affine._lanes import lanewise
 >>> def steps(c):          # never ends for c <= 1, where it is not run
 ...     return jax.lax.cond(c > 1, lambda: jax.lax.while_loop(lambda x: x < 9, lambda x: c * x, 1.0), lambda: 0.0)
 >>> [float(x) for x in jax.vmap(lanewise(steps))(jnp.array([0.5, 3.0]))]
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from landscape._program import is_program, num_consts_and_carry
+from landscape.affine._program import is_program, num_consts_and_carry
 
 T = TypeVar("T")
 Equation = Any  # jax.extend.core.JaxprEqn, whose avals are not typed

@@ -18,17 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape._caller import warn
-from landscape._kernel import (
+from landscape.checks import warn
+from landscape.engine._kernel import (
     Kernel,
     OutOfPatience,
     Strategy,
-    coords_dtype,
     default_memory,
     is_out_of_memory,
     last_line,
-    refusal,
 )
+from landscape.point import coords_dtype, refusal
 
 # Ratio of neighbouring widths tried first, and of those tried around the best. Steps of hoisted widths are finer: what
 # a step shares soon outweighs what each point adds, and then more points only fill the cache.

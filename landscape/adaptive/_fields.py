@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from landscape._interpolation import Cells, Levels, Nodes, disagreeing, touching, widened
+from landscape.adaptive._levels import Cells, Levels, Nodes, disagreeing, touching, widened
 
 SAFETY, GUARD, DROP = 2.0, 4.0, 2.5
 ROUNDING = 20.0  # units of rounding of the largest value: a tolerance below would refine noise

@@ -10,25 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape import _tree
-from landscape._caller import warn
-from landscape._kernel import coords_dtype, evaluate_point, output_shapes
-from landscape._program import is_program
+from landscape.affine._program import is_program
+from landscape.checks import warn
 from landscape.grid import Grid
+from landscape.point import Prepared, coords_dtype, evaluate_point
 
 
-def fingerprint(fn: Any, grid: Grid) -> dict[str, Any]:
+def fingerprint(point: Prepared, grid: Grid) -> dict[str, Any]:
     """Everything that the values depend on: grid, program, arrays, precision and versions."""
     coords = jax.ShapeDtypeStruct((grid.ndim,), coords_dtype())
     with jax.default_matmul_precision("highest"):
-        program = jax.make_jaxpr(evaluate_point)(fn, coords)
+        program = jax.make_jaxpr(evaluate_point)(point.fn, coords)
     if "callback" in str(program.jaxpr):
         warn("the function calls back to Python; a store cannot tell whether that code has changed")
-    outputs = {name: f"{s.dtype}{list(s.shape)}" for name, s in output_shapes(fn, grid.ndim).items()}
+    outputs = {name: f"{s.dtype}{list(s.shape)}" for name, s in point.outputs.items()}
     return {
         "axes": list(grid.names),
         "grid": {axis.name: digest(axis.values) for axis in grid.axes},
         "outputs": outputs,
-        "function": function_digests(program, fn),
+        "function": function_digests(program, point.fn),
         "precision": str(coords_dtype()),
         "versions": {"jax": jax.__version__, "platform": jax.default_backend()},
     }

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from landscape import _evidence, _newton, _tree
-from landscape._numbers import check_share, reals
+from landscape import _tree
+from landscape.checks import check_share, reals
+from landscape.minima import _evidence, _newton
 from landscape.objective import Objective
 
 CHUNK = 1024  # starts at a time

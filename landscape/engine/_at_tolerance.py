@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from landscape._caller import warn
-from landscape._layout import Layout
-from landscape._progress import Interrupted, Progress, interruptible
-from landscape._tiling import Job, Task, call_record, intact, output_types, read_on, record
 from landscape.adaptive import Labels, Refinement, Smooth
+from landscape.checks import warn
+from landscape.engine._every_point import read_on
+from landscape.engine._job import Job, Task, call_record, intact, record
+from landscape.engine._progress import Interrupted, Progress, interruptible
 from landscape.grid import Axis, Grid, Landscape
 from landscape.store import INDEX, JOURNAL, RunStore, open_run
+from landscape.store._layout import Layout
 
 MAX_PIECE = 4096  # points that a tile of the journal holds at most
 MAX_ROUNDS = 512  # pieces that may be partly empty, since every round ends with one
@@ -36,7 +37,7 @@ def run(task: Task, drivers: Drivers) -> Landscape:
     """Evaluate until the tolerance is met; return the map with its predictions."""
     grid = task.grid
     expected = min(grid.size, max(MAX_PIECE, grid.size // EXPECTED_SHARE))
-    clash = {INDEX, JOURNAL, AXIS}.intersection([*output_types(task.fn, grid), *grid.names])
+    clash = {INDEX, JOURNAL, AXIS}.intersection([*task.point.outputs, *grid.names])
     if clash and task.path is not None:
         raise ValueError(f"{min(clash)!r} is a name under which evaluated points are kept; rename the output or axis")
     job = Job.begin(task, expected, {"tolerance": {name: asdict(driver) for name, driver in drivers.items()}})

@@ -1,16 +1,4 @@
-"""The engine: `sweep` evaluates a point function on every point of a grid.
-
-This is the one place that compiles, loops, distributes, saves and resumes. The host loop goes over tiles, blocks of
-the grid in C order (`_tiling`), or at a tolerance over rounds of points that `adaptive` asks for (`_refining`);
-`_kernel` evaluates points on the devices; `store` keeps what is finished. The answer does not depend on tiles,
-devices, order, sharding or resuming.
-
->>> import jax.numpy as jnp
->>> from landscape import Grid, sweep
->>> bowl = sweep(lambda c: {"loss": c[0] ** 2 + 3.0 * c[1] ** 2}, Grid.square(1.0, 5))
->>> float(bowl["loss"][0, 2]), float(bowl["loss"][2, 0])      # the first index is the first axis
-(1.0, 3.0)
-"""
+"""The public entry: `sweep` and `plan`, their checks and options."""
 
 import concurrent.futures
 import os
@@ -19,18 +7,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from landscape import _refining, _tiling, _tree
-from landscape._caller import warn
-from landscape._kernel import MAX_WIDTH, Strategy, coords_dtype, last_line, output_shapes, refusal
-from landscape._progress import Interrupted
-from landscape._runners import Batch, Local, Remote
+from landscape import _tree
 from landscape.adaptive import Labels, Smooth, drivers
+from landscape.checks import warn
+from landscape.engine import _at_tolerance, _every_point, _job
+from landscape.engine._kernel import MAX_WIDTH, Strategy, last_line
+from landscape.engine._runners import Batch, Local, Remote
 from landscape.grid import Grid, Landscape
-
-__all__ = ["sweep", "plan", "Plan", "Strategy", "Interrupted"]
+from landscape.point import Prepared, coords_dtype, prepare, refusal
 
 MAX_BATCH = 16 * MAX_WIDTH  # points at a time that may be asked for, or all points of the grid if those are more
 
@@ -134,14 +120,14 @@ def sweep(
         )
     if shard is not None and tolerance is not None:
         raise ValueError("shard= cannot divide a sweep with tolerance=: its rounds depend on each other; use executor=")
-    fn = _prepare(fn, grid)
-    _check_batch(fn, grid, batch)
+    point = _prepare(fn, grid)
+    _check_batch(point.fn, grid, batch)
     if shard is None and executor is None:
         _warn_of_repetition()
-    driven = None if tolerance is None else _drivers(fn, grid, tolerance)
-    runner = Local(fn, grid, _resolve_devices(devices)) if executor is None else Remote(fn, grid, executor)
-    task = _tiling.Task(fn, grid, runner, batch, max_memory, store, progress)
-    return _tiling.run(task, shard) if driven is None else _refining.run(task, driven)
+    driven = None if tolerance is None else _drivers(point, tolerance)
+    runner = Local(point.fn, grid, _resolve_devices(devices)) if executor is None else Remote(point.fn, grid, executor)
+    task = _job.Task(point, grid, runner, batch, max_memory, store, progress)
+    return _every_point.run(task, shard) if driven is None else _at_tolerance.run(task, driven)
 
 
 def plan(
@@ -155,11 +141,11 @@ def plan(
     """What `sweep` with the same arguments would do, estimated from a timed step; nothing is written."""
     batch = _checked_batch(batch)
     _check_options(None, None, max_memory)
-    fn = _prepare(fn, grid)
-    _check_batch(fn, grid, batch)
+    point = _prepare(fn, grid)
+    _check_batch(point.fn, grid, batch)
     chosen = _resolve_devices(devices)
-    timing = Local(fn, grid, chosen).timing(batch, max_memory, grid.size)
-    layout = _tiling.layout_for(fn, grid, timing)
+    timing = Local(point.fn, grid, chosen).timing(batch, max_memory, grid.size)
+    layout = _job.layout_for(point, grid, timing)
     row = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout.outputs.values()) + 1
     return Plan(
         points=grid.size,
@@ -237,8 +223,8 @@ def _check_batch(fn: Any, grid: Grid, batch: Batch) -> None:
         ) from error
 
 
-def _prepare(fn: Any, grid: Grid) -> Any:
-    """Check everything that can be checked before compiling; return the function as a pytree."""
+def _prepare(fn: Any, grid: Grid) -> Prepared:
+    """Check everything that can be checked before compiling."""
     if not isinstance(grid, Grid):
         raise TypeError(f"grid must be a landscape.Grid, got {type(grid).__name__}")
     if not callable(fn) or isinstance(fn, type):
@@ -251,8 +237,7 @@ def _prepare(fn: Any, grid: Grid) -> Any:
         check(grid)
     _warn_of_copies(fn)
     fn = jax.tree_util.tree_map_with_path(_usable_leaf, fn)
-    _check_outputs(fn, grid)
-    return fn
+    return prepare(fn, grid)
 
 
 def _usable_leaf(path: Any, leaf: Any) -> Any:
@@ -325,18 +310,8 @@ def _check_precision(grid: Grid) -> None:
             )
 
 
-def _check_outputs(fn: Any, grid: Grid) -> None:
-    outputs = output_shapes(fn, grid.ndim)
-    if not outputs:
-        raise ValueError("fn returned an empty dict: there is nothing to map")
-    for name, shape in outputs.items():
-        if jnp.issubdtype(shape.dtype, jax.dtypes.extended) or 0 in shape.shape:
-            raise TypeError(f"the output {name!r} must hold numbers at every point, got {_tree.describe(shape)}")
-    grid.check_outputs(outputs)
-
-
-def _drivers(fn: Any, grid: Grid, tolerance: Any) -> dict[str, Smooth | Labels]:
-    return drivers(tolerance, _tiling.output_types(fn, grid), getattr(fn, "refined", None))
+def _drivers(point: Prepared, tolerance: Any) -> dict[str, Smooth | Labels]:
+    return drivers(tolerance, point.types, getattr(point.fn, "refined", None))
 
 
 def _resolve_devices(devices: Devices) -> tuple[jax.Device, ...]:

@@ -1,6 +1,14 @@
-"""Checks of plain numbers and of arrays of them, in NumPy alone: what came is named before JAX trips over it."""
+"""Checks at the public entry: what came is named before JAX trips over it, and warnings point at the user's own line.
 
+In NumPy and the standard library alone.
+"""
+
+import os
+import sys
+import warnings
 from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -74,3 +82,39 @@ def check_count(name: str, value: Any, least: int | None = None) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     if value > MOST:
         raise ValueError(f"{name} must be at most {MOST}, got {value}")
+
+
+# --------------------------------------------------------------------------------------------------------- warnings
+
+PACKAGE = str(Path(__file__).parent) + os.sep
+# What may stand between two frames of the library, or between it and the user's line.
+BETWEEN = {
+    "beartype",
+    "concurrent",
+    "contextlib",
+    "dataclasses",
+    "functools",
+    "jax",
+    "jaxlib",
+    "jaxtyping",
+    "threading",
+}
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the innermost line that is neither the library's nor JAX's. A fixed `stacklevel` is soon a wrong one."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_back is not None and _is_ours(frame):
+        frame = frame.f_back
+    assert frame is not None
+    scope = frame.f_globals
+    registry = scope.setdefault("__warningregistry__", {})
+    name = scope.get("__name__", "<unknown>")
+    warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, name, registry)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    if file.startswith((PACKAGE, "<@beartype")):
+        return True
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in BETWEEN

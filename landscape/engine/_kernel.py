@@ -26,9 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from landscape import _tree
-from landscape._lanes import lanewise
 from landscape.affine import distribute, num_hoisted
+from landscape.affine._lanes import lanewise
+from landscape.point import coords_dtype, evaluate_point, output_shapes
 
 T = TypeVar("T")
 
@@ -42,63 +42,6 @@ LOOK_SECONDS = 5e-3  # longest sleep between two looks at whether a call has end
 BLOCKING = re.compile(r'custom_call_target="(?!TopK")|\bfft\(')  # in a compiled program
 _UNDER_WAY: set[concurrent.futures.Future[Any]] = set()  # compilations and calls
 _ENDING = threading.Event()
-
-
-@partial(jax.jit, inline=True)
-def evaluate_point(fn: Any, coords: jax.Array) -> dict[str, jax.Array]:
-    """The point function, traced once for whatever uses it."""
-    values = fn(coords)
-    if not isinstance(values, Mapping):
-        return {"value": checked_value(values, "fn(coords)")}
-    for name in values:
-        if not isinstance(name, str):
-            raise TypeError(f"the names of outputs must be strings, got {name!r}")
-    return {name: checked_value(value, f"the output {name!r}") for name, value in values.items()}
-
-
-def checked_value(value: Any, what: str) -> jax.Array:
-    """An output as an array.
-
-    Raises:
-        TypeError: it is no number and no array of numbers.
-    """
-    known = isinstance(value, jax.Array | np.ndarray | np.generic | bool | int | float | complex)
-    known = known or hasattr(value, "__jax_array__")  # such as a variable of flax
-    if known and not (isinstance(value, np.ndarray | np.generic) and value.dtype.kind in _tree.NO_NUMBERS):
-        return jnp.asarray(value)
-    advice = ""
-    if value is None:
-        advice = ": is a `return` missing?"
-    elif isinstance(value, Mapping):
-        advice = ": the dict of outputs holds arrays, no further dicts"
-    elif isinstance(value, tuple | list):
-        advice = ': return {"loss": .., "accuracy": ..}, or jnp.stack(..) for one output of several numbers'
-    got = _tree.describe(value)
-    raise TypeError(f"{what} must be an array of numbers, or a dict of them by name, got {got}{advice}")
-
-
-def output_shapes(fn: Any, num_coords: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of what the point function returns; traces it, in the precision that it will run in."""
-    try:
-        with jax.default_matmul_precision("highest"):
-            return jax.eval_shape(evaluate_point, fn, jax.ShapeDtypeStruct((num_coords,), coords_dtype()))
-    except jax.errors.JAXTypeError as error:
-        error.add_note(
-            "The point function is compiled: compute with jax.numpy and jnp.where in it, not NumPy, float() and if; "
-            "what cannot be traced goes through jax.pure_callback."
-        )
-        raise
-
-
-def refusal(fn: Any, num_coords: int) -> Exception | None:
-    """What `jax.vmap` says against the point function, `None` where it takes it; traces alone."""
-    coords = jax.ShapeDtypeStruct((2, num_coords), coords_dtype())
-    try:
-        with jax.default_matmul_precision("highest"):
-            jax.eval_shape(jax.vmap(partial(evaluate_point, fn)), coords)
-    except Exception as error:  # each primitive complains in its own way
-        return error
-    return None
 
 
 @dataclass(frozen=True)
@@ -179,7 +122,7 @@ class Kernel:
         devices = tuple(devices)
         placement: Any = devices[0] if len(devices) == 1 else NamedSharding(_mesh(devices), PartitionSpec())
         fn, threads = jax.device_put(fn, placement), threads_for(devices)
-        rows = max(1, capacity(fn, num_coords) // threads)
+        rows = max(1, capacity(output_shapes(fn, num_coords), num_coords) // threads)
         if num_points is not None:
             rows = min(rows, _rows_for(-(-num_points // (len(devices) * threads))))
         return cls(fn, devices, num_coords, rows, threads=threads)
@@ -413,10 +356,9 @@ def threads_for(devices: Sequence[jax.Device]) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def capacity(fn: Any, num_coords: int) -> int:
+def capacity(outputs: Mapping[str, jax.ShapeDtypeStruct], num_coords: int) -> int:
     """Points that one device takes in one call, so that the values fit into a modest buffer: a power of two."""
-    shapes = output_shapes(fn, num_coords)
-    row = sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes.values()) + 8 * num_coords
+    row = sum(math.prod(s.shape) * s.dtype.itemsize for s in outputs.values()) + 8 * num_coords
     return min(MAX_WIDTH, 1 << (max(1, BUFFER_BYTES // row).bit_length() - 1))
 
 
@@ -426,11 +368,6 @@ def _rows_for(num_points: int) -> int:
     while rows < num_points:
         rows *= ROW_STEP
     return rows
-
-
-def coords_dtype() -> Any:
-    """The precision in which coordinates reach the point function: float64 under `jax_enable_x64`."""
-    return jnp.zeros(()).dtype
 
 
 def _mesh(devices: tuple[jax.Device, ...]) -> Mesh:

@@ -1,20 +1,4 @@
-r"""Critical points: reach them to the last digit, say what they are, tell them apart, count them all.
-
-At a critical point, $\nabla L = 0$, the *Morse index* is the number of negative eigenvalues of the Hessian: 0 for a
-minimum, `n` for a maximum, saddles between. `polish` gets there, `classify` measures the index with the evidence
-for it, `distinct` tells minima apart up to a symmetry of the loss, and `census` looks for every critical point of a
-function of few variables. Index and rank mean what they say only where rounding does not blur them: use float64.
-
->>> import jax, jax.numpy as jnp
->>> from landscape import Objective, minima
->>> well = Objective(lambda p, _: (p[0] ** 2 - 9) ** 2 / 36 + p[1] ** 2)
->>> end = minima.polish(well, jnp.array([2.0, 0.5]))
->>> [round(float(x), 4) for x in end.params]
-[3.0, 0.0]
->>> verdict = minima.classify(well, end.params, global_loss=0.0)
->>> verdict.kind, verdict.index, [round(float(x), 3) for x in verdict.eigenvalues]
-('global', 0, [2.0, 2.0])
-"""
+"""Polishing a point to the critical point beside it, and saying what kind of point it is."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,18 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from landscape import _evidence, _newton, _tree
-from landscape._census import Census, census
-from landscape._newton import Minimum, Target
-from landscape._numbers import check_share
-from landscape._symmetry import Distinct, HiddenUnits, Identity, Neurons, Points, Symmetry, distinct, student_family
+from landscape import _tree
+from landscape.checks import check_share
 from landscape.curvature import Flat
+from landscape.minima import _evidence, _newton
+from landscape.minima._newton import Minimum, Target
 from landscape.objective import Objective, check_means, check_objective
-
-__all__ = [
-    "Census", "Classification", "Distinct", "HiddenUnits", "Identity", "Kind", "Minimum", "Neurons", "Points",
-    "Symmetry", "census", "classify", "distinct", "polish", "student_family",
-]  # fmt: skip
 
 DENSE = 1000  # parameters up to which the Hessian is formed and diagonalised
 

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape._batching import Timing, time_once, tune
-from landscape._kernel import Kernel, Pending, Strategy, coords_dtype, is_out_of_memory
+from landscape.engine._kernel import Kernel, Pending, Strategy, is_out_of_memory
+from landscape.engine._tuning import Timing, time_once, tune
 from landscape.grid import Grid
+from landscape.point import coords_dtype
 
 IN_FLIGHT = 32  # jobs given to an executor at a time
 MAX_KNOWN = 8  # point functions that a worker keeps
