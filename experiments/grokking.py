@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
 
 import landscape as ls
 from landscape.point import as_number

@@ -35,7 +35,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
 from jaxtyping import Array, Float, Int
 from scipy import stats
 

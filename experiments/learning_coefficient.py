@@ -28,8 +28,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from _runner import Lab, UsageError, main
-from _singular_minima import Crossing, Quadratic, ReducedRank
+from _exact.singular_minima import Crossing, Quadratic, ReducedRank
+from _lab import Lab, UsageError, main
 
 import landscape as ls
 from landscape import curvature

@@ -32,15 +32,15 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
-import _loss_planes as planes
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _estimates import ratio_and_error
-from _runner import Lab, UsageError, main
+from _exact import loss_planes as planes
+from _lab import Lab, UsageError, main
 
 import landscape as ls
 from landscape import losses
+from landscape.analysis import ratio_and_error
 from landscape.point import as_number
 
 TAUS = (0.1, 0.25, 0.75)

@@ -37,13 +37,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _estimates import z_of_shares
-from _published_shares import beside_published, compare_families, published
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
+from _students.published import beside_published, compare_families, published
 from scipy import special
 
 import landscape as ls
 from landscape import curvature, minima, plotting
+from landscape.analysis import z_of_shares
 from landscape.point import as_number
 from landscape.problems import student_teacher
 from landscape.training import Runs
@@ -480,7 +480,7 @@ def _draw_restarts(ax: Any, result: Mapping[str, ls.Landscape]) -> None:
 
 
 def _draw_spectra(ax: Any, result: Mapping[str, ls.Landscape], k: int, n: int) -> None:
-    from landscape.plotting._labels import label_color
+    from landscape.plotting import label_color
 
     kinds = found_minima(result, k, n)
     rare = _rare(kinds, len(ends(result, k, n).loss))

@@ -330,6 +330,11 @@ def _function(kernel: Kernel) -> Any:
     return treedef, avals, kernel.devices
 
 
+def choices() -> list["Timing"]:
+    """What was chosen in this process so far, for each program and grid size."""
+    return list(_CHOICES.values())
+
+
 @contextlib.contextmanager
 def forgotten() -> Generator[None]:
     """Tune anew inside this block (for benchmarks)."""

@@ -554,6 +554,24 @@ def random_walk_explained(num_snapshots: int, num: int = 2) -> np.ndarray:
     return (eigenvalues / eigenvalues.sum())[:num]
 
 
+def as_stack(trees: PyTree, like: PyTree, name: str = "trees", like_name: str = "like") -> PyTree:
+    """Parameters as one stack, whose leaves have a leading axis: of a list of trees, or of a stack as it is.
+
+    Every function here that takes a stack reads it like this.
+
+    Args:
+        trees: a list or tuple of trees like `like`, or a stack of them.
+        like: one such tree.
+        name: what `trees` is called in messages.
+        like_name: what `like` is called in messages.
+
+    Raises:
+        TypeError: a leaf is not a real floating-point array.
+        ValueError: neither a list of trees like `like` nor a stack of them.
+    """
+    return _tree.read_stack(trees, name, like, like_name)
+
+
 def line(a: PyTree, b: PyTree) -> Subspace:
     """The line with `a` at coordinate 0 and `b` at 1 (Goodfellow et al. 2015).
 

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import surface
-from _digits_minima import digits_with_decay
-from _runner import Lab, UsageError, say
+from _lab import Lab, UsageError, say
 from jax.flatten_util import ravel_pytree
 
 import landscape as ls
+from _networks import planes
+from _networks.minima import digits_with_decay
 from landscape import minima
 
 MOST = 64  # minima that are kept: those of lowest loss
@@ -49,12 +49,12 @@ def small_digits() -> ls.Problem:
 
 def plane_of(config: Any, lab: Lab, problem: ls.Problem, num: int) -> tuple[ls.Subspace, ls.Grid, np.ndarray]:
     """The plane of the starts, its grid, and the trained solutions in it, `(m, 2)`."""
-    settings = surface.Config(
+    settings = planes.Settings(
         resolution=num, extent=config.extent, layout=config.layout, steps=config.train_steps,
         learning_rate=config.train_rate, seed=config.seed,
     )  # fmt: skip
-    trained = surface.train(settings, lab, problem, config.seed)
-    plane, grid, meta = surface.plane_of(config.directions, settings, lab, problem, trained)
+    trained = planes.train(settings, lab, problem, config.seed)
+    plane, grid, meta = planes.plane_of(config.directions, settings, lab, problem, trained)
     return plane, grid, np.asarray(meta.get("corners", np.zeros((1, 2))))
 
 

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _runner import Lab, UsageError
+from _lab import Lab, UsageError
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 
 import landscape as ls
 from landscape import analysis, losses, plotting
-from landscape.plotting._plane import thin_labels
+from landscape.plotting import thin_labels
 
 LOSSES: dict[str, Any] = {
     "squared": losses.squared_error,

@@ -3,7 +3,7 @@
 The regression of doodle 1, once from all 1,438 training digits and once from `FEW` of them, fewer than it takes.
 
 Laws: for ridgeless least squares on n Gaussian examples of p inputs, |b|^2 = r2 and noise s2, the expected excess loss
-on new data is known exactly (`_ridgeless`; Hastie et al. 2019, arXiv 1903.08560): n = 100, r2 = 5, s2 = 1 gives .253,
+on new data is known exactly (`_exact.ridgeless`; Hastie et al., arXiv 1903.08560): n = 100, r2 = 5, s2 = 1 gives .253,
 1.020, 5.167, 3.510, 4.084 for p = 20, 50, 125, 200, 400; the loss on the training data is s2 (1 - p / n), and 0 from
 p = n on. Measured with standard errors, three of which are the stated accuracy.
 """
@@ -15,13 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _doodle_darts import RINGS
-from _doodle_digits import guesses, halves, least_squares
-from _doodle_pen import board, bullseye, caption, darts, finished, note, open_frame, sheet, star
-from _ridgeless import excess_risk
+from _exact.ridgeless import excess_risk
 
 import landscape as ls
-from landscape.plotting._style import ACCENT, plain
+from _doodle.darts import RINGS
+from _doodle.digits import guesses, halves, least_squares
+from _doodle.pen import board, bullseye, caption, darts, finished, note, open_frame, sheet, star
+from landscape.plotting import ACCENT, plain
 from landscape.point import as_number
 
 TITLE = "Two boards: the one you practised on, and the one that counts"

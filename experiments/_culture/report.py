@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from _culture import BAD
 
 import landscape as ls
+from _culture.dynamics import BAD
 
 
 @dataclass(frozen=True, eq=False)

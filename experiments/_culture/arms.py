@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from _culture import BLUR, Rules
+
+from _culture.dynamics import BLUR, Rules
 
 ARMS = ("isolated", "exchange", "mutation", "restart", "copy")
 CHILDREN = ("exchange", "mutation")

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.patches import Circle
 
-from landscape.plotting._style import ACCENT, plain
+from landscape.plotting import ACCENT, plain
 
 ARROW: dict[str, Any] = {"arrowstyle": "->", "linewidth": 1.3, "shrinkA": 2, "shrinkB": 3}
 PALE = "0.72"

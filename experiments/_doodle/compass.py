@@ -22,12 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _doodle_digits import classifier
-from _doodle_pen import caption, finished, sheet, star
 
 import landscape as ls
+from _doodle.digits import classifier
+from _doodle.pen import caption, finished, sheet, star
 from landscape import plotting
-from landscape.plotting._style import ACCENT, plain
+from landscape.plotting import ACCENT, plain
 from landscape.training import Runs
 
 TITLE = "A compass that knows the slope under your feet, and nothing else"

@@ -15,13 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _doodle_digits import guesses, halves, least_squares
-from _doodle_pen import PALE, bare, caption, finished, note, sheet, star
 from matplotlib.patches import Rectangle
 
 import landscape as ls
+from _doodle.digits import guesses, halves, least_squares
+from _doodle.pen import PALE, bare, caption, finished, note, sheet, star
 from landscape import losses, plotting
-from landscape.plotting._style import ACCENT, plain
+from landscape.plotting import ACCENT, plain
 
 TITLE = "One score from a pile of misses: how you add decides where you end"
 SAYS = "A bucket of misses, one score: mean, median and max disagree."

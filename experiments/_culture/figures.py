@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from _culture_report import Cell, cell, cells, early_record, sizes
-from _published_shares import PUBLISHED
+from _students.published import PUBLISHED
 
 import landscape as ls
+from _culture.report import Cell, cell, cells, early_record, sizes
 
 LOOKS = {
     "isolated": ("0.25", "o", "isolated"),

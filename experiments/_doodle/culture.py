@@ -16,11 +16,11 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from _doodle_pen import PALE, bare, caption, finished, open_frame, sheet
-from _published_shares import PUBLISHED, beside_published
+from _students.published import PUBLISHED, beside_published
 
 import landscape as ls
-from landscape.plotting._style import ACCENT, plain
+from _doodle.pen import PALE, bare, caption, finished, open_frame, sheet
+from landscape.plotting import ACCENT, plain
 from landscape.problems import student_teacher
 from landscape.training import Runs
 

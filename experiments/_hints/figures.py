@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from _hints_task import ALL, NONE, SHAPES, SIDE
 
 import landscape as ls
+from _hints.task import ALL, NONE, SHAPES, SIDE
 
 COLORS = {
     NONE.name: "#d55e00",

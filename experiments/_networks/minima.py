@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _estimates import NORMAL, correlation
-from _runner import say
+from _lab import say
 from jax.flatten_util import ravel_pytree
 
 import landscape as ls
 from landscape import curvature, minima
+from landscape.analysis import NORMAL, correlation
 from landscape.point import as_number
 
 POLISH_TOL, POLISH_STEPS = 1e-8, 300

@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _doodle_digits import answers, halves
-from _doodle_pen import caption, finished, note, open_frame, picture, sheet
 
 import landscape as ls
+from _doodle.digits import answers, halves
+from _doodle.pen import caption, finished, note, open_frame, picture, sheet
 from landscape import losses
-from landscape.plotting._style import ACCENT, plain
+from landscape.plotting import ACCENT, plain
 
 TITLE = "Every example has a number of its own"
 SAYS = "One guess, one miss, one number: the hardest digits stand out."

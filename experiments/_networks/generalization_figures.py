@@ -9,7 +9,7 @@ from matplotlib.patheffects import Normal, Stroke
 
 import landscape as ls
 from landscape import analysis, plotting
-from landscape.plotting._scale import dress_log_ticks
+from landscape.plotting import dress_log_ticks
 
 NOISE_COLORS = ("#0072b2", "#e69f00", "#d55e00", "#cc79a7", "#000000")
 CLEAN = "#009e73"

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _doodle_pen import caption, finished, sheet
 
 import landscape as ls
-from landscape.plotting._style import ACCENT, plain
+from _doodle.pen import caption, finished, sheet
+from landscape.plotting import ACCENT, plain
 from landscape.problems import mueller_brown
 from landscape.training import Runs
 

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _digits_minima import SYMMETRY, Polished, in_double
-from _estimates import Estimate, mean_of, share_of
-from _runner import Lab, say
+from _lab import Lab, say
 from jax.flatten_util import ravel_pytree
 
 import landscape as ls
+from _networks.minima import SYMMETRY, Polished, in_double
 from landscape import minima
+from landscape.analysis import Estimate, mean_of, share_of
 from landscape.training import Runs
 
 MAX_LOSS = 1e6

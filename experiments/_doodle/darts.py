@@ -9,11 +9,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from _doodle_digits import answers, guesses, halves, least_squares
-from _doodle_pen import bare, board, bullseye, caption, darts, finished, note, picture, sheet
 from matplotlib.patches import Rectangle
 
-from landscape.plotting._style import ACCENT, plain
+from _doodle.digits import answers, guesses, halves, least_squares
+from _doodle.pen import bare, board, bullseye, caption, darts, finished, note, picture, sheet
+from landscape.plotting import ACCENT, plain
 
 TITLE = "A guess, the truth, and the miss between them"
 SAYS = "Loss is how far each guess lands from the truth."

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _runner import Lab
+from _lab import Lab
 from jax.flatten_util import ravel_pytree
 
 import landscape as ls

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _runner import Lab
+from _lab import Lab
 
 import landscape as ls
 from landscape import minima

@@ -18,10 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from _estimates import z_of_shares
 from scipy import stats
 
 import landscape as ls
+from landscape.analysis import z_of_shares
 
 Z_BAND = 2.5758293  # of the normal distribution at 99 %
 SAME_LOSS = 1e-5  # of one family in two samples

@@ -20,12 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _doodle_pen import PALE, caption, finished, note, open_frame, sheet, star
-from _estimates import ratio_and_error
 
 import landscape as ls
+from _doodle.pen import PALE, caption, finished, note, open_frame, sheet, star
 from landscape import losses
-from landscape.plotting._style import ACCENT, plain
+from landscape.analysis import ratio_and_error
+from landscape.plotting import ACCENT, plain
 from landscape.point import as_number
 
 TITLE = "Two hills: square the miss, or take it as it is"
