@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 _MODULES = ("keras", "torch")
 
-__all__ = ["keras", "load", "torch"]
+__all__ = ["load"]  # the modules need what is not always installed
 
 if TYPE_CHECKING:
     from landscape.bridges import keras as keras

@@ -14,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape import _tree
-from landscape._caller import warn
-from landscape._numbers import check_flag
 from landscape.bridges._moving import listed
+from landscape.checks import check_flag, warn
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".h5", ".keras")
 INDEX = ".safetensors.index.json"

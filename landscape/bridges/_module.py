@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from landscape import _filters, _tree
+from landscape import _tree
 from landscape.bridges._export import to_numpy
-from landscape.bridges._parameters import Axes, Parameters
+from landscape.bridges._parameters import Axes, Parameters, axes_by_layout
 
 Norm = torch.nn.modules.batchnorm._NormBase
 
@@ -134,8 +134,7 @@ def _anything(module: Any) -> Any:
 
 def filter_axes(module: torch.nn.Module, parameters: Mapping[str, torch.Tensor]) -> dict[str, Axes]:
     """The axes of the filters of each parameter: by the type of its module, otherwise as names and shapes tell."""
-    shapes = {name: jax.ShapeDtypeStruct(tuple(p.shape), np.float32) for name, p in parameters.items()}
-    axes: dict[str, Axes] = {row.name: row.axes for row in _filters.filters_of(shapes, "torch")}
+    axes = axes_by_layout({name: tuple(p.shape) for name, p in parameters.items()}, "torch")
     for path, one in module.named_modules():
         kind = _weight_axis(one)
         for name, parameter in one.named_parameters(prefix=path, recurse=False):

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from landscape._caller import warn
+from landscape.checks import warn
 
 NAMED = 12  # names that a message lists
 

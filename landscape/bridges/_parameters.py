@@ -4,6 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
+
+from landscape import subspace
 
 Axes = int | tuple[int, ...] | None
 
@@ -39,3 +42,10 @@ class Parameters(dict[str, Any]):
     def tree_unflatten(cls, axes: Any, leaves: Iterable[Any]) -> "Parameters":
         names = dict(axes)
         return cls(zip(names, leaves), names)
+
+
+def axes_by_layout(shapes: Mapping[str, tuple[int, ...]], layout: str) -> dict[str, Axes]:
+    """The axes of the filters as names and shapes tell, by a layout of `filter_normalize`."""
+    empty = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    stack = {name: array[None] for name, array in empty.items()}
+    return {row.name: row.axes for row in subspace.describe(stack, empty, filter_axis=layout)}

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from landscape import _filters, _tree
-from landscape._numbers import check_count
+from landscape import _tree
 from landscape.bridges import _data
 from landscape.bridges._moving import listed, moving
-from landscape.bridges._parameters import Parameters
+from landscape.bridges._parameters import Parameters, axes_by_layout
 from landscape.bridges._problem import LOG, Bridged, largest_difference
+from landscape.checks import check_count
 from landscape.objective import Objective
 
 try:
@@ -136,8 +136,8 @@ def _layers(model: Any) -> list[Any]:
 def _filter_axes(variables: Mapping[str, Any]) -> dict[str, Any]:
     """By the rules for flax, whose layouts are those of Keras."""
     dotted = {path.replace("/", "."): path for path in variables}
-    shapes = {name: jax.ShapeDtypeStruct(tuple(variables[path].shape), np.float32) for name, path in dotted.items()}
-    return {dotted[row.name]: row.axes for row in _filters.filters_of(shapes, "flax")}
+    axes = axes_by_layout({name: tuple(variables[path].shape) for name, path in dotted.items()}, "flax")
+    return {dotted[name]: one for name, one in axes.items()}
 
 
 @dataclass(frozen=True, eq=False)

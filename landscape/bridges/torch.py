@@ -16,11 +16,11 @@ import jax
 import numpy as np
 
 from landscape import _tree
-from landscape._numbers import check_count
 from landscape.bridges import _aten, _data
 from landscape.bridges._moving import listed, moving
 from landscape.bridges._parameters import Parameters
 from landscape.bridges._problem import LOG, Bridged, largest_difference
+from landscape.checks import check_count
 from landscape.objective import Objective
 
 try:
