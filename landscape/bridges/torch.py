@@ -109,11 +109,11 @@ def problem(
         {} if weight_fn is None else {"weight_fn": weight_fn}
     )
     loss_fn: Any = PerExample(graph)
+    by_batch = ByBatch(wrapped, {inner: name for inner, name in tensors.names.items() if name in graph.weights})
     if _module.keeps_statistics(module):
-        by_batch = ByBatch(wrapped, tensors.names)
         options["update_state"] = by_batch.statistics
     if batch_statistics is not None:
-        data, loss_fn = _batched(data, batch_statistics, module), ByBatch(wrapped, tensors.names).losses
+        data, loss_fn = _batched(data, batch_statistics, module), by_batch.losses
         options.pop("update_state", None)
     objectives = {part: Objective(loss_fn, _module.as_jax(arrays, part), **options) for part, arrays in data.items()}
     LOG.info("%s: outputs and losses differ from PyTorch's by at most %.1e", type(module).__name__, difference)
