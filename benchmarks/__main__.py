@@ -25,6 +25,7 @@ NAMES = (
     "curvature",
     "convolutions",
     "training",
+    "bridges",
     "peers",
 )
 
