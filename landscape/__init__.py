@@ -15,6 +15,7 @@ _HOME = {
     "Axis": "grid",
     "Grid": "grid",
     "Landscape": "grid",
+    "Batches": "objective",
     "Objective": "objective",
     "Problem": "objective",
     "PointFunction": "point",
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from landscape.maps import BasinMap as BasinMap
     from landscape.maps import LossSurface as LossSurface
     from landscape.maps import TrainabilityMap as TrainabilityMap
+    from landscape.objective import Batches as Batches
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
     from landscape.point import PointFunction as PointFunction

@@ -19,7 +19,7 @@ program and no constants in it, and `store=` knows by them what was computed. Wh
 direction 8), `Numbered` hands over whole numbers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -115,6 +115,32 @@ def check_numbers(values: np.ndarray, what: str) -> None:
         )
 
 
+class SumOverBlocks(Protocol):
+    """What a point function is over data that come in blocks: a sum to which each block adds its part.
+
+    `batches` gives the blocks. `over(block)` is an ordinary point function, of one block alone; all have one program.
+    `add(total, index, part)` takes its values `(points, ...)` at all points of a tile, from block `index`, into the
+    total, which is `None` before the first; `finish(total)` makes the outputs of it.
+    """
+
+    @property
+    def batches(self) -> Any:
+        """The data, `objective.Batches`."""
+        ...
+
+    def over(self, block: Any) -> Any:
+        """A point function over one block."""
+        ...
+
+    def add(self, total: Any, index: int, part: dict[str, np.ndarray]) -> Any:
+        """The total with one more block."""
+        ...
+
+    def finish(self, total: Any) -> dict[str, np.ndarray]:
+        """The outputs."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A point function that was looked at once: what it returns, before anything is compiled.
@@ -122,10 +148,16 @@ class Prepared:
     Attributes:
         fn: the point function, a pytree.
         outputs: shape and type of each output at one point.
+        batches: data that come in blocks, `objective.Batches`; `fn` then holds the first block of each.
+        sums: the parts of the point function that are summed over blocks.
+        rest: the part that is not, or `None`.
     """
 
     fn: Any
     outputs: Mapping[str, jax.ShapeDtypeStruct]
+    batches: Sequence[Any] = ()
+    sums: Sequence[SumOverBlocks] = ()
+    rest: Any = None
 
     @property
     def types(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:

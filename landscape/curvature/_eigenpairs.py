@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from landscape import _tree
-from landscape.curvature._products import Flat, Operator, check
+from landscape.curvature._products import Flat, Operator, check, on_host
 from landscape.objective import Objective
 
 DEPTH = 30  # products of a search for hidden copies
@@ -95,7 +95,8 @@ def eigenpairs(
     check_request(_tree.size(params), k, which, tol, max_products)
     params = jax.tree.map(jnp.asarray, params)
     tol = float(jnp.finfo(Flat(objective, params).dtype).eps) ** 0.5 if tol is None else tol
-    return _eigenpairs(key, objective, params, tol, max_products, k=k, which=which)
+    with on_host(objective):
+        return _eigenpairs(key, objective, params, tol, max_products, k=k, which=which)
 
 
 def check_request(size: int, k: int, which: str, tol: float | None, max_products: int) -> None:

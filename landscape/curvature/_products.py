@@ -1,5 +1,6 @@
 """Products with a curvature matrix, batch by batch: Hessian, Gauss-Newton, Fisher, empirical Fisher."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape.objective import Objective, check_means, check_objective, shared
+from landscape.objective import Objective, batches_in, check_means, check_objective, filled, shared
 
 MAX_DENSE = 4096  # parameters; the matrix then takes 128 MiB in float64
 COLUMNS = 128  # products at a time in a dense matrix
@@ -232,10 +233,33 @@ def _averaged(of_batch: Callable[[PyTree], Linear], data: Objective, params: PyT
 
 def products(operator: Objective | Operator, params: PyTree) -> Linear:
     """`vector -> matrix @ vector` for an operator, or for the Hessian of an objective, in at least float32."""
+    if not isinstance(operator, Adaptive) and batches_in(operator):
+        return _products_over_blocks(operator, params)
     operator, params = widened(operator, params)
     if isinstance(operator, Objective):
         return _hessian_products(operator, params)
     return operator.products(params)
+
+
+def _products_over_blocks(operator: Any, params: PyTree) -> Linear:
+    """Products whose terms are summed over `Batches` on the host; a pass over the data for each."""
+    if isinstance(operator, Objective):
+        data = operator
+    elif isinstance(operator, Fisher):
+        data = _data_only(operator.data, operator.batch_size, operator.weight_fn)
+    else:
+        data = operator.objective
+    return lambda vector: data.over_blocks(lambda block: _block_product(filled(operator, block), params, vector))
+
+
+@jax.jit
+def _block_product(operator: Any, params: PyTree, vector: PyTree) -> PyTree:
+    return products(operator, params)(vector)
+
+
+def on_host(operator: Any) -> contextlib.AbstractContextManager[Any]:
+    """Where the loops of an algorithm run, so that each product can be a pass over `Batches`."""
+    return jax.disable_jit() if batches_in(operator) else contextlib.nullcontext()
 
 
 def widened(operator: Any, params: PyTree) -> tuple[Any, PyTree]:
@@ -301,9 +325,9 @@ def hvp(objective: Objective, params: PyTree, vector: PyTree) -> PyTree:
 def check(operator: Any, params: PyTree) -> None:
     """Raise unless it is an objective or an operator, and parameters are real floating-point arrays."""
     if isinstance(operator, type) or not isinstance(operator, Operator):  # an operator itself, not its class
-        check_objective(operator, otherwise=", or pass a GaussNewton, Fisher or EmpiricalFisher")
+        check_objective(operator, otherwise=", or pass a GaussNewton, Fisher or EmpiricalFisher", streams=True)
     if isinstance(operator, EmpiricalFisher):
-        check_objective(operator.objective, "EmpiricalFisher.objective")
+        check_objective(operator.objective, "EmpiricalFisher.objective", streams=True)
     if isinstance(operator, Fisher) and operator.family not in ("categorical", "gaussian"):
         raise ValueError(f"Fisher.family must be 'categorical' or 'gaussian', got {operator.family!r}")
     _tree.check_params(params)
@@ -357,6 +381,9 @@ class Flat:
         """The dense Hessian at `x`, symmetric to the bit."""
         units = jnp.eye(len(x), dtype=x.dtype)
         column = self.products(x)
+        if batches_in(self.objective):
+            many = jnp.stack([column(unit) for unit in units])
+            return (many + many.T) / 2
         many = jax.vmap(column)(units) if len(x) <= COLUMNS else jax.lax.map(column, units, batch_size=COLUMNS)
         return (many + many.T) / 2
 
@@ -379,7 +406,8 @@ def hessian(objective: Objective | Operator, params: PyTree) -> Float[Array, "n 
             f"a dense Hessian of {size} parameters has {size**2:.2g} entries; up to {MAX_DENSE} parameters are taken: "
             "use eigenpairs (extreme eigenvalues) or hvp (products) instead"
         )
-    return _hessian(objective, jax.tree.map(jnp.asarray, params))
+    with on_host(objective):
+        return _hessian(objective, jax.tree.map(jnp.asarray, params))
 
 
 @jax.jit

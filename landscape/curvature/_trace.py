@@ -12,7 +12,7 @@ from matfree import stochtrace
 
 from landscape import _tree
 from landscape.checks import check_choice
-from landscape.curvature._products import Flat, Operator, check, products
+from landscape.curvature._products import Flat, Operator, check, on_host, products
 from landscape.objective import Objective
 
 Product = Callable[[Array], Array]
@@ -72,9 +72,10 @@ def trace(
     _check_samples(key, objective, params, num_products, 6, "num_products")
     check_choice("method", method, _METHODS)
     params = jax.tree.map(jnp.asarray, params)
-    if num_products >= _tree.size(params):
-        return _exact(objective, params)
-    return _estimated(key, objective, params, num=num_products, method=method)
+    with on_host(objective):
+        if num_products >= _tree.size(params):
+            return _exact(objective, params)
+        return _estimated(key, objective, params, num=num_products, method=method)
 
 
 def layer_traces(key: Array, objective: Objective | Operator, params: PyTree, *, num_samples: int = 100) -> Estimate:
@@ -98,7 +99,8 @@ def layer_traces(key: Array, objective: Objective | Operator, params: PyTree, *,
         ValueError: fewer than 2 samples.
     """
     _check_samples(key, objective, params, num_samples, 2, "num_samples")
-    return _layers(key, objective, jax.tree.map(jnp.asarray, params), num=num_samples)
+    with on_host(objective):
+        return _layers(key, objective, jax.tree.map(jnp.asarray, params), num=num_samples)
 
 
 def _check_samples(key: Any, objective: Any, params: PyTree, num: Any, least: int, name: str) -> None:

@@ -23,6 +23,7 @@ def fingerprint(point: Prepared, grid: Grid) -> dict[str, Any]:
         program = jax.make_jaxpr(evaluate_point)(point.fn, coords)
     if "callback" in str(program.jaxpr):
         warn("the function calls back to Python; a store cannot tell whether that code has changed")
+    data = {"data": [batches.survey.digest for batches in point.batches]} if point.batches else {}
     outputs = {name: f"{s.dtype}{list(s.shape)}" for name, s in point.outputs.items()}
     return {
         "axes": list(grid.names),
@@ -31,7 +32,7 @@ def fingerprint(point: Prepared, grid: Grid) -> dict[str, Any]:
         "function": function_digests(program, point.fn),
         "precision": str(coords_dtype()),
         "versions": {"jax": jax.__version__, "platform": jax.default_backend()},
-    }
+    } | data
 
 
 def function_digests(program: Any, arrays: Any) -> dict[str, Any]:

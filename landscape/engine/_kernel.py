@@ -127,6 +127,15 @@ class Kernel:
             rows = min(rows, _rows_for(-(-num_points // (len(devices) * threads))))
         return cls(fn, devices, num_coords, rows, threads=threads)
 
+    def over(self, fn: Any) -> "Kernel":
+        """The same kernel, and its program, with other arrays of the same shapes."""
+        placement: Any = (
+            self.devices[0] if len(self.devices) == 1 else NamedSharding(_mesh(self.devices), PartitionSpec())
+        )
+        other = dataclasses.replace(self, fn=jax.device_put(fn, placement))
+        vars(other).update({name: vars(self)[name] for name in ("program", "overlaps") if name in vars(self)})
+        return other
+
     @property
     def max_points(self) -> int:
         """Points under way at a time."""

@@ -78,6 +78,12 @@ class Local:
         """Values at some points, for whoever hands out the jobs."""
         return self._fitted(strategy, max_memory).start(points, print)()
 
+    def feed(self, fn: Any) -> None:
+        """Go on with other arrays of the same shapes."""
+        self.kernel = self.kernel.over(fn)
+        for shrinking in self._shrinking.values():
+            shrinking.kernel = shrinking.kernel.over(self.kernel.fn)
+
     def _fitted(self, strategy: Strategy, max_memory: int | None) -> "_Shrinking":
         """The kernel of a strategy, kept from call to call, so that what did not fit is not tried again."""
         key = strategy, max_memory

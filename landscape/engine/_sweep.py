@@ -1,6 +1,7 @@
 """The public entry: `sweep` and `plan`, their checks and options."""
 
 import concurrent.futures
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from landscape.checks import warn
 from landscape.engine import _at_tolerance, _every_point, _job
 from landscape.engine._kernel import MAX_WIDTH, Strategy, last_line
 from landscape.engine._runners import Batch, Local, Remote
+from landscape.engine._streams import Streamed
 from landscape.grid import Grid, Landscape
+from landscape.objective import batches_in, filled
 from landscape.point import Prepared, coords_dtype, prepare, refusal
 
 MAX_BATCH = 16 * MAX_WIDTH  # points at a time that may be asked for, or all points of the grid if those are more
@@ -125,7 +128,7 @@ def sweep(
     if shard is None and executor is None:
         _warn_of_repetition()
     driven = None if tolerance is None else _drivers(point, tolerance)
-    runner = Local(point.fn, grid, _resolve_devices(devices)) if executor is None else Remote(point.fn, grid, executor)
+    runner = _local(point, grid, _resolve_devices(devices)) if executor is None else _remote(point, grid, executor)
     task = _job.Task(point, grid, runner, batch, max_memory, store, progress)
     return _every_point.run(task, shard) if driven is None else _at_tolerance.run(task, driven)
 
@@ -144,7 +147,7 @@ def plan(
     point = _prepare(fn, grid)
     _check_batch(point.fn, grid, batch)
     chosen = _resolve_devices(devices)
-    timing = Local(point.fn, grid, chosen).timing(batch, max_memory, grid.size)
+    timing = _local(point, grid, chosen).timing(batch, max_memory, grid.size)
     layout = _job.layout_for(point, grid, timing)
     row = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout.outputs.values()) + 1
     return Plan(
@@ -237,7 +240,29 @@ def _prepare(fn: Any, grid: Grid) -> Prepared:
         check(grid)
     _warn_of_copies(fn)
     fn = jax.tree_util.tree_map_with_path(_usable_leaf, fn)
-    return prepare(fn, grid)
+    batches = batches_in(fn)
+    if not batches:
+        return prepare(fn, grid)
+    if not hasattr(fn, "block_sums"):
+        raise TypeError(
+            "the point function holds Batches, which are read by a loop on the host: a LossSurface takes them, "
+            "elsewhere the data have to be in memory"
+        )
+    sums, rest = fn.block_sums()
+    return dataclasses.replace(prepare(filled(fn), grid), batches=batches, sums=sums, rest=rest)
+
+
+def _local(point: Prepared, grid: Grid, devices: tuple[jax.Device, ...]) -> Local | Streamed:
+    """What computes points in this process."""
+    return Streamed(point.sums, point.rest, grid, devices) if point.sums else Local(point.fn, grid, devices)
+
+
+def _remote(point: Prepared, grid: Grid, executor: concurrent.futures.Executor) -> Remote:
+    if point.sums:
+        raise ValueError(
+            "executor= sends the data to its workers, which Batches are not; divide the tiles by shard=(i, n)"
+        )
+    return Remote(point.fn, grid, executor)
 
 
 def _usable_leaf(path: Any, leaf: Any) -> Any:

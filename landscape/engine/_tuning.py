@@ -59,6 +59,7 @@ class Timing:
         num_points: points evaluated with it so far, or about to be.
         tuned_for: how many there were when it was chosen.
         tried: the timings that it was chosen from.
+        overhead: seconds that a tile takes whatever its points, to read data.
     """
 
     strategy: Strategy
@@ -70,6 +71,7 @@ class Timing:
     num_points: int = 0
     tuned_for: int = 0
     tried: tuple["Timing", ...] = ()
+    overhead: float = 0.0
 
 
 def measure(kernel: Kernel, points: np.ndarray, max_memory: float = math.inf) -> Timing | None:
