@@ -61,6 +61,8 @@ class Config:
     """More outputs on the map, beside the losses and the model's own metrics."""
     layout: Literal["flax", "haiku", "torch", "equinox"] = "flax"
     """How kernels store their filters, for filter normalisation."""
+    trainable: str | None = None
+    """Move only the parameters whose names match this regular expression, such as lora or ^decoder; all by default."""
     recalibrate: bool = False
     """Measure batch-norm statistics anew at every point (needs Objective.update_state)."""
     steps: int = 200
@@ -80,7 +82,7 @@ SMOKE = Config(resolution=11, steps=40, snapshots=8)
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """One landscape per plane."""
-    problem = lab.problem or ls.problems.digits_mlp()
+    problem = _parted(config, lab.problem or ls.problems.digits_mlp())
     kinds = _kinds(config, lab, problem)
     if lab.problem is not None and {"filter"} & set(kinds):
         say(f"filters as in {config.layout} (--layout)")
@@ -94,6 +96,21 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
         if landscape is not None:
             result[kind] = landscape
     return result
+
+
+def _parted(config: Config, problem: ls.Problem) -> ls.Problem:
+    """The problem whose parameters are those that move; integers and booleans among them are set aside."""
+    params = jax.eval_shape(problem.init, jax.random.key(0)) if problem.params is None else problem.params
+    leaves = jax.tree.leaves(params)
+    if config.trainable is None and all(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in leaves):
+        return problem
+    try:
+        parted = problem.only(config.trainable)
+    except ValueError as error:
+        raise UsageError(f"--trainable: {error}") from None
+    moving = parted.init(jax.random.key(0)) if parted.params is None else parted.params
+    say(f"{_tree.size(moving):,} of {_tree.size(params):,} parameters move")
+    return parted
 
 
 def _kinds(config: Config, lab: Lab, problem: ls.Problem) -> tuple[Directions, ...]:

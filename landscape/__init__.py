@@ -47,6 +47,7 @@ _MODULES = (
     "losses",
     "maps",
     "minima",
+    "moving",
     "objective",
     "paths",
     "plotting",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from landscape import losses as losses
     from landscape import maps as maps
     from landscape import minima as minima
+    from landscape import moving as moving
     from landscape import objective as objective
     from landscape import paths as paths
     from landscape import plotting as plotting

@@ -27,10 +27,11 @@ FEW = 8  # leaves of whose number a program's length may be the square
 
 def key_name(key_path: KeyPath) -> str:
     """The path of a leaf as people write it: `params.dense.kernel`, `layers.0.weight`."""
-    return ".".join(str(_key_text(key)) for key in key_path) or "(root)"
+    return ".".join(str(key_of(key)) for key in key_path) or "(root)"
 
 
-def _key_text(key: Any) -> Any:
+def key_of(key: Any) -> Any:
+    """A step of a path: the key of a dict, the name of a field or the number of an entry."""
     for attribute in ("key", "name", "idx"):
         if hasattr(key, attribute):
             return getattr(key, attribute)
@@ -92,7 +93,7 @@ def _advice(leaf: Any) -> str:
         )
     return (
         "a landscape is drawn over continuous parameters: keep counters, keys and integer tables "
-        "out of the parameters (put them in Objective.data or Objective.state)"
+        "out of the parameters: moving, frozen = ls.subspace.split(params), and Objective(.., frozen=frozen)"
     )
 
 

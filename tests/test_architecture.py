@@ -13,6 +13,7 @@ PACKAGE = ROOT / "landscape"
 ROWS = [
     ("__init__", "checks"),
     ("_tree", "grid", "affine"),
+    ("moving",),
     ("objective", "subspace", "losses", "point", "adaptive", "store"),
     ("engine", "curvature", "analysis", "problems", "export"),
     ("training", "minima", "plotting"),

@@ -1,6 +1,8 @@
 """Data that come in blocks: the same numbers as in memory, one reading for each tile, and loaders that go wrong."""
 
 import collections
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -142,12 +144,12 @@ def test_a_sweep_goes_on_where_it_was_stopped_and_knows_its_data(tmp_path, monke
 
 def test_at_a_tolerance():
     _, fn = surfaces()
-    found = ls.sweep(fn, ls.Grid.square(0.3, 33), tolerance=1e-2, batch=64, progress=False)
+    found = ls.sweep(fn, ls.Grid.square(0.3, 81), tolerance=1e-2, batch=64, progress=False)
     held, _ = surfaces()
-    exact = ls.sweep(held, ls.Grid.square(0.3, 33), batch=64, progress=False)
+    exact = ls.sweep(held, ls.Grid.square(0.3, 81), batch=64, progress=False)
     span = np.ptp(exact["loss"])
     assert np.max(np.abs(found["loss"] - exact["loss"])) < 2e-2 * span
-    assert found.meta["calls"][-1]["evaluations"] < 33**2 / 2
+    assert found.meta["calls"][-1]["evaluations"] < 81**2 / 2
 
 
 def predict(params, batch):
@@ -336,6 +338,38 @@ def test_a_loader_of_grain():
     assert float(objective(jnp.asarray(p, jnp.float32))) == pytest.approx(
         np.mean((DATA["x"] @ p - DATA["y"]) ** 2), rel=1e-6
     )
+
+
+TEN_GIGABYTES = """
+import resource, sys
+import jax.numpy as jnp, numpy as np
+import landscape as ls
+
+path, rows, size = sys.argv[1], 40_000_000, 400_000
+ones = np.memmap(path, np.float32, "r+", shape=(rows, 64))
+ones[::rows // 50] = 1.0                  # fifty rows of ones, all others are holes of the file
+del ones
+
+def read():
+    for start in range(0, rows, size):
+        yield np.memmap(path, np.float32, "r", shape=(rows, 64))[start : start + size]
+
+objective = ls.Objective(lambda w, x: jnp.sum(x, axis=1) * w, ls.Batches(read))
+found = ls.sweep(ls.LossSurface(lambda c: c[0], objective), ls.Grid.of(w=[0.5, 1.25]), batch=1, progress=False)
+print(*found["loss"].tolist(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_ten_gigabytes_take_the_memory_of_a_block(tmp_path):
+    path = tmp_path / "x.bin"
+    with path.open("wb") as file:
+        file.truncate(40_000_000 * 64 * 4)
+    done = subprocess.run([sys.executable, "-c", TEN_GIGABYTES, path], capture_output=True, text=True, check=True)
+    low, high, gigabytes = map(float, done.stdout.split())
+    assert [low, high] == pytest.approx([50 * 64 * w / 40_000_000 for w in (0.5, 1.25)], rel=1e-5)
+    assert gigabytes < 1.5, gigabytes
+    print(f"peak {gigabytes:.2f} GiB")
 
 
 def test_a_file_that_is_mapped_into_memory(tmp_path):

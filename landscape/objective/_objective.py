@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from landscape import _tree
 from landscape.checks import check_flag
+from landscape.moving import join
 from landscape.objective._batches import Batches
 from landscape.objective._inputs import (
     check_data,
@@ -59,6 +60,9 @@ class Objective:
             data at once, a graph, a contrastive loss, sets of unequal sizes: it returns a scalar, the leaves of the
             data may have any shapes, and whatever would divide the data (`batch_size`, `weight_fn`, the loss of each
             example) is refused.
+        frozen: parameters that stay, the other part of `subspace.split(params, trainable)`. Parameters are then those
+            that move, and `loss_fn` and `update_state` get the whole. An argument
+            of every compiled program, no constant in it.
     """
 
     loss_fn: Callable[..., Any] = field(metadata=_static)
@@ -69,6 +73,7 @@ class Objective:
     update_state: Callable[..., PyTree] | None = field(default=None, metadata=_static)
     weight_fn: Callable[[PyTree], Any] | None = field(default=None, metadata=_static)
     batched: bool = field(default=True, metadata=_static)
+    frozen: PyTree = None
 
     @property
     def num_examples(self) -> int | None:
@@ -257,6 +262,10 @@ class Objective:
         defined = jnp.sum(self._weights(batch)) > 0
         return jax.tree.map(lambda x: jnp.where(defined, x, jnp.nan), means)
 
+    def whole(self, params: PyTree) -> PyTree:
+        """All parameters of the model: those that move with those that are frozen."""
+        return params if self.frozen is None else join(params, self.frozen)
+
     def take(self, indices: Int[Array, " b"] | Int[np.ndarray, " b"]) -> "Objective":
         """The objective over some of the examples, as one batch.
 
@@ -286,7 +295,7 @@ class Objective:
             raise ValueError("recalibrating needs Objective(update_state=...), the state as measured on one batch")
         update = self.update_state
         _tree.check_takes(update, "Objective.update_state", "params", "batch", "state")
-        params, old_state = tree_as_jax((params, self.state))
+        params, old_state = tree_as_jax((self.whole(params), self.state))
         leaves, treedef = jax.tree.flatten(old_state)
 
         def floats(batch: PyTree) -> list[Array]:
@@ -335,6 +344,7 @@ class Objective:
     def _returned(self, params: PyTree, batch: PyTree) -> dict[str, Any]:
         """Loss and metrics of a batch by name."""
         self._check_loss_fn("Objective.loss_fn")
+        params = self.whole(params)
         arguments = (params, batch) if self.state is None else (params, batch, self.state)
         result = self.loss_fn(*tree_as_jax(arguments))
         check_flag("Objective.has_aux", self.has_aux)
