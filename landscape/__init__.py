@@ -50,6 +50,7 @@ _MODULES = (
     "store",
     "subspace",
     "training",
+    "view",
 )
 
 __all__ = [*_HOME, *_MODULES]
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
+    from landscape import view as view
     from landscape.engine import Interrupted as Interrupted
     from landscape.engine import plan as plan
     from landscape.engine import sweep as sweep

@@ -40,6 +40,7 @@ ROWS = [
     ("export",),
     ("problems",),
     ("plotting",),
+    ("view",),
     ("cli",),
     ("__main__",),
 ]
@@ -53,6 +54,7 @@ NUMPY_ONLY = {
     "analysis",
     "export",
     "plotting",
+    "view",
     "cli",
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
