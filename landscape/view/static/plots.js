@@ -28,17 +28,29 @@ function latest(run, pause = 0) {
 class SurfaceView {
   constructor(parent, pick) {
     this.panel = parent;
+    element(parent, "h2", {}, "Surface");
     this.box = element(parent, "div", { class: "chart", role: "img", "aria-label": "surface in three dimensions; drag to turn" });
     this.note = element(parent, "p", { class: "note" });
     this.pick = pick;
     this.cursor = latest((at) => this.moveCursor(at), 150);
-    this.draw = latest((model) => this.render(model));
+    this.render = latest((model) => this.rendered(model));
+    // Turning triangles is work: none is done for what nobody sees.
+    new IntersectionObserver((entries) => {
+      this.seen = entries[entries.length - 1].isIntersecting;
+      if (this.seen && this.waiting) this.draw(this.waiting);
+    }).observe(parent);
   }
 
   // model: {plane, axes, label, scale, shades, unit, paths, cursor}
-  async render(model) {
-    const { plane, axes, scale } = model;
+  draw(model) {
+    const { plane, scale } = model;
     this.panel.hidden = Boolean(plane.nx < 2 || plane.ny < 2 || model.kinds || scale.empty);
+    this.waiting = this.seen ? null : model;
+    if (this.seen) this.render(model);
+  }
+
+  async rendered(model) {
+    const { plane, axes, scale } = model;
     if (this.panel.hidden) return;
     const step = Math.ceil(Math.max(plane.nx, plane.ny) / MOST_SURFACE);
     const thin = (n) => thinned(n, step);
@@ -75,7 +87,7 @@ class SurfaceView {
   }
 
   async moveCursor(at) {
-    if (this.panel.hidden || !this.model) return;
+    if (this.panel.hidden || !this.seen || !this.model) return;
     const { x, y, z } = this.ball(at);
     await Plotly.restyle(this.box, { x: [x], y: [y], z: [z] }, [1]);
   }
