@@ -184,7 +184,7 @@ class Page {
     say(flat ? ` along ${count(nx)} values of ` : ` at each of ${count(nx)} × ${count(ny)} points: across, `);
     name(x.label);
     if (!flat) say("; up, "), name(y.label);
-    say(`. ${WHAT[this.data.kind] ?? ""}`);
+    say(`. ${WHAT[output.role === "number" ? this.data.kind : output.role] ?? ""}`);
   }
 
   controls() {
@@ -277,6 +277,7 @@ class Page {
     this.drawProfile();
     setTimeout(() => this.drawSurface(), 0);
     this.root.dataset.drawn = String(ticket);
+    requestAnimationFrame(() => performance.mark("landscape drawn")); // for who measures
   }
 
   // The colours of some planes: `{kinds}` for labels, `{scale, unit, shades}` for numbers.
@@ -731,8 +732,9 @@ class Page {
 const KEYS = "Hover or use the arrow keys for values; a click holds the cursor. Drag over the map, or its two handles, for the line of the profile; h and v lay it along the row or column of the cursor.";
 const WHAT = {
   surface: "Each point is the same network with its weights moved by so much along two directions.",
-  basins: "Each point is a start of training; its colour says which minimum the training reached.",
-  trainability: "Each point is a training run with other settings; its colour says how it ended.",
+  basins: "Each point is a start of training.",
+  labels: "Each point is a start of training; its colour says how the training ended.",
+  trainability: "Each point is a training run with other settings; its colour says whether it converged, and how fast.",
 };
 
 function scaleText(scale) {

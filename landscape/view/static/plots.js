@@ -8,6 +8,8 @@ const CONFIG = { displaylogo: false, responsive: true, scrollZoom: false };
 const ink = () => getComputedStyle(document.documentElement).getPropertyValue("--ink").trim() || "#111";
 const faint = () => getComputedStyle(document.documentElement).getPropertyValue("--line").trim() || "#ccc";
 
+const font = () => ({ color: ink(), size: 0.8 * parseFloat(getComputedStyle(document.body).fontSize) });
+
 // Runs the newest of many requests, one at a time, and at most so often.
 function latest(run, pause = 0) {
   let wanted = null, busy = false;
@@ -104,7 +106,7 @@ class SurfaceView {
     const axis = (a) => ({ ...dim, title: { text: plain(a.label, 24) }, type: a.log ? "log" : "linear" });
     return {
       margin: { l: 0, r: 0, t: 0, b: 0 }, paper_bgcolor: "rgba(0,0,0,0)", uirevision: "same", showlegend: false,
-      font: { color: ink() },
+      font: font(),
       scene: {
         xaxis: axis(axes[0]), yaxis: axis(axes[1]),
         zaxis: { ...dim, title: { text: plain(label, 24) }, ...heightAxis(scale) },
@@ -155,7 +157,7 @@ class ProfileView {
     const axis = { color: ink(), gridcolor: faint(), zeroline: false, automargin: true };
     const layout = {
       margin: { l: 60, r: 12, t: 8, b: 46 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: ink() }, showlegend: traces.length > 1, legend: { orientation: "h", y: 1.12 }, hovermode: "closest",
+      font: font(), showlegend: traces.length > 1, legend: { orientation: "h", y: 1.12 }, hovermode: "closest",
       xaxis: { ...axis, title: { text: plain(model.along_label, 60) }, type: model.along_log ? "log" : "linear" },
       yaxis: { ...axis, title: { text: plain(model.label, 30) }, type: model.log ? "log" : "linear", exponentformat: "power" },
     };

@@ -27,9 +27,18 @@ function spread(planes) {
   return { low, high, positive, least, most, num };
 }
 
+// The finite values of planes, sorted.
+function sortedValues(planes) {
+  const all = new Float64Array(planes.reduce((sum, { values }) => sum + values.length, 0));
+  let num = 0;
+  for (const { values, states } of planes) {
+    for (let i = 0; i < values.length; i++) if (states[i] <= PREDICTED) all[num++] = values[i];
+  }
+  return all.subarray(0, num).sort();
+}
+
 function robustBounds(planes) {
-  const shown = planes.flatMap(({ values, states }) => Array.from(values).filter((_, i) => states[i] <= PREDICTED));
-  const sorted = Float64Array.from(shown).sort();
+  const sorted = sortedValues(planes);
   return [quantile(sorted, 0.02), quantile(sorted, 0.98)];
 }
 
@@ -122,7 +131,7 @@ function contourLevels(scale, num) {
 
 // Values ranked within their sign, to [-1, -1/4] and [1/4, 1]: Sohl-Dickstein (2024), as in `plotting.trainability`.
 function equalised(plane) {
-  const shown = Float64Array.from(plane.values.filter((_, i) => plane.states[i] <= PREDICTED)).sort();
+  const shown = sortedValues([plane]);
   const below = lowerBound(shown, 0), above = shown.length - below;
   const place = (k) =>
     k < below ? (below > 1 ? -1 + (0.75 * k) / (below - 1) : -1)
