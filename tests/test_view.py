@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -319,3 +320,39 @@ def test_pages_load_no_jax():
     code = "import sys; from landscape import view; view.page; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# ---------------------------------------------------------------------------------------------------- notebooks
+
+
+def picture_in(html):
+    from matplotlib import image
+
+    data = re.search(r'src="data:image/png;base64,([^"]+)"', html)[1]
+    return image.imread(io.BytesIO(base64.b64decode(data)))
+
+
+def test_a_notebook_shows_a_table_and_a_picture():
+    html = plane({"train_loss": LOSS, "steps": np.arange(12).reshape(GRID.shape) + 5})._repr_html_()
+    assert len(html) < 100_000
+    rows = re.findall(r"<tr><td><bdi>(\w+)</bdi></td><td>([^<]+)</td><td>([^<]+)</td><td>([^<]+)</td>", html)
+    # NaN, inf and -inf are not finite; the least of the others is -0
+    assert rows == [("train_loss", "-0", "7.25", "3"), ("steps", "5", "16", "0")]
+    assert picture_in(html)[..., :3].std() > 0.05
+
+
+@pytest.mark.parametrize("shape", [(9,), (700, 600), (4, 5, 3), (1, 1)])
+def test_notebook_pictures_of_any_shape_are_small(shape):
+    grid = Grid(tuple(Axis(f"a{i}", np.linspace(0.5, 2.5, n) if n > 1 else [0.5]) for i, n in enumerate(shape)))
+    noise = np.random.default_rng(7).normal(size=shape) + 7.5
+    html = plane({"loss": noise}, grid)._repr_html_()
+    assert len(html) < 100_000
+    assert picture_in(html).size
+
+
+def test_notebooks_show_hostile_names_as_text_and_what_cannot_be_drawn_without_a_picture():
+    html = plane({HOSTILE: LOSS.astype(np.complex64)})._repr_html_()
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)" in html
+    assert "<img" not in html
+    assert len(html) < 5000

@@ -11,9 +11,12 @@ html = ls.view.page(landscape, title="Digits MLP")
 pathlib.Path("loss.html").write_text(html, encoding="utf-8")
 ```
 
+`summary(landscape)` is what a notebook shows of a landscape: a table and a picture, without a script.
+
 On the command line: `landscape view run.zarr --out loss.html --open`.
 """
 
+from landscape.view._notebook import summary
 from landscape.view._page import page
 
-__all__ = ["page"]
+__all__ = ["page", "summary"]
