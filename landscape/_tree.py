@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
-from landscape._numbers import check_count as check_count
-from landscape._numbers import check_number as check_number
+from landscape.checks import check_count as check_count
+from landscape.checks import check_number as check_number
 
 KeyPath = tuple[Any, ...]
 T = TypeVar("T")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape._numbers import reals
+from landscape.checks import reals
 from landscape.grid import Landscape
 from landscape.plotting._labels import marks_of
 
