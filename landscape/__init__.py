@@ -54,6 +54,7 @@ _MODULES = (
     "store",
     "subspace",
     "training",
+    "view",
 )
 
 __all__ = [*_HOME, *_MODULES]
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
+    from landscape import view as view
     from landscape.engine import Interrupted as Interrupted
     from landscape.engine import Strategy as Strategy
     from landscape.engine import plan as plan

@@ -411,6 +411,12 @@ class Landscape:
         done = "" if self.computed.all() else f", {int(self.computed.sum())} of {self.grid.size} computed"
         return f"Landscape({axes}; {', '.join(self.names)}{done}{self._refined()})"
 
+    def _repr_html_(self) -> str:
+        """A table and a picture, for notebooks."""
+        import landscape
+
+        return landscape.view.summary(self)
+
     def _refined(self) -> str:
         """Which outputs a sweep at a tolerance predicted between the points computed, and which it did not."""
         promise = self.promise

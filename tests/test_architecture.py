@@ -16,10 +16,11 @@ ROWS = [
     ("objective", "subspace", "losses", "point", "adaptive", "store"),
     ("engine", "curvature", "analysis", "problems", "export"),
     ("training", "minima", "plotting"),
-    ("maps", "paths", "cli"),
+    ("maps", "paths", "view"),
+    ("cli",),
     ("__main__",),
 ]
-NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "cli"}
+NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "view", "cli"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
 USERS = [

@@ -52,6 +52,8 @@ class Flags:
     """i/n: compute only every n-th tile from the i-th, for jobs that share one folder."""
     figures: bool = True
     """Draw the figures."""
+    page: bool = True
+    """Write index.html, a page to look around in, beside the figures."""
     progress: bool | Literal["auto"] = "auto"
     """A progress bar: on a terminal only, always, or never."""
     compile_cache: bool = True
@@ -189,6 +191,8 @@ def _finish(result: Mapping[str, Any], out: Path, flags: Flags, plot: Any, findi
     _write(out / "findings.json", json.dumps(record, indent=1).encode())
     if flags.figures:  # after the findings, which an error in a figure must not lose
         _draw(result, out, plot)
+    if flags.page:
+        _write_page(result, out)
     print(table(rows))
     say(f"results in {out}, {time.perf_counter() - start:.1f} s")
     return 0
@@ -218,6 +222,18 @@ def _draw(result: Mapping[str, Any], out: Path, plot: Any) -> None:
             else:
                 plotting.save_figure(figure, out / name, meta)
         pyplot.close("all")
+
+
+def _write_page(result: Mapping[str, Any], out: Path) -> None:
+    """One page of all landscapes; where none can be made it is left away, and why is said."""
+    from landscape import view
+
+    try:
+        text = view.page(dict(result), title=out.name.replace("_", " "))
+    except (ImportError, ValueError) as reason:
+        say(f"no page: {reason}")
+        return
+    _write(out / "index.html", text.encode("utf-8"))
 
 
 def _flat_provenance(result: Mapping[str, Any]) -> dict[str, str]:
