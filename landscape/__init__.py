@@ -30,6 +30,8 @@ _HOME = {
     "sweep": "engine",
     "plan": "engine",
     "Interrupted": "engine",
+    "Recorder": "recording",
+    "Trajectory": "recording",
     "save": "store",
     "load": "store",
     "PlanMismatch": "store",
@@ -47,6 +49,7 @@ _MODULES = (
     "paths",
     "plotting",
     "problems",
+    "recording",
     "store",
     "subspace",
     "training",
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     from landscape import paths as paths
     from landscape import plotting as plotting
     from landscape import problems as problems
+    from landscape import recording as recording
     from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
@@ -80,6 +84,8 @@ if TYPE_CHECKING:
     from landscape.maps import TrainabilityMap as TrainabilityMap
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
+    from landscape.recording import Recorder as Recorder
+    from landscape.recording import Trajectory as Trajectory
     from landscape.store import PlanMismatch as PlanMismatch
     from landscape.store import StoreError as StoreError
     from landscape.store import load as load

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
+from landscape import _lazy
 from landscape._numbers import check_count as check_count
 from landscape._numbers import check_number as check_number
 
@@ -316,7 +317,7 @@ def read_stack(
     leading axis, and refused where it could be both: no reading is guessed.
 
     Args:
-        value: a stack, or a list or tuple of trees.
+        value: a stack, or a list or tuple of trees; a `Trajectory`, or a list of them, is read whole.
         what: its name in messages.
         like: one tree, or `None` where there is none to compare with.
         like_name: the name of `like` in messages.
@@ -328,6 +329,9 @@ def read_stack(
         TypeError: a leaf is not a real floating-point array.
         ValueError: neither a stack nor a list of equal trees, or a list that could be either; no tree at all.
     """
+    lazy = _lazy.as_lazy(value)
+    if lazy is not None:
+        return read_lazily(lazy, what, like, like_name).stacked()
     check_params(value, what)
     if like is not None:
         if _is_list(value) and jax.tree.structure(value) != jax.tree.structure(like):
@@ -349,6 +353,19 @@ def read_stack(
             f"leading axis, or a list of trees of one structure and equal shapes; got leaves {_shortened(shapes)}"
         )
     return value
+
+
+def read_lazily(lazy: _lazy.LazyStack, what: str, like: PyTree = None, like_name: str = "params") -> _lazy.LazyStack:
+    """A lazy stack, checked as `read_stack` checks others, without reading it.
+
+    Raises:
+        ValueError: its trees do not look like `like`, or its parts not like each other.
+    """
+    for i, part in enumerate(getattr(lazy, "parts", [])):
+        check_like(part.like, lazy.like, f"{what}[{i}]", f"{what}[0]")
+    if like is not None:
+        check_like(lazy.like, like, what, like_name)
+    return lazy
 
 
 def _is_list(value: Any) -> bool:
