@@ -78,10 +78,10 @@ class Subspace:
 
         return jax.tree.map(move, self.origin, _tree.combine(coords, directions))
 
-    def project(self, params: PyTree) -> Float[Array, " k"] | Float[np.ndarray, "t k"]:
+    def project(self, params: PyTree) -> Float[Array, "*t k"]:
         """Coordinates of the point of the subspace nearest to `params` in the Euclidean norm.
 
-        Of a `Trajectory`, or a list of them, those of all its snapshots, `(T, k)`, read leaf by leaf and computed in
+        Of a `Trajectory`, or a list of them, those of all its snapshots, `(T, k)`, read leaf by leaf and summed in
         float64 on the host.
 
         Solves the least-squares problem, so it is right for directions that are neither orthogonal nor of unit
@@ -93,10 +93,10 @@ class Subspace:
             ValueError: `params` or the directions do not look like the origin.
         """
         if (lazy := _lazy.as_lazy(params)) is not None:
-            return self._projected(lazy).coords
+            return jnp.asarray(self._projected(lazy).coords)
         return least_squares(self._stacked(), self._from_origin(params))
 
-    def residual(self, params: PyTree) -> Float[Array, ""] | Float[np.ndarray, " t"]:
+    def residual(self, params: PyTree) -> Float[Array, "*t"]:
         """Euclidean distance of `params` from the subspace: what the picture does not show.
 
         Of a `Trajectory`, or a list of them, those of all its snapshots, `(T,)`, as for `project`.
@@ -105,7 +105,7 @@ class Subspace:
             TypeError, ValueError: as for `project`.
         """
         if (lazy := _lazy.as_lazy(params)) is not None:
-            return self._projected(lazy).residual
+            return jnp.asarray(self._projected(lazy).residual)
         return _tree.norm(_differences(params, self(self.project(params))))
 
     def gram(self) -> Float[Array, "k k"]:
@@ -530,9 +530,9 @@ def pca_directions(snapshots: PyTree, num: int = 2, *, like: PyTree = None) -> t
     are chosen so that the path ends on the positive side of where it began.
 
     Args:
-        snapshots: `T` parameter trees, a stack or a list; or a `Trajectory`, or a list of them for a common plane, which
-            are read leaf by leaf: no more than a part of a leaf of all snapshots is in memory, and inner products are
-            summed in float64.
+        snapshots: `T` parameter trees, a stack or a list; or a `Trajectory`, or a list of them for a common plane,
+            which are read leaf by leaf: no more than a part of a leaf of all snapshots is in memory, and inner products
+            are summed in float64.
         num: number of directions, below `T`.
         like: one tree of the kind that is stacked. Only needed where that is a list of layers of equal shapes, so
             that a stack of it looks like a list of trees.

@@ -27,9 +27,12 @@ class Source(Protocol):
 
 def shapes_of(tree: PyTree) -> PyTree:
     """Shapes and dtypes of the leaves."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(np.shape(x), getattr(x, "dtype", None) or jnp.result_type(x)), tree
-    )
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+        return jax.ShapeDtypeStruct(np.shape(leaf), dtype)
+
+    return jax.tree.map(shape, tree)
 
 
 class Held:
@@ -132,7 +135,7 @@ class _Loaded(Held):
 
 def _bridged(path: Path, like: PyTree) -> PyTree:
     try:
-        from landscape.bridges import load  # ty: ignore[unresolved-import]
+        from landscape.bridges import load  # ty: ignore[import-not-found]
     except ImportError:
         raise ValueError(
             f"a checkpoint is a tree of arrays, an .npz or a .safetensors file, got {path}: load it, and give the tree"

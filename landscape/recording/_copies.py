@@ -1,5 +1,6 @@
 """Copies of parameters that nobody else can overwrite: made on the device, brought to the host as the writer asks."""
 
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,8 +23,7 @@ def from_torch(tree: PyTree) -> PyTree:
 
 
 def _from_torch(tensor: Any) -> Any:
-    import torch
-
+    torch = importlib.import_module("torch")
     if not isinstance(tensor, torch.Tensor):
         return tensor  # a module, say: the checks name it
     tensor = tensor.detach().cpu()

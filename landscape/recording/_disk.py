@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,9 @@ class LeafRecord:
 
     def blocks(self) -> list[tuple[int, ...]]:
         """Indices of the chunks of one snapshot."""
-        counts = [-(-n // c) for n, c in zip(self.shape, self.chunk)]
-        return list(np.ndindex(*counts)) if self.size else []
+        if not self.size:
+            return []
+        return list(np.ndindex(*(-(-n // c) for n, c in zip(self.shape, self.chunk))))
 
     def region(self, block: Sequence[int]) -> tuple[slice, ...]:
         """The part of the leaf in a chunk."""
@@ -65,14 +66,16 @@ class LeafRecord:
 Description = dict[str, Any]  # {"trees": {"params": [leaf, ..], ..}, "structure": .., "processes": ..}
 
 
-def create(path: Path, description: Description) -> None:
+def create(path: Path, description: Description, scalars: Sequence[str] = ()) -> None:
     """Make an empty recording, whole or not at all; another process may be first."""
     with _store._building(path) as folder:
         zarr = _store._zarr()
         group = zarr.open_group(folder, mode="w", attributes={RECORD: encode({"format": FORMAT, **description})})
         marks = (MOST_STEPS, description["processes"])
         _make_array(group, COMMITTED, marks, (1, 1), "uint8", {"long_name": "commit mark of each process"})
-        group.create_group(SCALARS)
+        numbers = group.create_group(SCALARS)
+        for name in scalars:
+            _make_scalar(numbers, name)
         for tree, leaves in description["trees"].items():
             inner = group.create_group(tree)
             for number, leaf in enumerate(map(_leaf, leaves)):
@@ -86,6 +89,10 @@ def _make_leaf(group: Any, name: str, leaf: LeafRecord) -> None:
     about = {"long_name": leaf.name, "dtype": leaf.stored}
     chunk = (1, *(max(1, n) for n in leaf.chunk))
     _make_array(group, name, (MOST_STEPS, *leaf.shape), chunk, dtype.name, about)
+
+
+def _make_scalar(group: Any, name: str) -> None:
+    _make_array(group, name, (MOST_STEPS,), (1,), "float64", {"long_name": name})
 
 
 def _make_array(
@@ -109,7 +116,8 @@ def _make_array(
 
 
 def _leaf(record: Mapping[str, Any]) -> LeafRecord:
-    return LeafRecord(**{**record, "shape": tuple(record["shape"]), "chunk": tuple(record["chunk"])})
+    name, dtype, stored = (str(record[key]) for key in ("name", "dtype", "stored"))
+    return LeafRecord(name, tuple(record["shape"]), dtype, stored, tuple(record["chunk"]))
 
 
 class Recording:
@@ -196,7 +204,7 @@ class Recording:
         try:
             with _store._writable(self.path):
                 with partial.open("wb") as stream:
-                    stream.write(memoryview(content))
+                    stream.write(content.data)
                     stream.write(checksum(content))
                 partial.replace(file)
         finally:
@@ -208,7 +216,7 @@ class Recording:
         if not folder.exists():
             with _store._writable(self.path), _store._building(folder) as building:
                 root = _store._zarr().open_group(building, mode="w")
-                _make_array(root, name, (MOST_STEPS,), (1,), "float64", {"long_name": name})
+                _make_scalar(root, name)
                 _rename_if_new(building / name, folder)
         self.put(f"{SCALARS}/{name}", (step,), np.asarray([value], "<f8"))
 
@@ -276,9 +284,10 @@ def checksum(content: np.ndarray) -> bytes:
 def _description(path: Path) -> Description:
     if not is_run(path):
         raise StoreError(f"no recording at {path}; give the directory that a Recorder wrote")
+    with _store._readable(path):
+        content = (path / _store.METADATA).read_bytes()
     try:
-        with _store._readable(path):
-            attributes = json.loads((path / _store.METADATA).read_bytes())["attributes"]
+        attributes = json.loads(content)["attributes"]
         record = attributes.get(RECORD)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise StoreError(f"cannot read {path / _store.METADATA}: it is damaged ({error}); {_store.RESTORE}") from error
@@ -297,7 +306,7 @@ def _by_name(trees: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _reading(file: Path, step: int) -> Iterator[None]:
+def _reading(file: Path, step: int) -> Generator[None]:
     try:
         with _store._readable(file):
             yield

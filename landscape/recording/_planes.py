@@ -100,9 +100,7 @@ class PathSubspace:
         """Parameters at coordinates of which the last one is a step; the nearest recorded one counts."""
         coords = jnp.asarray(coords)
         index = jnp.argmin(jnp.abs(jnp.asarray(self.steps, coords.dtype) - coords[-1]))
-        here = jax.tree.map(
-            lambda x: jax.lax.dynamic_index_in_dim(jnp.asarray(x), index, keepdims=False), self.snapshots
-        )
+        here = jax.tree.map(lambda x: jnp.asarray(x)[index], self.snapshots)
         return Subspace(here, self.directions)(coords[:-1] - jnp.asarray(self.centres, coords.dtype)[index])
 
     def axis(self, num: int | None = None, name: str = "step") -> Axis:

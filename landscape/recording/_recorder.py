@@ -1,7 +1,7 @@
 """`Recorder`: takes snapshots out of any training loop, copies them off the device and commits them one by one."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -72,14 +72,13 @@ class Recorder:
         self._keep, self._dtype = keep, dtype
         self._recording = Recording(self.path) if is_run(self.path) else None
         self._committed = set(self._recording.steps()) if self._recording is not None else set()
-        self._description: dict[str, Any] | None = None
         self._likes: dict[str, PyTree] = {}
         self._writer = Writer()
 
     @property
     def steps(self) -> list[int]:
         """Steps that are committed so far, in order: where to go on."""
-        return sorted(self._committed)
+        return sorted(self._committed.copy())  # the writer adds to it
 
     def __call__(
         self, step: Any, params: PyTree, /, *, update: PyTree = None, gradient: PyTree = None, **scalars: Any
@@ -136,6 +135,9 @@ class Recorder:
         given = {name: _copies.from_torch(tree) for name, tree in trees.items() if tree is not None or name == "params"}
         self._check(given)
         numbers = {_checked_name(name): _copies.number_later(name, value) for name, value in scalars.items()}
+        if self._recording is None or not self._likes:
+            self._recording = self._begin(given, list(numbers))
+        recording = self._recording
         self._writer.reserve()
         try:
             copies = {name: _copies.copied(jax.tree.leaves(tree), self._dtype) for name, tree in given.items()}
@@ -144,7 +146,7 @@ class Recorder:
             raise
         snapshot = Snapshot(step, copies, numbers)
         del copies  # the writer frees each leaf as soon as it is written
-        self._writer.submit(lambda: self._write(snapshot))
+        self._writer.submit(lambda: self._write(recording, snapshot))
 
     def _check(self, trees: dict[str, PyTree]) -> None:
         """Raise unless these trees can be recorded here, and are like those before."""
@@ -155,26 +157,25 @@ class Recorder:
             _tree.check_params(tree, name)
             _tree.check_like(tree, self._likes.get(name, trees["params"]), name, "the first snapshot's" if name in
                              self._likes else "params")  # fmt: skip
-        if self._description is None:
-            self._begin(trees)
-        elif missing := trees.keys() ^ self._likes.keys():
+        if self._likes and (missing := trees.keys() ^ self._likes.keys()):
             raise ValueError(f"{' and '.join(sorted(missing))} must be recorded at all steps or at none")
 
-    def _begin(self, trees: dict[str, PyTree]) -> None:
+    def _begin(self, trees: dict[str, PyTree], scalars: Sequence[str]) -> Recording:
         """What the first call fixes: the leaves, and that the recording which may be there is one of such."""
         description = _described(trees, self._dtype)
-        if self._recording is not None:
-            self._recording.check_same(description)
-            self._recording.sweep_up()
-        self._description = description
+        if not is_run(self.path):
+            _disk.create(self.path, description, scalars)
+        recording = Recording(self.path)
+        recording.check_same(description)
+        recording.sweep_up()
         self._likes = {
             name: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), _copies.stored_dtype(leaf, None)), t)
             for name, t in trees.items()
         }
+        return recording
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _write(self, recording: Recording, snapshot: Snapshot) -> None:
         """In the writer's thread: all of a snapshot, then its mark, then those that are too many go."""
-        recording = self._opened()
         scalars = {name: number() for name, number in snapshot.scalars.items()}
         if snapshot.step in self._committed:
             return _check_again(recording, snapshot, scalars)
@@ -189,15 +190,6 @@ class Recorder:
         recording.commit(snapshot.step, jax.process_index())
         self._committed.add(snapshot.step)
         return self._thin(recording)
-
-    def _opened(self) -> Recording:
-        if self._recording is None:
-            assert self._description is not None
-            if not is_run(self.path):
-                _disk.create(self.path, self._description)
-            self._recording = Recording(self.path)
-            self._recording.check_same(self._description)
-        return self._recording
 
     def _thin(self, recording: Recording) -> None:
         if self._keep is None or len(self._committed) <= self._keep:

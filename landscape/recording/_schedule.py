@@ -53,7 +53,7 @@ def too_many(steps: Sequence[int], keep: int | None, relative: bool) -> list[int
     """
     if keep is None or len(steps) <= keep:
         return []
-    place = np.log1p(steps) if relative else np.asarray(steps, np.float64)
+    place = np.log1p(steps).round(9) if relative else np.asarray(steps, np.float64)  # so that equal ratios are equal
     before = {i: i - 1 for i in range(len(steps))}
     after = {i: i + 1 for i in range(len(steps))}
     gaps = [(place[i + 1] - place[i - 1], i) for i in range(1, len(steps) - 1)]

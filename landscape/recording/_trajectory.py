@@ -17,8 +17,6 @@ from landscape.recording import _structure
 from landscape.recording._checkpoints import Source, opened, shapes_of
 from landscape.recording._disk import Recording
 
-SCALES = np.dtype(np.int64)
-
 
 class Trajectory(LazyStack):
     """The path of a run: a stack of its snapshots, of which a leaf is read when it is needed.
@@ -165,33 +163,34 @@ def _trajectory(snapshots: _Snapshots) -> Trajectory:
 
 
 class _Recorded:
-    """Snapshots of a recording."""
+    """Snapshots of a recording; `numbers` are the recorded leaves in the order of the leaves of `like`."""
 
-    def __init__(self, recording: Recording, tree: str, like: PyTree, steps: np.ndarray) -> None:
-        self._recording, self._tree, self.like, self.steps = recording, tree, like, steps
-        self._leaves = recording.trees[tree]
-        self.dtype = next((leaf.stored for leaf in self._leaves if leaf.stored != leaf.dtype), None)
+    def __init__(self, recording: Recording, tree: str, like: PyTree, numbers: list[int], steps: np.ndarray) -> None:
+        self._recording, self._tree, self.like, self._numbers = recording, tree, like, numbers
+        self.steps, leaves = steps, recording.trees[tree]
+        self._dtypes = [jnp.dtype(leaves[number].dtype) for number in numbers]
+        self.dtype = next((leaf.stored for leaf in leaves if leaf.stored != leaf.dtype), None)
         self._scalars: Mapping[str, np.ndarray] | None = None
 
     def tree(self, index: int) -> PyTree:
         step = int(self.steps[index])
-        leaves = [
-            self._recording.read_leaf(self._tree, i, step).astype(jnp.dtype(leaf.dtype), copy=False)
-            for i, leaf in enumerate(self._leaves)
-        ]
+        read = [self._recording.read_leaf(self._tree, number, step) for number in self._numbers]
+        leaves = [leaf.astype(dtype, copy=False) for leaf, dtype in zip(read, self._dtypes)]
         return jax.tree.unflatten(jax.tree.structure(self.like), leaves)
 
     def rows(self, leaf: int, start: int, stop: int) -> np.ndarray:
-        rows = np.empty((len(self.steps), stop - start), jnp.dtype(self._leaves[leaf].dtype))
+        rows = np.empty((len(self.steps), stop - start), self._dtypes[leaf])
         for row, step in zip(rows, self.steps):
-            row[:] = self._recording.read_part(self._tree, leaf, int(step), start, stop)
+            row[:] = self._recording.read_part(self._tree, self._numbers[leaf], int(step), start, stop)
         return rows
 
     def part(self, chosen: np.ndarray) -> "_Recorded":
-        return _Recorded(self._recording, self._tree, self.like, self.steps[chosen])
+        return _Recorded(self._recording, self._tree, self.like, self._numbers, self.steps[chosen])
 
     def beside(self, tree: str) -> "_Recorded | None":
-        return _Recorded(self._recording, tree, self.like, self.steps) if tree in self._recording.trees else None
+        if tree not in self._recording.trees:
+            return None
+        return _Recorded(self._recording, tree, self.like, self._numbers, self.steps)
 
     def scalars(self) -> Mapping[str, np.ndarray]:
         if self._scalars is None:
@@ -204,24 +203,27 @@ def _recorded(recording: Recording, like: PyTree) -> _Recorded:
     steps = np.asarray(recording.steps(), np.int64)
     if not steps.size:
         raise ValueError(f"{recording.path} holds no snapshot that is committed")
-    leaves = [jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype)) for leaf in recording.trees["params"]]
-    made = _structure.made(recording.description["structure"], leaves)
-    if like is not None:
-        made = _like_given(recording, leaves, like)
-    return _Recorded(recording, "params", made, steps)
+    leaves = recording.trees["params"]
+    if like is None:
+        numbered = _structure.made(recording.description["structure"], list(range(len(leaves))))
+    else:
+        numbered = _numbered(recording, like)
+    shapes = [jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(leaf.dtype)) for leaf in leaves]
+    return _Recorded(recording, "params", jax.tree.map(shapes.__getitem__, numbered), jax.tree.leaves(numbered), steps)
 
 
-def _like_given(recording: Recording, leaves: list[Any], like: PyTree) -> PyTree:
-    """The recorded leaves in the containers of `like`, whose leaves have the names and shapes of theirs."""
-    names = [leaf.name for leaf in recording.trees["params"]]
-    given = [(_tree.key_name(path), np.shape(x)) for path, x in jax.tree_util.tree_leaves_with_path(like)]
-    for (name, shape), recorded, leaf in zip(given, names, leaves):
-        if name != recorded or shape != leaf.shape:
-            raise ValueError(f"like must be a tree like those of {recording.path}: it has {name} {shape} where "
-                             f"{recorded} {leaf.shape} was recorded")  # fmt: skip
-    if len(given) != len(leaves):
-        raise ValueError(f"like has {len(given)} leaves, {recording.path} has {len(leaves)}")
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+def _numbered(recording: Recording, like: PyTree) -> PyTree:
+    """The containers of `like` with the numbers of the recorded leaves, which have the names and shapes of its own."""
+    stored = {leaf.name: leaf.shape for leaf in recording.trees["params"]}
+    given = {_tree.key_name(path): np.shape(x) for path, x in jax.tree_util.tree_leaves_with_path(like)}
+    if differing := sorted(name for name in stored.keys() | given.keys() if stored.get(name) != given.get(name)):
+        name = differing[0]
+        ours, theirs = (shapes.get(name, "no such leaf") for shapes in (given, stored))
+        raise ValueError(
+            f"like must be a tree like those in {recording.path}: of {name} it has {ours}, the recording {theirs}"
+        )
+    numbers = {name: number for number, name in enumerate(stored)}
+    return _tree.map_with_name(lambda name, _: numbers[name], like)
 
 
 class _Given:

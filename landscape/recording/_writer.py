@@ -1,6 +1,5 @@
 """The one thread that writes a recording: a bounded queue, and errors that come back to the caller."""
 
-import atexit
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -9,15 +8,17 @@ IN_FLIGHT = 2  # snapshots that wait or are being written
 
 
 class Writer:
-    """Runs jobs one after the other in a thread of its own, which begins with the first and ends with `close`."""
+    """Runs jobs one after the other in a thread, which ends when none is left.
+
+    The thread is no daemon: Python waits for it at its end, so that what was submitted is written.
+    """
 
     def __init__(self) -> None:
         self._jobs: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._running = False
         self._error: BaseException | None = None
         self._pending = 0
-        self._closing = False
 
     def reserve(self) -> None:
         """Wait until fewer jobs are under way than are allowed, and take a place; an error of an earlier one is raised.
@@ -31,7 +32,7 @@ class Writer:
             self._pending += 1
 
     def release(self) -> None:
-        """Give a place back that no job was submitted for."""
+        """Give a place back."""
         with self._changed:
             self._pending -= 1
             self._changed.notify_all()
@@ -40,11 +41,9 @@ class Writer:
         """Run a job for which a place was reserved."""
         with self._changed:
             self._jobs.append(job)
-            self._changed.notify_all()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="landscape recorder", daemon=True)
-                self._thread.start()
-                atexit.register(self.finish)
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="landscape recorder").start()
 
     def check(self) -> None:
         """Raise what a job has raised."""
@@ -52,22 +51,16 @@ class Writer:
             raise self._error
 
     def finish(self) -> None:
-        """Run what was submitted, and end the thread."""
+        """Wait until all is written that was submitted."""
         with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-            thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()
-            atexit.unregister(self.finish)
-        self._closing = False
+            while self._pending:
+                self._changed.wait()
 
     def _run(self) -> None:
         while True:
             with self._changed:
-                while not self._jobs and not self._closing:
-                    self._changed.wait()
                 if not self._jobs:
+                    self._running = False
                     return
                 job = self._jobs.popleft()
             self._carry_out(job)
