@@ -34,7 +34,7 @@ def _from_torch(tensor: Any) -> Any:
 
 def stored_dtype(leaf: Any, narrow: str | None) -> np.dtype:
     """What a leaf is stored in: its own dtype, or the narrow one that was asked for."""
-    own = np.dtype(jnp.result_type(leaf) if not isinstance(leaf, np.ndarray) else leaf.dtype)
+    own = np.dtype(leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf))
     return jnp.dtype(narrow) if narrow is not None and own.itemsize > jnp.dtype(narrow).itemsize else own
 
 
