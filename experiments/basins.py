@@ -31,7 +31,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _network_basins import (
+from _lab import Lab, UsageError, main, say
+from _networks.basins import (
     MAX_LOSS,
     basin_maps,
     ends_of,
@@ -42,12 +43,11 @@ from _network_basins import (
     smallest_gap,
     solutions_of,
 )
-from _runner import Lab, UsageError, main, say
 
 import landscape as ls
 from landscape import analysis, minima
 from landscape.adaptive import Labels
-from landscape.plotting._labels import MOST_ENTRIES, label_color, label_name
+from landscape.plotting import MOST_ENTRIES, label_color, label_name
 
 Function = Literal[
     "himmelblau", "six_hump_camel", "three_hump_camel", "styblinski_tang", "goldstein_price", "mueller_brown",

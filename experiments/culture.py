@@ -47,10 +47,10 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from _culture import RATE, Population, Rules
-from _culture_arms import CHILDREN, MORE_CHILDREN, arms, children, doses
-from _culture_figures import plot
-from _culture_report import (
+from _culture.arms import CHILDREN, MORE_CHILDREN, arms, children, doses
+from _culture.dynamics import RATE, Population, Rules
+from _culture.figures import plot
+from _culture.report import (
     Cell,
     Rest,
     best_restarts,
@@ -63,11 +63,11 @@ from _culture_report import (
     sizes,
     unaided,
 )
-from _estimates import z_of_shares
-from _published_shares import PUBLISHED, beside_published
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
+from _students.published import PUBLISHED, beside_published
 
 import landscape as ls
+from landscape.analysis import z_of_shares
 from landscape.problems import student_teacher
 from landscape.training import Runs
 

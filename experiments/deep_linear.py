@@ -26,10 +26,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
 
 import landscape as ls
 from landscape import curvature, minima
+from landscape.point import as_number
 from landscape.problems.linear import Autoencoder, LinearProblem, autoencoder, deep_linear
 
 ZERO = 1e-7  # of the largest Hessian eigenvalue
@@ -75,7 +76,7 @@ class Critical:
 
     def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
         """Loss, gradient norm and all Hessian eigenvalues."""
-        key = jax.random.fold_in(jax.random.key(self.seed), coords[0].astype(jnp.int32))
+        key = jax.random.fold_in(jax.random.key(self.seed), as_number(coords[0]))
         found = minima.polish(self.objective, self.problem.init(key), to="critical")
         eigenvalues = jnp.linalg.eigvalsh(curvature.hessian(self.objective, found.params))
         return {
@@ -101,7 +102,7 @@ class Training:
 
     def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
         """The loss at the end and along the run."""
-        key = jax.random.fold_in(jax.random.key(self.seed + 1), coords[0].astype(jnp.int32))
+        key = jax.random.fold_in(jax.random.key(self.seed + 1), as_number(coords[0]))
         start = jax.tree.map(lambda w: self.scale * w, self.problem.init(key))
         run = ls.train(
             self.objective, self.optimizer, start,

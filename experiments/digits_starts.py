@@ -35,7 +35,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _digits_minima import (
+from _lab import Lab, UsageError, main
+from _lab.optimizers import adam
+from _networks.minima import (
     Polished,
     Richness,
     about_minima,
@@ -45,12 +47,10 @@ from _digits_minima import (
     neighbour_correlation,
     richness,
 )  # fmt: skip
-from _estimates import Estimate, correlation, mean_of, share_of
-from _optimizers import adam
-from _runner import Lab, UsageError, main
 
 import landscape as ls
-from landscape.plotting._scale import dress_log_ticks
+from landscape.analysis import Estimate, correlation, mean_of, share_of
+from landscape.plotting import dress_log_ticks
 from landscape.training import Runs
 
 COPIES = 10  # ends that are polished again with their units exchanged

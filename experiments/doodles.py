@@ -25,7 +25,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
 
 import landscape as ls
 
@@ -115,7 +115,7 @@ def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
 
 def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
     """The doodles, and the contact sheet where there are all of them."""
-    from _doodle_pen import contact_sheet
+    from _doodle.pen import contact_sheet
 
     from landscape import plotting
 

@@ -29,11 +29,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
 from jax.flatten_util import ravel_pytree
 
 import landscape as ls
 from landscape import curvature
+from landscape.point import as_number
 
 BAND = (0.97, 1.05)
 
@@ -193,7 +194,7 @@ class Sharpening:
 
     def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
         """Loss, sharpness and residual along the run, `(steps // every + 1,)` each."""
-        key = jax.random.fold_in(jax.random.key(0), coords[0].astype(jnp.int32))
+        key = jax.random.fold_in(jax.random.key(0), as_number(coords[0]))
         start = self.problem.init(key)
         run = sharpness_along(
             self.objective, self.optimizer, start, self.steps, self.every, num_products=self.products, key=key

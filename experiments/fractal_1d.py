@@ -30,7 +30,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
 
 import landscape as ls
 from landscape.problems.ripples import CONVEX_ROUGHNESS, RippledParabola, descend

@@ -30,9 +30,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
 
 import landscape as ls
+from landscape.point import as_number
 from landscape.problems import modular_addition
 
 KNOWN = 0.99  # an accuracy from which a part of the table counts as known
@@ -115,7 +116,7 @@ class Grokking:
 
     def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
         """`{train,test}_{loss,accuracy}` before each step and after the last, `(num_steps + 1,)`."""
-        number = coords[0].astype(jnp.int32)
+        number = as_number(coords[0])
         parts = {name: _of_run(part, number) for name, part in (("train", self.train), ("test", self.test))}
         optimizer = optax.adamw(self.rate, b2=self.b2, weight_decay=self.decay)
         params = self.init(jax.random.fold_in(self.key, number))

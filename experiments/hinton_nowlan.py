@@ -35,11 +35,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
 from jaxtyping import Array, Float, Int
 from scipy import stats
 
 import landscape as ls
+from landscape.point import as_number
 
 _static: Any = {"static": True}
 WRONG, RIGHT, UNDECIDED = range(3)
@@ -108,7 +109,7 @@ class Evolution:
         `right`, `wrong`, `undecided`: shares of alleles; `learned`: share of agents that were right within their
         trials; `born`: share that were born right; `fitness`: the mean.
         """
-        arm, population = coords.astype(jnp.int32)
+        arm, population = as_number(coords)
         for_founders, for_lives = jax.random.split(jax.random.fold_in(jax.random.fold_in(self.key, arm), population))
         founders = self._founders(for_founders, self.undecided[arm])
 

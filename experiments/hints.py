@@ -34,10 +34,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from _hints_figures import plot
-from _hints_task import ALL, BESIDE, NONE, RENAMED, WRONG, Arm, Net, Pictures, lessons
-from _optimizers import adam
-from _runner import Lab, UsageError, main
+from _hints.figures import plot
+from _hints.task import ALL, BESIDE, NONE, RENAMED, WRONG, Arm, Net, Pictures, lessons
+from _lab import Lab, UsageError, main
+from _lab.optimizers import adam
 
 import landscape as ls
 

@@ -27,13 +27,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from _runner import Lab, UsageError, main
-from _singular_minima import Crossing, Quadratic, ReducedRank
+from _exact.singular_minima import Crossing, Quadratic, ReducedRank
+from _lab import Lab, UsageError, main
 
 import landscape as ls
 from landscape import curvature
+from landscape.point import as_number
 
 CLOSE = 0.15  # of lambda, at the largest n
 RECORDS = 48
@@ -86,7 +86,7 @@ class Coefficient:
 
     def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
         """Estimate, drift, their standard errors, and the history `(chains, records)`."""
-        key = jax.random.fold_in(self.key, jnp.round(1000 * coords[0]).astype(jnp.int32))
+        key = jax.random.fold_in(self.key, as_number(1000 * coords[0]))
         found = curvature.local_learning_coefficient(
             key, self.objective, self.params,
             num_examples=10 ** coords[0], step_size=self.step_size, localization=self.localization,

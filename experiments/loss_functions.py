@@ -32,15 +32,16 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
-import _loss_planes as planes
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _estimates import ratio_and_error
-from _runner import Lab, UsageError, main
+from _exact import loss_planes as planes
+from _lab import Lab, UsageError, main
 
 import landscape as ls
 from landscape import losses
+from landscape.analysis import ratio_and_error
+from landscape.point import as_number
 
 TAUS = (0.1, 0.25, 0.75)
 HUBERS = (1.345, 1.0, 2.0)
@@ -112,7 +113,7 @@ class Estimates:
 
     def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
         """The estimates of one sample."""
-        sample = jax.random.normal(jax.random.fold_in(self.key, coords[0].astype(jnp.int32)), (self.size,))
+        sample = jax.random.normal(jax.random.fold_in(self.key, as_number(coords[0])), (self.size,))
         huber = jnp.stack([losses.best_constant(losses.huber(k), sample) for k in HUBERS])
         best = losses.best_constant
         return {"mean": jnp.mean(sample), "median": best(losses.absolute_error, sample), "huber": huber}

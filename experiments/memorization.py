@@ -26,13 +26,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from _estimates import Estimate, mean_of
-from _label_noise import Trainings
-from _optimizers import adam
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
+from _lab.optimizers import adam
+from _networks.label_noise import Trainings
 from scipy import special
 
 import landscape as ls
+from landscape.analysis import Estimate, mean_of
 from landscape.problems import classifier, digits, mlp
 
 CHANCE = 0.1

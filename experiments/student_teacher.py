@@ -37,13 +37,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _estimates import z_of_shares
-from _published_shares import beside_published, compare_families, published
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
+from _students.published import beside_published, compare_families, published
 from scipy import special
 
 import landscape as ls
 from landscape import curvature, minima, plotting
+from landscape.analysis import z_of_shares
+from landscape.point import as_number
 from landscape.problems import student_teacher
 from landscape.training import Runs
 
@@ -223,7 +224,7 @@ class Minima:
 
     def __call__(self, coords: jax.Array) -> dict[str, jax.Array]:
         """Parameters, loss, gradient norm, eigenvalues."""
-        start = jax.tree.map(lambda w: w[coords[0].astype(jnp.int32)], self.starts)
+        start = jax.tree.map(lambda w: w[as_number(coords[0])], self.starts)
         end = minima.polish(self.objective, start)
         eigenvalues = jnp.linalg.eigvalsh(curvature.hessian(self.objective, end.params))
         return {"w": end.params["w"], "loss": end.loss, "grad_norm": end.grad_norm, "eigenvalues": eigenvalues}
@@ -479,7 +480,7 @@ def _draw_restarts(ax: Any, result: Mapping[str, ls.Landscape]) -> None:
 
 
 def _draw_spectra(ax: Any, result: Mapping[str, ls.Landscape], k: int, n: int) -> None:
-    from landscape.plotting._labels import label_color
+    from landscape.plotting import label_color
 
     kinds = found_minima(result, k, n)
     rare = _rare(kinds, len(ends(result, k, n).loss))

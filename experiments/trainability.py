@@ -41,8 +41,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import optax
-from _runner import Lab, UsageError, main, say
-from _trainability_figures import dimension, levels, names, plot
+from _exact.trainability_figures import dimension, levels, names, plot
+from _lab import Lab, UsageError, main, say
 
 import landscape as ls
 

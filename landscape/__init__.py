@@ -9,9 +9,7 @@ Names are loaded on first use, so importing this package costs nothing and the c
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from landscape._distribution import VERSION, other_landscape
-
-__version__ = VERSION
+__version__ = "0.1.0"
 
 _HOME = {
     "Axis": "grid",
@@ -19,6 +17,7 @@ _HOME = {
     "Landscape": "grid",
     "Objective": "objective",
     "Problem": "objective",
+    "PointFunction": "point",
     "Subspace": "subspace",
     "LossSurface": "maps",
     "BasinMap": "maps",
@@ -29,6 +28,7 @@ _HOME = {
     "train_many": "training",
     "sweep": "engine",
     "plan": "engine",
+    "Strategy": "engine",
     "Interrupted": "engine",
     "Recorder": "recording",
     "Trajectory": "recording",
@@ -42,12 +42,16 @@ _MODULES = (
     "affine",
     "analysis",
     "curvature",
+    "engine",
     "export",
+    "grid",
     "losses",
     "maps",
     "minima",
+    "objective",
     "paths",
     "plotting",
+    "point",
     "problems",
     "recording",
     "store",
@@ -62,18 +66,23 @@ if TYPE_CHECKING:
     from landscape import affine as affine
     from landscape import analysis as analysis
     from landscape import curvature as curvature
+    from landscape import engine as engine
     from landscape import export as export
+    from landscape import grid as grid
     from landscape import losses as losses
     from landscape import maps as maps
     from landscape import minima as minima
+    from landscape import objective as objective
     from landscape import paths as paths
     from landscape import plotting as plotting
+    from landscape import point as point
     from landscape import problems as problems
     from landscape import recording as recording
     from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
     from landscape.engine import Interrupted as Interrupted
+    from landscape.engine import Strategy as Strategy
     from landscape.engine import plan as plan
     from landscape.engine import sweep as sweep
     from landscape.grid import Axis as Axis
@@ -84,6 +93,7 @@ if TYPE_CHECKING:
     from landscape.maps import TrainabilityMap as TrainabilityMap
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
+    from landscape.point import PointFunction as PointFunction
     from landscape.recording import Recorder as Recorder
     from landscape.recording import Trajectory as Trajectory
     from landscape.store import PlanMismatch as PlanMismatch
@@ -95,6 +105,24 @@ if TYPE_CHECKING:
     from landscape.training import Run as Run
     from landscape.training import train as train
     from landscape.training import train_many as train_many
+
+
+def other_landscape() -> str:
+    """What to do about the other distribution called landscape, or nothing where it is not installed.
+
+    `pip install landscape` brings landscapes for terminals, `pip install loss-atlas` this package. Both write to the
+    folder `landscape` and to the command `landscape`, so in one environment each overwrites files of the other.
+    """
+    import importlib.metadata  # not at the top: it costs as much as the rest of the package
+
+    try:
+        version = importlib.metadata.version("landscape")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return (
+        f"the distribution landscape {version} is installed too (pictures for terminals, not this package); its files "
+        "and ours overwrite each other. Do: pip uninstall landscape; pip install --force-reinstall --no-deps loss-atlas"
+    )
 
 
 def __getattr__(name: str) -> Any:

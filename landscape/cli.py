@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from landscape._distribution import VERSION, other_landscape
+from landscape import __version__, other_landscape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"landscape {VERSION}")
+    parser.add_argument("--version", action="version", version=f"landscape {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_info(commands)
     _add_plot(commands)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape._numbers import MOST
+from landscape.checks import MOST
 
 MASK = "computed"  # beside the outputs, wherever a landscape is kept
 ROUNDING = 1e-6  # of a step, within which a coordinate counts as that of the grid

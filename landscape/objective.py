@@ -26,8 +26,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from landscape import _tree
-from landscape._caller import warn
-from landscape._numbers import check_flag
+from landscape.checks import check_flag, warn
 
 _static: Any = {"static": True}
 UNLIKE, LIKE = 0.25, 0.02  # of a loss: how far from a mean, and how near to a sum, what is no mean has to be

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.interpolate import BarycentricInterpolator, CubicSpline
 from scipy.stats import beta, binom
 
-from landscape import _interpolation as nested
 from landscape import adaptive
 from landscape.adaptive import Labels, Refinement, Smooth, drivers
+from landscape.adaptive import _levels as nested
 from landscape.grid import Axis, Grid
 
 BFLOAT16 = np.dtype(jax.numpy.bfloat16)

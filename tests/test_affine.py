@@ -19,8 +19,8 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
-from landscape import LossSurface, Objective, Subspace, _program, affine
-from landscape.affine import affine_vmap, distribute, num_hoisted
+from landscape import LossSurface, Objective, Subspace, affine
+from landscape.affine import _program, _rewrite, affine_vmap, distribute, num_hoisted
 
 POINTS = 5  # no array of the programs has a side that 5 divides, so a side that it divides counts points
 N, D, H = 12, 9, 11
@@ -814,8 +814,8 @@ def test_many_coordinates_and_many_terms_are_summed_at_each_point():
 
 def test_what_cannot_be_rewritten_is_called_as_it_is_and_says_so_once(monkeypatch):
     fn, coords = PROGRAMS["two_layers"].build(), plane_coords()
-    monkeypatch.setattr(affine, "_equation", lambda *_: [][0])
-    monkeypatch.setattr(affine, "_SAID", set())
+    monkeypatch.setattr(_rewrite, "_equation", lambda *_: [][0])
+    monkeypatch.setattr(_rewrite, "_SAID", set())
     with pytest.warns(RuntimeWarning, match="could not rewrite this function for jax .* without the speed"):
         assert_equal(affine_vmap(fn)(coords), jax.vmap(fn)(coords), 1e-5)
     assert num_hoisted(fn, coords[0]) == 0  # and no second warning

@@ -24,8 +24,8 @@ import pytest
 from jax.interpreters import mlir
 
 import landscape as ls
-from landscape import _batching, _kernel, _runners, _tiling
-from landscape._kernel import Strategy
+from landscape.engine import _job, _kernel, _runners, _tuning
+from landscape.engine._kernel import Strategy
 
 GRID = ls.Grid.of(x=np.linspace(-1.5, 1.25, 7), y=np.linspace(-2.0, 0.75, 11))
 HESSIAN = np.array([[3.5, 0.75], [0.75, 0.25]])
@@ -87,8 +87,8 @@ def test_any_number_of_dimensions(shape):
 @pytest.mark.parametrize("width", [1, 8])
 def test_tiles_change_no_bit(monkeypatch, tile_seconds, width):
     reference = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=width)
-    monkeypatch.setattr(_tiling, "TILE_SECONDS", tile_seconds)
-    monkeypatch.setattr(_tiling, "MAX_TILES", 10**9)
+    monkeypatch.setattr(_job, "TILE_SECONDS", tile_seconds)
+    monkeypatch.setattr(_job, "MAX_TILES", 10**9)
     result = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=width)
     np.testing.assert_array_equal(result["loss"], reference["loss"])
 
@@ -155,7 +155,7 @@ import os, sys, warnings, numpy as np, jax
 sys.path.insert(0, {tests!r})
 from test_engine import _network
 import landscape as ls
-from landscape import _kernel
+from landscape.engine import _kernel
 assert len(jax.local_devices()) == 3
 for width in (1, 4):
     one = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=width, devices=1)
@@ -188,7 +188,7 @@ def test_all_local_devices_share_the_points_and_give_the_same_bits():
 @pytest.fixture
 def threads(monkeypatch):
     """`threads(n)`: sweeps may use so many, and forget what was tuned before."""
-    with _batching.forgotten():
+    with _tuning.forgotten():
         yield lambda num: monkeypatch.setattr(_kernel, "threads_for", lambda devices: num)
 
 
@@ -288,7 +288,7 @@ def test_out_of_memory_halves_the_width_says_so_once_and_changes_nothing(monkeyp
         return true_call(kernel, points)
 
     monkeypatch.setattr(_kernel.Kernel, "__call__", small)
-    timing = _batching.Timing(Strategy(8), 0.05)
+    timing = _tuning.Timing(Strategy(8), 0.05)
     monkeypatch.setattr(_runners, "time_once", lambda kernel, points, num_points: timing)
     result = ls.sweep(_network(), ls.Grid.square(0.7, 9), batch=8)
     np.testing.assert_array_equal(result["loss"], reference["loss"])
@@ -302,7 +302,7 @@ def test_max_memory_bounds_the_width_that_is_chosen():
     grid = ls.Grid.square(1.0, 150)
     kernel = _kernel.Kernel.build(jax.tree_util.Partial(heavy), 2, jax.local_devices())
     limit = 4 * 2**20
-    timing = _batching.tune(kernel, np.resize(grid.points(), (kernel.max_points, 2)), grid.size, limit)
+    timing = _tuning.tune(kernel, np.resize(grid.points(), (kernel.max_points, 2)), grid.size, limit)
     assert timing.strategy.width == 1 or timing.temp_bytes <= limit
 
 
@@ -461,7 +461,7 @@ def test_other_leaves_are_refused_by_name():
 
 
 def test_tiles_in_flight_halve_the_width_once_each(monkeypatch):
-    monkeypatch.setattr(_tiling, "layout_for", _rows(_tiling.layout_for))
+    monkeypatch.setattr(_job, "layout_for", _rows(_job.layout_for))
     true_call = _kernel.Kernel.__call__
 
     def tiny(kernel, points):
@@ -529,7 +529,7 @@ def _shifted(f, grid):
 )
 def test_what_cannot_be_vmapped_goes_point_by_point_on_any_grid(point, f, num):
     grid = ls.Grid.of(x=np.linspace(-1.5, 2.0, num), y=np.linspace(0.25, 3.0, 5))
-    with _batching.forgotten():
+    with _tuning.forgotten():
         found = ls.sweep(point, grid)
         assert ls.sweep(point, grid).meta["plan"]["batching"] == {"width": 1}
     np.testing.assert_allclose(found["value"], _shifted(f, grid), rtol=1e-6, atol=3e-6)
@@ -544,8 +544,8 @@ def test_asking_for_a_width_of_what_cannot_be_vmapped_is_refused(batch):
 
 def test_a_trial_that_fails_is_no_reason_to_stop(monkeypatch, capfd):
     """A host function that takes one number where `vmap_method` promises that it takes many."""
-    monkeypatch.setattr(_batching._Climb, "_pays", lambda climb, *arguments, **options: True)
-    with _batching.forgotten(), pytest.warns(UserWarning, match=r"points at a time were tried, and fail.*TypeError"):
+    monkeypatch.setattr(_tuning._Climb, "_pays", lambda climb, *arguments, **options: True)
+    with _tuning.forgotten(), pytest.warns(UserWarning, match=r"points at a time were tried, and fail.*TypeError"):
         found = ls.sweep(_sine("expand_dims", lambda x: np.float32(np.sin(float(x)))), ls.Grid.square(1.5, 9))
     np.testing.assert_allclose(found["value"], _shifted(np.sin, found.grid), rtol=1e-6, atol=3e-6)
 
@@ -559,12 +559,12 @@ def test_a_trial_that_does_not_end_is_given_up_and_not_tried_again(monkeypatch):
             released.wait(60)
         return np.sin(np.asarray(x))
 
-    monkeypatch.setattr(_batching._Climb, "_pays", lambda climb, *arguments, **options: True)
-    monkeypatch.setattr(_batching, "GRACE", 0.5)
-    monkeypatch.setattr(_batching, "TRIAL", 3)
+    monkeypatch.setattr(_tuning._Climb, "_pays", lambda climb, *arguments, **options: True)
+    monkeypatch.setattr(_tuning, "GRACE", 0.5)
+    monkeypatch.setattr(_tuning, "TRIAL", 3)
     point = jax.tree_util.Partial(_sine("expand_dims", host))
     try:
-        with _batching.forgotten():
+        with _tuning.forgotten():
             with pytest.warns(UserWarning, match="is given up. XLA cannot stop it: it keeps a core busy.*batch=1"):
                 found = ls.sweep(point, ls.Grid.square(1.5, 9))
             again = ls.sweep(point, ls.Grid.square(1.5, 50))  # of another size, and so another program
@@ -608,7 +608,7 @@ def test_ctrl_c_interrupts_a_call(ctrl_c, batch):
 
     point = jax.tree_util.Partial(_sine("expand_dims", host))
     try:
-        with _batching.forgotten(), ctrl_c(under_way):
+        with _tuning.forgotten(), ctrl_c(under_way):
             ls.sweep(point, GRID, batch=batch)
         assert not released.is_set()
         other = ls.sweep(_sine("expand_dims"), GRID, batch=4)
@@ -632,7 +632,7 @@ def test_ctrl_c_interrupts_a_compilation(ctrl_c, monkeypatch):
 
 _ENDLESS = """
 import os, signal, threading, jax, jax.numpy as jnp, landscape as ls
-from landscape import _kernel
+from landscape.engine import _kernel
 run, w = _kernel._run, jnp.ones((64, 64))
 def interrupted(*arguments):
     _kernel._run = run  # one Ctrl-C, however many calls there are

@@ -9,13 +9,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import _network_basins as networks
 import basins
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _runner import Lab, UsageError, load_problem
+from _lab import Lab, UsageError, load_problem
+from _networks import basins as networks
 from scripts import run_script
 
 import landscape as ls

@@ -7,22 +7,22 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import _culture
 import culture
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _culture import Population, Rules, differences, gradient, num_different, senders
-from _culture_arms import TIE, arms, children, doses, recombine
-from _culture_report import Cell, best_restarts, cells, paired_z, rest, share_interval, unaided
-from _estimates import z_of_shares
-from _runner import Lab, UsageError
+from _culture import dynamics as _culture
+from _culture.arms import TIE, arms, children, doses, recombine
+from _culture.dynamics import Population, Rules, differences, gradient, num_different, senders
+from _culture.report import Cell, best_restarts, cells, paired_z, rest, share_interval, unaided
+from _lab import Lab, UsageError
 from culture import Config, findings
 from scipy import stats
 from scripts import run_script
 
 import landscape as ls
+from landscape.analysis import z_of_shares
 from landscape.problems import student_teacher
 
 ROOT = Path(__file__).parent.parent

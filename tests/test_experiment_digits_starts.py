@@ -4,8 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import _digits_minima as digits_minima
-import _estimates as estimates
 import digits_starts
 import jax
 import jax.numpy as jnp
@@ -13,11 +11,13 @@ import matplotlib
 import numpy as np
 import pytest
 import scipy.stats
-from _runner import Lab, UsageError
+from _lab import Lab, UsageError
+from _networks import minima as digits_minima
 from matplotlib import pyplot
 from scripts import run_script
 
 import landscape as ls
+from landscape import analysis as estimates
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).parent.parent

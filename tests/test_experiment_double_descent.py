@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _ridgeless import Ridgeless, excess_risk, smallest_solution
-from _runner import Lab, UsageError, settings_rows, table
-from _wide_nets import Nets, draw_data, init, loss, padded_size, records
+from _exact.ridgeless import Ridgeless, excess_risk, smallest_solution
+from _lab import Lab, UsageError
+from _lab.main import settings_rows, table
+from _networks.wide_nets import Nets, draw_data, init, loss, padded_size, records
 
 import landscape as ls
 from landscape.problems import xor

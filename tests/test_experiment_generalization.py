@@ -8,15 +8,16 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import _label_noise
-import _rescaling
 import generalization
 import jax
 import jax.numpy as jnp
 import memorization
 import numpy as np
 import pytest
-from _runner import Lab, UsageError, settings_rows, table
+from _lab import Lab, UsageError
+from _lab.main import settings_rows, table
+from _networks import label_noise as _label_noise
+from _networks import rescaling as _rescaling
 from scipy import stats
 from scripts import run_script
 

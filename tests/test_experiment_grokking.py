@@ -10,7 +10,8 @@ import grokking
 import jax
 import numpy as np
 import pytest
-from _runner import Lab, UsageError, settings_rows, table
+from _lab import Lab, UsageError
+from _lab.main import settings_rows, table
 
 import landscape as ls
 from landscape.problems import modular_addition, xor

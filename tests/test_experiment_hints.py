@@ -3,12 +3,13 @@
 import dataclasses
 import itertools
 
-import _hints_task as task
 import hints
 import jax
 import numpy as np
 import pytest
-from _runner import Lab, UsageError, settings_rows, table
+from _hints import task as task
+from _lab import Lab, UsageError
+from _lab.main import settings_rows, table
 from scipy import special, stats
 
 import landscape as ls

@@ -5,8 +5,8 @@ import dataclasses
 import learning_coefficient
 import numpy as np
 import pytest
-from _runner import Lab, UsageError
-from _singular_minima import Crossing, Quadratic, ReducedRank, reduced_rank_coefficient
+from _exact.singular_minima import Crossing, Quadratic, ReducedRank, reduced_rank_coefficient
+from _lab import Lab, UsageError
 from learning_coefficient import Config, findings, run, strength_of
 
 pytestmark = pytest.mark.xdist_group("learning_coefficient")  # the tests share one run of the script

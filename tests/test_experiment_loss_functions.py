@@ -3,15 +3,16 @@
 import dataclasses
 from pathlib import Path
 
-import _loss_planes as planes
 import loss_functions
 import matplotlib
+from _exact import loss_planes as planes
 
 matplotlib.use("Agg")
 
 import numpy as np
 import pytest
-from _runner import Lab, UsageError, settings_rows, table
+from _lab import Lab, UsageError
+from _lab.main import settings_rows, table
 from scipy import stats
 from scripts import run_script
 

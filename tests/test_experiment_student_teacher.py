@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 import student_teacher
-from _published_shares import FAMILY_RUNS, PUBLISHED, Published, band, beside_published, compare_families
-from _runner import Lab, UsageError, settings_rows, table
+from _lab import Lab, UsageError
+from _lab.main import settings_rows, table
+from _students.published import FAMILY_RUNS, PUBLISHED, Published, band, beside_published, compare_families
 from scipy import stats
 from scripts import run_script
 from student_teacher import Config, Ends, cases, ends, findings, found_minima, restarts

@@ -10,7 +10,8 @@ matplotlib.use("Agg")
 import numpy as np
 import pytest
 import xor
-from _runner import Lab, UsageError, settings_rows, table
+from _lab import Lab, UsageError
+from _lab.main import settings_rows, table
 from scipy import stats
 from scipy.special import expit
 from scripts import run_script

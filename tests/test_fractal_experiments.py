@@ -10,7 +10,7 @@ import fractal_1d
 import numpy as np
 import pytest
 import scipy.stats
-from _runner import Lab, UsageError
+from _lab import Lab, UsageError
 from scripts import run_script
 
 import landscape as ls

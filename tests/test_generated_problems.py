@@ -9,7 +9,8 @@ import scipy.ndimage
 import sklearn.linear_model
 
 from landscape import problems
-from landscape.problems.templates import templates, transformed
+from landscape.problems import templates
+from landscape.problems.templates import transformed
 
 
 def resample(signal, num):

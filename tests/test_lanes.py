@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import landscape as ls
-from landscape import _batching, _lanes
-from landscape._kernel import Strategy
+from landscape.affine import _lanes
+from landscape.engine import _tuning
+from landscape.engine._kernel import Strategy
 
 GRID = ls.Grid.of(x=np.linspace(-1.5, 3.25, 20), y=np.linspace(0.5, 4.25, 4))
 
@@ -51,8 +52,8 @@ def products(x):
 
 @pytest.mark.parametrize("batch", ["auto", 5, 64, Strategy(16, hoist=True)])
 def test_a_loop_that_no_point_asks_for_does_not_run(batch, monkeypatch):
-    monkeypatch.setattr(_batching._Climb, "_pays", lambda climb, *arguments, **options: True)  # all widths are tried
-    with _batching.forgotten():
+    monkeypatch.setattr(_tuning._Climb, "_pays", lambda climb, *arguments, **options: True)  # all widths are tried
+    with _tuning.forgotten():
         found = ls.sweep(count_of_products, GRID, batch=batch)["value"]
     expected = [[products(np.float32(x))] * 4 for x in GRID.axes[0].values]
     np.testing.assert_array_equal(found, expected)

@@ -17,8 +17,8 @@ import optax
 import pytest
 
 import landscape as ls
-from landscape import _refining, _tiling
 from landscape.adaptive import Labels, Smooth
+from landscape.engine import _at_tolerance, _job
 from landscape.store import JOURNAL, PlanMismatch
 
 GRID = ls.Grid.of(x=np.linspace(-1.0, 1.5, 193), y=np.linspace(-2.0, 0.5, 161))
@@ -289,13 +289,13 @@ _SCRIPT = """
 import sys, time
 sys.path.insert(0, {tests!r})
 import test_refining as t
-from landscape import _refining
-_refining.MAX_PIECE = 64
-write = _refining._StoredJournal.write
+from landscape.engine import _at_tolerance
+_at_tolerance.MAX_PIECE = 64
+write = _at_tolerance._StoredJournal.write
 def slowly(self, piece, values):
     write(self, piece, values)
     time.sleep(0.05)
-_refining._StoredJournal.write = slowly
+_at_tolerance._StoredJournal.write = slowly
 t.refined({{"loss": 1e-4}}, store={path!r})
 """
 
@@ -314,7 +314,7 @@ def _wait_for_pieces(path, count, process):
 
 @pytest.mark.parametrize(("sent", "pieces"), [(signal.SIGKILL, 2), (signal.SIGKILL, 12), (signal.SIGINT, 5)])
 def test_stopped_in_the_middle_and_resumed_gives_the_same_bits(tmp_path, monkeypatch, sent, pieces):
-    monkeypatch.setattr(_refining, "MAX_PIECE", 64)
+    monkeypatch.setattr(_at_tolerance, "MAX_PIECE", 64)
     path = tmp_path / "run.zarr"
     process = _start(path)
     _wait_for_pieces(path, pieces, process)
@@ -334,8 +334,8 @@ def test_stopped_in_the_middle_and_resumed_gives_the_same_bits(tmp_path, monkeyp
 
 
 def test_a_damaged_piece_of_the_journal_is_computed_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(_refining, "MAX_PIECE", 256)
-    monkeypatch.setattr(_refining._StoredJournal, "discard", lambda self: None)
+    monkeypatch.setattr(_at_tolerance, "MAX_PIECE", 256)
+    monkeypatch.setattr(_at_tolerance._StoredJournal, "discard", lambda self: None)
     path = tmp_path / "run.zarr"
     whole = refined({"loss": 1e-3}, store=path)
     for mark in (path / "computed" / "c").rglob("*"):
@@ -350,8 +350,8 @@ def test_a_damaged_piece_of_the_journal_is_computed_again(tmp_path, monkeypatch)
 
 def test_tuning_expects_few_points(monkeypatch):
     asked = []
-    timing = _tiling.Task.timing
-    monkeypatch.setattr(_tiling.Task, "timing", lambda self, n: asked.append(n) or timing(self, n))
+    timing = _job.Task.timing
+    monkeypatch.setattr(_job.Task, "timing", lambda self, n: asked.append(n) or timing(self, n))
     ls.sweep(hills(), ls.Grid.square(1.0, 513), tolerance={"loss": 1e-2})
     assert asked == [513**2 // 16]
 
@@ -367,7 +367,7 @@ def test_a_finished_map_with_a_damaged_chunk_is_repaired(tmp_path):
 
 
 def test_killed_while_the_map_is_written_the_journal_still_counts(tmp_path, monkeypatch):
-    monkeypatch.setattr(_refining._StoredJournal, "discard", lambda self: None)
+    monkeypatch.setattr(_at_tolerance._StoredJournal, "discard", lambda self: None)
     path = tmp_path / "run.zarr"
     whole = refined({"loss": 1e-3}, store=path)
     marks = sorted(p for p in (path / "computed" / "c").rglob("*") if p.is_file())

@@ -4,11 +4,12 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import _runner
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _runner import Flags, Lab, UsageError, settings_rows
+from _lab import Lab, UsageError
+from _lab import main as _runner
+from _lab.main import Flags, settings_rows
 
 import landscape as ls
 from landscape.adaptive import Labels

@@ -12,6 +12,7 @@ import pytest
 import landscape as ls
 from landscape import Objective, analysis, curvature, minima, paths
 from landscape.curvature._trace import mean_and_sem
+from landscape.minima import _classify
 
 KEY = jax.random.key(5)
 SCALES = [1e-22, 1e22]  # their squares are 0 and infinite in float32
@@ -69,7 +70,7 @@ def test_polish_goes_to_the_minimum(scale, to):
 
 
 def test_polish_by_conjugate_gradients(monkeypatch):
-    monkeypatch.setattr(minima, "DENSE", 10)
+    monkeypatch.setattr(_classify, "DENSE", 10)
     for scale in SCALES:
         for to in ("minimum", "critical"):
             end = minima.polish(bowl(scale, POSITIVE), HERE, to=to)

@@ -20,8 +20,9 @@ import pytest
 import zarr
 
 import landscape as ls
-from landscape import _kernel, _layout, _runners, _tiling, store
-from landscape.store import PlanMismatch, StoreError
+from landscape import store
+from landscape.engine import _job, _kernel, _runners
+from landscape.store import PlanMismatch, StoreError, _files, _layout
 
 TESTS = Path(__file__).parent
 GRID = ls.Grid.of(x=np.linspace(-1.5, 1.25, 7), y=np.linspace(-2.0, 0.75, 11))
@@ -190,7 +191,7 @@ def test_dask_cluster_with_a_killed_worker_gives_the_same_bits(tmp_path):
         killer = threading.Thread(target=kill_one)
         killer.start()
         with distributed.Client(cluster) as client, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
+            patch.setattr(_job, "layout_for", small_tiles(_job.layout_for))
             result = ls.sweep(ripples, grid, batch=8, store=path, executor=client.get_executor())
         killer.join()
     assert result.computed.all()
@@ -245,7 +246,7 @@ def waves(seed):
 
 
 def test_a_worker_is_sent_the_data_once(monkeypatch):
-    monkeypatch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
+    monkeypatch.setattr(_job, "layout_for", small_tiles(_job.layout_for))
     monkeypatch.setattr(_runners, "IN_FLIGHT", 1)
     (timed, size), (new, _) = waves(3), waves(5)
     rows = [(i, GRID.points(11 * i, 11 * i + 11)) for i in range(7)]
@@ -277,7 +278,7 @@ def test_a_worker_remembers_how_many_points_it_holds(monkeypatch):
     from concurrent.futures import ThreadPoolExecutor
 
     failed = []
-    monkeypatch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
+    monkeypatch.setattr(_job, "layout_for", small_tiles(_job.layout_for))
     monkeypatch.setattr(_kernel.Kernel, "__call__", out_of_memory_beyond(2, failed))
     with ThreadPoolExecutor(1) as pool:
         ls.sweep(lambda c: saddle(0.7 * c), GRID, executor=pool, batch=8)
@@ -287,7 +288,7 @@ def test_a_worker_remembers_how_many_points_it_holds(monkeypatch):
 
 def test_a_batch_that_had_to_be_halved_is_resumed_by_the_same_call(tmp_path, monkeypatch):
     failed = []
-    monkeypatch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
+    monkeypatch.setattr(_job, "layout_for", small_tiles(_job.layout_for))
     monkeypatch.setattr(_kernel.Kernel, "__call__", out_of_memory_beyond(2, failed))
     point = jax.tree_util.Partial(lambda c: saddle(0.3 * c))
     ls.sweep(point, GRID, batch=8, store=tmp_path / "run.zarr", shard=(0, 2))
@@ -342,7 +343,7 @@ def test_save_and_load_keep_every_bit_and_the_meta(tmp_path):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """A finished run of several tiles."""
-    monkeypatch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
+    monkeypatch.setattr(_job, "layout_for", small_tiles(_job.layout_for))
     return tmp_path / "run.zarr", ls.sweep(saddle, GRID, store=tmp_path / "run.zarr", batch=4)
 
 
@@ -445,7 +446,7 @@ def test_runs_that_look_alike_are_told_apart(tmp_path, first, second, field):
 
 
 def test_a_half_written_tile_without_a_mark_harms_nobody(tmp_path, monkeypatch):
-    monkeypatch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
+    monkeypatch.setattr(_job, "layout_for", small_tiles(_job.layout_for))
     path, reference = tmp_path / "run.zarr", ls.sweep(saddle, GRID, batch=4)
     ls.sweep(saddle, GRID, store=path, batch=4, shard=(0, 2))
     (path / "loss" / "c" / "1").mkdir()
@@ -528,7 +529,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, code, message):
     def refuse(*args, **kwargs):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(store, "_fill", refuse)
+    monkeypatch.setattr(_files, "fill", refuse)
     with pytest.raises(StoreError, match=message):
         ls.sweep(saddle, GRID, store=tmp_path / "run.zarr")
     assert list(tmp_path.iterdir()) == []
@@ -542,7 +543,7 @@ def test_a_real_read_only_folder(tmp_path):
 
 
 def test_a_full_disk_keeps_the_finished_tiles(tmp_path, monkeypatch):
-    monkeypatch.setattr(_tiling, "layout_for", small_tiles(_tiling.layout_for))
+    monkeypatch.setattr(_job, "layout_for", small_tiles(_job.layout_for))
     reference = ls.sweep(saddle, GRID, batch=4)
     written, put = [], zarr.storage.LocalStore.set
 

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import landscape as ls
-from landscape import _layout, _tiling, store
+from landscape import store
 from landscape.cli import main
-from landscape.store import PlanMismatch, RunStore, StoreError, decode, encode
+from landscape.engine import _job
+from landscape.store import PlanMismatch, RunStore, StoreError, _files, _layout, decode, encode
 
 DATA = Path(__file__).parent / "data"
 X, Y = np.linspace(-1.5, 1.25, 5), np.array([-2.0, 0.3, 0.75])  # of the stores that version 0.1.0 wrote
@@ -40,14 +41,14 @@ def old(folder, which):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run of five tiles, each a row."""
-    path, layout = tmp_path_factory.mktemp("finished") / "run.zarr", _tiling.layout_for
+    path, layout = tmp_path_factory.mktemp("finished") / "run.zarr", _job.layout_for
 
     def tiles_of_a_row(fn, grid, timing):
         full = layout(fn, grid, timing)
         return _layout.Layout(full.grid, full.outputs, (1, full.tile[1]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_tiling, "layout_for", tiles_of_a_row)
+        patch.setattr(_job, "layout_for", tiles_of_a_row)
         ls.sweep(saddle, GRID, store=path, batch=2)
     return path
 
@@ -608,7 +609,7 @@ def test_names_as_long_as_the_file_system_allows(tmp_path):
 
 @pytest.mark.parametrize("name", ["zarr.json", "meta.lock.partial", "loss.partial", "a\0b", "a\ud800"])
 def test_names_that_the_store_needs_itself(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("landscape._runners.Local.timing", lambda *_: pytest.fail("it was tuned first"))
+    monkeypatch.setattr("landscape.engine._runners.Local.timing", lambda *_: pytest.fail("it was tuned first"))
     with pytest.raises(ValueError, match="a name that the store needs itself|cannot name one"):
         ls.sweep(lambda c: {name: c[0]}, GRID, store=tmp_path / "run.zarr")
     assert not list(tmp_path.iterdir())
@@ -632,7 +633,7 @@ def test_names_that_differ_in_case_only(tmp_path):
     (tmp_path / "zarr.json").write_text("{}")
     (tmp_path / "ZARR.JSON").write_text("{}")  # as a file system shows it that does not tell case
     with pytest.raises(ValueError, match="does not tell 'loss' and 'Loss' apart"):
-        store._check_case(tmp_path, ["loss", "Loss", "x"])
+        _files._check_case(tmp_path, ["loss", "Loss", "x"])
 
 
 def test_what_a_store_cannot_hold(tmp_path):
@@ -695,7 +696,7 @@ def test_a_half_finished_store_of_version_0_1_0_is_resumed(tmp_path, monkeypatch
     with pytest.raises(PlanMismatch):
         ls.sweep(lambda c: {"loss": c[0], "steps": jnp.int32(2)}, GRID, store=path, batch=2)
     planned = {key: value for key, value in RunStore(path).plan.items() if key != "batching"}
-    monkeypatch.setattr(_tiling, "fingerprint", lambda fn, grid: planned)  # of the JAX that wrote it
+    monkeypatch.setattr(_job, "fingerprint", lambda fn, grid: planned)  # of the JAX that wrote it
     shutil.rmtree(path / "x" / "c")
     with pytest.warns(UserWarning, match="written anew"):
         whole = ls.sweep(saddle, GRID, store=path, batch=2)

@@ -14,8 +14,8 @@ import optax
 import pytest
 
 import landscape as ls
-from landscape._kernel import Strategy
 from landscape.curvature import EmpiricalFisher, Fisher, GaussNewton
+from landscape.engine._kernel import Strategy
 
 KEY = jax.random.key(3)
 GRID = ls.Grid.square(1.0, 3)

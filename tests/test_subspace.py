@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from landscape import Grid, LossSurface, Objective, Subspace, _filters, _tree, subspace
+from landscape import Grid, LossSurface, Objective, Subspace, _tree, subspace
+from landscape.subspace import _filters, _subspace
 
 KEY = jax.random.key(3)
 
@@ -770,7 +771,7 @@ def test_draws_are_cut_from_one_and_stay_the_same_numbers():
     np.testing.assert_array_equal(dirs["w"], whole[:, 6:].reshape(3, 7, 3))
     traced = jax.jit(lambda key: subspace.random_directions(key, params, 3))(KEY)
     jax.tree.map(np.testing.assert_array_equal, traced, dirs)
-    pieces = [subspace._piece(jnp.asarray(whole), 6, 21, (3, 7, 3), jnp.float32)]  # as on a GPU
+    pieces = [_subspace._piece(jnp.asarray(whole), 6, 21, (3, 7, 3), jnp.float32)]  # as on a GPU
     np.testing.assert_array_equal(pieces[0], dirs["w"])
 
 

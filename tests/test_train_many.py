@@ -12,7 +12,8 @@ import optax
 import pytest
 
 import landscape as ls
-from landscape import Grid, Objective, Outcome, _tiling, sweep, train, train_many
+from landscape import Grid, Objective, Outcome, sweep, train, train_many
+from landscape.engine import _job
 from landscape.training import Runs
 
 RNG = np.random.default_rng(8)
@@ -182,7 +183,7 @@ def test_shards_meet_in_the_store(tmp_path, monkeypatch):
             regression(), optax.sgd(0.1), starts(), num_steps=8, batch=2, store=tmp_path / "runs", shard=(i, 2), **QUIET
         )
 
-    monkeypatch.setattr(_tiling, "TILE_SECONDS", 1e-9)
+    monkeypatch.setattr(_job, "TILE_SECONDS", 1e-9)
     first, both = shard(0), shard(1)
     np.testing.assert_array_equal(first.outcome_code, [1, 1, -1, -1, 1, 1])
     assert sum(first.counts.values()) == 4
@@ -192,8 +193,9 @@ def test_shards_meet_in_the_store(tmp_path, monkeypatch):
 SCRIPT = """
 import sys
 import jax, jax.numpy as jnp, optax
-from landscape import Objective, _tiling, train_many
-_tiling.TILE_SECONDS = 0.02
+from landscape import Objective, train_many
+from landscape.engine import _job
+_job.TILE_SECONDS = 0.02
 def loss(p, batch):
     return (jnp.tanh(batch["x"] @ p["w"]) @ p["v"] - batch["y"]) ** 2
 def init(key):

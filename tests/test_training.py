@@ -9,7 +9,8 @@ import optax
 import pytest
 import scipy.stats
 
-from landscape import Objective, Outcome, Run, _descent, train, train_many
+from landscape import Objective, Outcome, Run, train, train_many
+from landscape.training import _descent
 
 RNG = np.random.default_rng(5)
 ROTATION, _ = np.linalg.qr(RNG.normal(size=(4, 4)))

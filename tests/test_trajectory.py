@@ -11,9 +11,10 @@ import optax
 import pytest
 
 import landscape as ls
-from landscape import _streams, subspace
+from landscape import subspace
 from landscape.recording import along, osculating_plane
 from landscape.store import StoreError
+from landscape.subspace import _streams
 
 SHAPES = {"a": {"k": (4, 5), "b": (5,)}, "c": [(3,), (2, 2, 3)]}
 SIZE = 20 + 5 + 3 + 12
@@ -196,7 +197,7 @@ def test_a_snapshot_that_is_not_finite_is_named(tmp_path, bad):
 
 MEMORY = """
 import resource, sys, numpy as np, landscape as ls
-from landscape import _streams
+from landscape.subspace import _streams
 _streams.BLOCK_BYTES = 2**19
 path, n, length = sys.argv[1], 100_000, 60
 rng = np.random.default_rng(0)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import landscape as ls
-from landscape import _batching, _kernel, _runners
-from landscape._batching import Timing
-from landscape._kernel import Strategy
+from landscape.engine import _kernel, _runners, _tuning
+from landscape.engine._kernel import Strategy
+from landscape.engine._tuning import Timing
 
 COMPILE_SECONDS = 1.0
 
@@ -37,16 +37,16 @@ def tuned(monkeypatch):
             tune.rerun += len(points)
             return seconds(kernel) * len(points)
 
-        monkeypatch.setattr(_batching, "measure", measure)
-        monkeypatch.setattr(_batching, "_seconds", run)
+        monkeypatch.setattr(_tuning, "measure", measure)
+        monkeypatch.setattr(_tuning, "_seconds", run)
         kernel = _kernel.Kernel.build(jax.tree_util.Partial(lambda c: c[0] * tune.salt), 1, jax.local_devices())
-        return _batching.tune(tune.kernel or kernel, np.zeros((4096, 1)), num_points, None)
+        return _tuning.tune(tune.kernel or kernel, np.zeros((4096, 1)), num_points, None)
 
     tune.rerun = 0
     tune.tried, tune.salt, tune.kernel, tune.threads, tune.hoist = [], 3.0, None, 1, False
     monkeypatch.setattr(_kernel.Kernel, "num_hoisted", lambda kernel: int(tune.hoist))
     monkeypatch.setattr(_kernel, "threads_for", lambda devices: tune.threads)
-    with _batching.forgotten():
+    with _tuning.forgotten():
         yield tune
 
 

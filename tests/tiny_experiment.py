@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from _runner import main
+from _lab import main
 
 import landscape as ls
-from landscape import _tiling
+from landscape.engine import _job
 
 
 @dataclass(frozen=True)
@@ -49,5 +49,5 @@ def findings(result):
 
 
 if __name__ == "__main__":
-    _tiling.TILE_SECONDS = float(os.environ.get("TILE_SECONDS", "0.02"))
+    _job.TILE_SECONDS = float(os.environ.get("TILE_SECONDS", "0.02"))
     main("tiny", Config, Config(resolution=5), run, plot, findings)

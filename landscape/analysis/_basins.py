@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from landscape._numbers import check_number, check_share, reals
 from landscape.analysis._intervals import wilson_interval
+from landscape.checks import check_number, check_share, reals
 from landscape.grid import Landscape, check_landscape
 
 UNREACHED = -1

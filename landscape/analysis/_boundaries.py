@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from landscape._interpolation import disagreeing, neighbours
-from landscape._numbers import check_count, reals, short
+from landscape.adaptive._levels import disagreeing, neighbours
 from landscape.analysis._basins import check_labels
+from landscape.checks import check_count, reals, short
 
 # The pixels on both sides of a boundary are marked, so boxes of 1 and 2 pixels measure that thickness rather than the
 # boundary; above an eighth of the picture so few boxes are left that where they lie decides the count.

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape._numbers import check_number, check_share, reals, short
+from landscape.checks import check_number, check_share, reals, short
 
 
 def wilson_interval(counts: Any, num: int, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

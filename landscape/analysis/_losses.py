@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape._numbers import reals, short
+from landscape.checks import reals, short
 from landscape.grid import Landscape, check_landscape
 
 

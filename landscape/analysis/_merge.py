@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from landscape._numbers import check_count, check_number, reals, short
 from landscape.analysis._basins import find
+from landscape.checks import check_count, check_number, reals, short
 
 
 @dataclass(frozen=True, eq=False)

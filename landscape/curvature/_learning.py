@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._caller import warn
+from landscape.checks import warn
 from landscape.curvature._products import Flat, check, widened
 from landscape.curvature._trace import Estimate, mean_and_sem
 from landscape.objective import Objective, check_objective, drawn

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._numbers import check_flag
+from landscape.checks import check_flag
 from landscape.curvature._eigenpairs import eigenpairs
 from landscape.curvature._products import Adaptive, Operator, check, widened
 from landscape.objective import Objective, check_objective

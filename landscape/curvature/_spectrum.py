@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from matfree import decomp
 
 from landscape import _tree
-from landscape._numbers import check_share, reals
+from landscape.checks import check_share, reals
 from landscape.curvature._products import Flat, Operator, check
 from landscape.curvature._trace import Estimate, mean_and_sem
 from landscape.objective import Objective

@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from matfree import stochtrace
 
 from landscape import _tree
-from landscape._numbers import check_choice
+from landscape.checks import check_choice
 from landscape.curvature._products import Flat, Operator, check, products
 from landscape.objective import Objective
 

@@ -16,7 +16,7 @@ import jax.extend.core as jex
 from jaxtyping import PyTree
 
 from landscape import _tree
-from landscape._program import LOOPS, inner_programs
+from landscape.affine._program import LOOPS, inner_programs
 
 Dim = int
 Axis = tuple[Dim, ...]  # the dimensions that an axis is a product of, the slowest first; none for an axis of length 1

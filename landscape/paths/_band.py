@@ -24,12 +24,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from landscape import _tree
-from landscape._descent import select
 from landscape.curvature import Flat
 from landscape.minima import Minimum, check_options, polish
 from landscape.objective import Objective, check_means, check_objective
 from landscape.paths._curves import Chain
 from landscape.subspace import check_pair, line
+from landscape.training._descent import select
 
 # FIRE, the fast inertial relaxation engine (Bitzek et al. 2006, Phys. Rev. Lett. 97, 170201), with its constants.
 PATIENCE, FASTER, SLOWER, MIXING, LESS_MIXING = 5, 1.1, 0.5, 0.1, 0.99

@@ -19,12 +19,12 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._descent import Spec, batch_of, check_loss, updated
-from landscape._numbers import reals
+from landscape.checks import reals
 from landscape.grid import Grid
 from landscape.objective import Objective, check_means
 from landscape.subspace import check_pair, line
 from landscape.training import check_optimizer, check_run
+from landscape.training._descent import Spec, batch_of, check_loss, updated
 
 _static: Any = {"static": True}
 

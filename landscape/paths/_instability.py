@@ -16,11 +16,12 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._descent import Spec, batch_of, updated
 from landscape.grid import Grid
 from landscape.objective import Objective, joined
+from landscape.point import as_number
 from landscape.subspace import line
 from landscape.training import check_all_means, check_optimizer, check_run
+from landscape.training._descent import Spec, batch_of, updated
 
 _static: Any = {"static": True}
 SHARED = 0  # the minibatches that all children see before they part; child i has its own, i + 1
@@ -73,7 +74,7 @@ class Instability:
 
     def children(self, coords: Float[Array, " k"] | Float[np.ndarray, " k"]) -> tuple[PyTree, PyTree]:
         """The parameters of both children at the end."""
-        numbers = jnp.round(jnp.asarray(coords)).astype(jnp.int32)
+        numbers = as_number(jnp.asarray(coords))
         split, run = numbers[0], numbers[1] if len(numbers) > 1 else 0
         for_init, for_batches = jax.random.split(jax.random.fold_in(self.key, run))
         start = jax.tree.map(jnp.asarray, self.init(for_init))

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._numbers import check_choice
-from landscape._program import narrowest_float
+from landscape.affine._program import narrowest_float
+from landscape.checks import check_choice
 from landscape.paths._axes import follow, groups_of
 from landscape.subspace import LAYOUTS, check_pair
 

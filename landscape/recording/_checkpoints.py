@@ -12,7 +12,7 @@ from jaxtyping import PyTree
 
 from landscape import _tree
 from landscape.recording._copies import from_torch
-from landscape.store import StoreError, _readable, local_path
+from landscape.store import StoreError, local_path, readable
 
 
 class Source(Protocol):
@@ -68,7 +68,7 @@ class _File:
 
     def leaf(self, number: int) -> np.ndarray:
         """One leaf; the others are not read."""
-        with _readable(self._path):
+        with readable(self._path):
             return self._read(self._names[number])
 
     def _read(self, name: str) -> np.ndarray:
@@ -79,7 +79,7 @@ class Npz(_File):
     """An archive of NumPy's `savez`."""
 
     def __init__(self, path: Path, like: PyTree) -> None:
-        with _readable(path), np.load(path) as archive:
+        with readable(path), np.load(path) as archive:
             shapes = {name: shapes_of(archive[name]) for name in archive.files}
         super().__init__(path, shapes, like)
 
@@ -92,7 +92,7 @@ class Safetensors(_File):
     """A file of safetensors."""
 
     def __init__(self, path: Path, like: PyTree) -> None:
-        with _readable(path), _safe_open(path) as file:
+        with readable(path), _safe_open(path) as file:
             views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
             shapes = {
                 name: jax.ShapeDtypeStruct(tuple(view.get_shape()), _DTYPES[view.get_dtype()])

@@ -19,8 +19,25 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from landscape import store as _store
-from landscape.store import PlanMismatch, StoreError, decode, encode, is_run, local_path, plan_differences
+from landscape.store import (
+    METADATA,
+    PARTIAL,
+    RESTORE,
+    STALE_SECONDS,
+    PlanMismatch,
+    StoreError,
+    being_built,
+    beside,
+    decode,
+    encode,
+    is_run,
+    load_zarr,
+    local_path,
+    plan_differences,
+    readable,
+    rename_unless_made,
+    writable,
+)
 
 FORMAT = 1
 RECORD = "recording"  # the entry of the group's attributes
@@ -68,8 +85,8 @@ Description = dict[str, Any]  # {"trees": {"params": [leaf, ..], ..}, "structure
 
 def create(path: Path, description: Description, scalars: Sequence[str] = ()) -> None:
     """Make an empty recording, whole or not at all; another process may be first."""
-    with _store._building(path) as folder:
-        zarr = _store._zarr()
+    with being_built(path) as folder:
+        zarr = load_zarr()
         group = zarr.open_group(folder, mode="w", attributes={RECORD: encode({"format": FORMAT, **description})})
         marks = (MOST_STEPS, description["processes"])
         _make_array(group, COMMITTED, marks, (1, 1), "uint8", {"long_name": "commit mark of each process"})
@@ -80,7 +97,7 @@ def create(path: Path, description: Description, scalars: Sequence[str] = ()) ->
             inner = group.create_group(tree)
             for number, leaf in enumerate(map(_leaf, leaves)):
                 _make_leaf(inner, str(number), leaf)
-        _store._rename_unless_made(folder, path)
+        rename_unless_made(folder, path)
 
 
 def _make_leaf(group: Any, name: str, leaf: LeafRecord) -> None:
@@ -149,7 +166,7 @@ class Recording:
 
     def scalar_names(self) -> list[str]:
         """Names of the scalars that some snapshot has."""
-        with _store._readable(self.path):
+        with readable(self.path):
             return sorted(entry.name for entry in os.scandir(self.path / SCALARS) if entry.is_dir())
 
     def scalars(self, name: str, steps: Sequence[int]) -> np.ndarray:
@@ -184,7 +201,7 @@ class Recording:
         with _reading(file, step):
             part = np.fromfile(file, leaf.on_disk, stop - start, offset=start * leaf.on_disk.itemsize)
         if len(part) != stop - start:
-            raise StoreError(f"cannot read {file}: it ends too early; {_store.RESTORE}")
+            raise StoreError(f"cannot read {file}: it ends too early; {RESTORE}")
         return part
 
     def _chunk(self, array: str, key: Sequence[int], dtype: np.dtype, count: int) -> np.ndarray:
@@ -193,16 +210,16 @@ class Recording:
             content = np.fromfile(file, np.uint8)
         values, found = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:].tobytes()
         if len(values) != count * dtype.itemsize or found != checksum(values):
-            raise StoreError(f"cannot read {file}: it is damaged; {_store.RESTORE}")
+            raise StoreError(f"cannot read {file}: it is damaged; {RESTORE}")
         return values.view(dtype)
 
     def put(self, array: str, key: Sequence[int], values: np.ndarray) -> None:
         """Write one chunk, whole or not at all."""
         file = self._file(array, key)
-        partial = _store.beside(file)
+        partial = beside(file)
         content = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
         try:
-            with _store._writable(self.path):
+            with writable(self.path):
                 with partial.open("wb") as stream:
                     stream.write(content.data)
                     stream.write(checksum(content))
@@ -214,8 +231,8 @@ class Recording:
         """Write one number, whose array is made where it is the first of its name."""
         folder = self.path / SCALARS / name
         if not folder.exists():
-            with _store._writable(self.path), _store._building(folder) as building:
-                root = _store._zarr().open_group(building, mode="w")
+            with writable(self.path), being_built(folder) as building:
+                root = load_zarr().open_group(building, mode="w")
                 _make_scalar(root, name)
                 _rename_if_new(building / name, folder)
         self.put(f"{SCALARS}/{name}", (step,), np.asarray([value], "<f8"))
@@ -238,14 +255,14 @@ class Recording:
 
         def stale(entry: Any) -> bool:
             step = _step_of(entry.name)
-            leftover = entry.name.endswith(_store.PARTIAL) or (step is not None and step not in marked)
-            return leftover and now - entry.stat().st_mtime > _store.STALE_SECONDS
+            leftover = entry.name.endswith(PARTIAL) or (step is not None and step not in marked)
+            return leftover and now - entry.stat().st_mtime > STALE_SECONDS
 
         for array in (COMMITTED, *self._arrays()):
             self._remove(array, stale)
 
     def _remove(self, array: str, wanted: Callable[[Any], bool]) -> None:
-        with _store._writable(self.path):
+        with writable(self.path):
             for entry in os.scandir(self.path / array):
                 if entry.is_file() and wanted(entry):
                     Path(entry.path).unlink(missing_ok=True)
@@ -257,7 +274,7 @@ class Recording:
 
     def _keys(self, array: str) -> list[tuple[int, ...]]:
         """Keys of the chunks of an array that are there."""
-        with _store._readable(self.path):
+        with readable(self.path):
             names = [entry.name for entry in os.scandir(self.path / array)]
         return [tuple(map(int, name.split(".")[1:])) for name in names if _step_of(name) is not None]
 
@@ -284,13 +301,13 @@ def checksum(content: np.ndarray) -> bytes:
 def _description(path: Path) -> Description:
     if not is_run(path):
         raise StoreError(f"no recording at {path}; give the directory that a Recorder wrote")
-    with _store._readable(path):
-        content = (path / _store.METADATA).read_bytes()
+    with readable(path):
+        content = (path / METADATA).read_bytes()
     try:
         attributes = json.loads(content)["attributes"]
         record = attributes.get(RECORD)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise StoreError(f"cannot read {path / _store.METADATA}: it is damaged ({error}); {_store.RESTORE}") from error
+        raise StoreError(f"cannot read {path / METADATA}: it is damaged ({error}); {RESTORE}") from error
     if not isinstance(record, dict):
         what = "a landscape, which landscape.load reads" if "landscape" in attributes else "something else"
         raise StoreError(f"{path} is no recording: it holds {what}; give the directory that a Recorder wrote")
@@ -308,7 +325,7 @@ def _by_name(trees: Mapping[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def _reading(file: Path, step: int) -> Generator[None]:
     try:
-        with _store._readable(file):
+        with readable(file):
             yield
     except StoreError as error:
         if not file.exists():

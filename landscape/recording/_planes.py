@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape._numbers import check_flag
+from landscape.checks import check_flag
 from landscape.grid import Axis, Grid
 from landscape.recording._trajectory import Trajectory
 from landscape.subspace import Subspace

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from landscape import _tree
-from landscape._numbers import check_choice, check_count, short
+from landscape.checks import check_choice, check_count, short
 from landscape.recording import _copies, _disk, _structure
 from landscape.recording._copies import NARROW, Snapshot
 from landscape.recording._disk import MOST_STEPS, Recording

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape._numbers import check_count, short
+from landscape.checks import check_count, short
 
 Due = Callable[[int], bool]
 

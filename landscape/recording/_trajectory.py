@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from landscape import _tree
-from landscape._lazy import LazyStack
-from landscape._numbers import reals, short
+from landscape._tree import LazyStack
+from landscape.checks import reals, short
 from landscape.recording import _structure
 from landscape.recording._checkpoints import Source, opened, shapes_of
 from landscape.recording._disk import Recording
