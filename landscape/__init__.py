@@ -30,6 +30,8 @@ _HOME = {
     "plan": "engine",
     "Strategy": "engine",
     "Interrupted": "engine",
+    "Recorder": "recording",
+    "Trajectory": "recording",
     "save": "store",
     "load": "store",
     "PlanMismatch": "store",
@@ -51,6 +53,7 @@ _MODULES = (
     "plotting",
     "point",
     "problems",
+    "recording",
     "store",
     "subspace",
     "training",
@@ -75,6 +78,7 @@ if TYPE_CHECKING:
     from landscape import plotting as plotting
     from landscape import point as point
     from landscape import problems as problems
+    from landscape import recording as recording
     from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
@@ -92,6 +96,8 @@ if TYPE_CHECKING:
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
     from landscape.point import PointFunction as PointFunction
+    from landscape.recording import Recorder as Recorder
+    from landscape.recording import Trajectory as Trajectory
     from landscape.store import PlanMismatch as PlanMismatch
     from landscape.store import StoreError as StoreError
     from landscape.store import load as load

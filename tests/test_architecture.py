@@ -14,7 +14,7 @@ ROWS = [
     ("__init__", "checks"),
     ("_tree", "grid", "affine"),
     ("objective", "subspace", "losses", "point", "adaptive", "store"),
-    ("engine", "curvature", "analysis", "problems", "export"),
+    ("recording", "engine", "curvature", "analysis", "problems", "export"),
     ("training", "minima", "plotting"),
     ("maps", "paths", "view"),
     ("cli",),

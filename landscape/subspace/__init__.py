@@ -21,6 +21,7 @@ from landscape.subspace._subspace import (
     as_stack,
     describe,
     filter_normalize,
+    gram,
     layer_normalize,
     least_squares,
     line,
@@ -30,11 +31,12 @@ from landscape.subspace._subspace import (
     plane_through,
     random_directions,
     random_walk_explained,
+    random_walks_explained,
 )
 from landscape.subspace._subspace import check_pair as check_pair
 
 __all__ = [
     "LAYOUTS", "Description", "FilterAxis", "Subspace", "as_stack", "describe", "filter_normalize", "flax_filter_axis",
-    "layer_normalize", "least_squares", "line", "mask", "orthonormalize", "pca_directions", "plane_through",
-    "random_directions", "random_walk_explained", "torch_filter_axis",
+    "gram", "layer_normalize", "least_squares", "line", "mask", "orthonormalize", "pca_directions", "plane_through",
+    "random_directions", "random_walk_explained", "random_walks_explained", "torch_filter_axis",
 ]  # fmt: skip
