@@ -41,6 +41,7 @@ _MODULES = (
     "adaptive",
     "affine",
     "analysis",
+    "bridges",
     "curvature",
     "engine",
     "export",
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
     from landscape import adaptive as adaptive
     from landscape import affine as affine
     from landscape import analysis as analysis
+    from landscape import bridges as bridges
     from landscape import curvature as curvature
     from landscape import engine as engine
     from landscape import export as export

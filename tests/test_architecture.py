@@ -14,7 +14,7 @@ ROWS = [
     ("__init__", "checks"),
     ("_tree", "grid", "affine"),
     ("objective", "subspace", "losses", "point", "adaptive", "store"),
-    ("recording", "engine", "curvature", "analysis", "problems", "export"),
+    ("engine", "curvature", "analysis", "problems", "export", "recording", "bridges"),
     ("training", "minima", "plotting"),
     ("maps", "paths", "view"),
     ("cli",),
