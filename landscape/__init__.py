@@ -22,6 +22,7 @@ _HOME = {
     "LossSurface": "maps",
     "BasinMap": "maps",
     "TrainabilityMap": "maps",
+    "radius": "reach",
     "Run": "training",
     "Outcome": "training",
     "train": "training",
@@ -51,6 +52,7 @@ _MODULES = (
     "plotting",
     "point",
     "problems",
+    "reach",
     "store",
     "subspace",
     "training",
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
     from landscape import plotting as plotting
     from landscape import point as point
     from landscape import problems as problems
+    from landscape import reach as reach
     from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
@@ -90,6 +93,7 @@ if TYPE_CHECKING:
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
     from landscape.point import PointFunction as PointFunction
+    from landscape.reach import radius as radius
     from landscape.store import PlanMismatch as PlanMismatch
     from landscape.store import StoreError as StoreError
     from landscape.store import load as load

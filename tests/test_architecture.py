@@ -17,6 +17,7 @@ ROWS = [
     ("engine", "curvature", "analysis", "problems", "export"),
     ("training", "minima", "plotting"),
     ("maps", "paths", "cli"),
+    ("reach",),
     ("__main__",),
 ]
 NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "cli"}

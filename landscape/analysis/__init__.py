@@ -38,7 +38,7 @@ from landscape.analysis._boundaries import (
     fit_dimension,
     uncertainty_exponent,
 )
-from landscape.analysis._intervals import mean_interval, wilson_interval
+from landscape.analysis._intervals import Quantile, mean_interval, quantile_interval, wilson_interval
 from landscape.analysis._losses import (
     Barrier,
     MinimumOffset,
@@ -65,6 +65,8 @@ __all__ = [
     "shown_labels",
     "wilson_interval",
     "mean_interval",
+    "quantile_interval",
+    "Quantile",
     "UNREACHED",
     "DIVERGED",
     "basin_entropy",
