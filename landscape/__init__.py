@@ -22,6 +22,7 @@ _HOME = {
     "LossSurface": "maps",
     "BasinMap": "maps",
     "TrainabilityMap": "maps",
+    "radius": "reach",
     "Run": "training",
     "Outcome": "training",
     "train": "training",
@@ -55,6 +56,7 @@ _MODULES = (
     "point",
     "problems",
     "recording",
+    "reach",
     "store",
     "subspace",
     "training",
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from landscape import plotting as plotting
     from landscape import point as point
     from landscape import problems as problems
+    from landscape import reach as reach
     from landscape import recording as recording
     from landscape import store as store
     from landscape import subspace as subspace
@@ -98,6 +101,7 @@ if TYPE_CHECKING:
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
     from landscape.point import PointFunction as PointFunction
+    from landscape.reach import radius as radius
     from landscape.recording import Recorder as Recorder
     from landscape.recording import Trajectory as Trajectory
     from landscape.store import PlanMismatch as PlanMismatch

@@ -17,7 +17,7 @@ ROWS = [
     ("engine", "curvature", "analysis", "problems", "export", "recording", "bridges"),
     ("training", "minima", "plotting"),
     ("maps", "paths", "view"),
-    ("cli",),
+    ("reach", "cli"),
     ("__main__",),
 ]
 NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "view", "cli"}
