@@ -102,18 +102,14 @@ def test_student_teacher_at_its_global_minimum(x64):
     loss = jax.jit(jax.vmap(lambda r, d: objective(jax.tree.map(lambda o, x: o + r * x, origin, d)), (0, None)))
     for i in range(5):
         direction = draw(i)
-        unit = jax.tree.map(
-            lambda x: x / np.sqrt(sum(np.sum(np.square(y)) for y in jax.tree.leaves(direction))), direction
-        )
+        unit = jax.tree.map(lambda x: x / np.sqrt(sum(np.sum(np.square(y)) for y in jax.tree.leaves(direction))), direction)
         fine = np.linspace(0, 2 * found["radius"][i], 4001)
         expected = fine[np.argmax(np.asarray(loss(fine, unit)) >= 0.05)]
         assert found["radius"][i] == pytest.approx(expected, rel=2e-3)
 
 
 def test_a_shell_of_nan_ends_the_radius_and_is_said():
-    shell = along(
-        lambda x: jnp.where((x > 1.7) & (x < 2.9), jnp.nan, x**2), 25.0, distances=maps.geometric(0.1, 9, 1.4)
-    )
+    shell = along(lambda x: jnp.where((x > 1.7) & (x < 2.9), jnp.nan, x**2), 25.0, distances=maps.geometric(0.1, 9, 1.4))
     assert shell["status"] == Reached.NOT_FINITE
     assert shell["radius"] == pytest.approx(1.7, rel=1e-3)
     assert shell["last"] == pytest.approx(5.0, rel=1e-3)
@@ -167,10 +163,7 @@ def test_norm_of_the_parameters_sets_the_default_distances():
     assert far["radius"] == pytest.approx(3.0, rel=1e-3)
 
 
-PARAMS = {
-    "dense": {"kernel": jnp.full((6, 4), 0.5), "bias": jnp.full(4, 0.3)},
-    "head": {"kernel": jnp.full((4, 3), 2.0)},
-}
+PARAMS = {"dense": {"kernel": jnp.full((6, 4), 0.5), "bias": jnp.full(4, 0.3)}, "head": {"kernel": jnp.full((4, 3), 2.0)}}
 
 
 def test_draws_are_independent_of_each_other_and_normal():
@@ -184,9 +177,7 @@ def test_draws_are_independent_of_each_other_and_normal():
 
 @pytest.mark.parametrize("kind", ["filter", "layer"])
 def test_draws_are_normalised_as_directions_are(kind):
-    draw = subspace.Draws(
-        jax.random.key(3), PARAMS, normalization=kind, filter_axis="flax" if kind == "filter" else None
-    )
+    draw = subspace.Draws(jax.random.key(3), PARAMS, normalization=kind, filter_axis="flax" if kind == "filter" else None)
     direction = draw(11)
     axis = 0 if kind == "filter" else None
     for layer in ("dense", "head"):
@@ -282,7 +273,9 @@ def test_units_and_restriction_by_name():
 def test_filter_normalised_directions_reach_one_filter_norm():
     params = {"kernel": jnp.full((30, 20), 0.5)}
     objective = ls.Objective(lambda p, _: jnp.sum((p["kernel"] - 0.5) ** 2))
-    found = ls.radius(jax.random.key(0), objective, params, rise=0.25 * 600, normalization="filter", filter_axis="flax")
+    found = ls.radius(
+        jax.random.key(0), objective, params, rise=0.25 * 600, normalization="filter", filter_axis="flax"
+    )
     assert found.in_units("filters")[0] == pytest.approx(1.0, rel=1e-3)
 
 
@@ -292,9 +285,7 @@ def test_what_was_met_is_said():
     assert found.value == pytest.approx(np.sqrt(0.5), rel=1e-3)
     assert any("comes back" in note for note in found.notes)
     slope = ls.Objective(lambda p, _: p[0] + p[0] ** 2)
-    assert any(
-        "falls before it rises" in note for note in ls.radius(jax.random.key(0), slope, jnp.zeros(1), rise=0.5).notes
-    )
+    assert any("falls before it rises" in note for note in ls.radius(jax.random.key(0), slope, jnp.zeros(1), rise=0.5).notes)
     shell = ls.Objective(lambda p, _: jnp.where(jnp.linalg.norm(p) > 0.25, jnp.nan, 0.0) + jnp.sum(p**2))
     found = ls.radius(jax.random.key(0), shell, jnp.zeros(9), rise=0.5)
     assert found.value == pytest.approx(0.25, rel=1e-3)

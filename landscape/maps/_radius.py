@@ -344,9 +344,7 @@ def _check_precision(precision: Any) -> None:
     _tree.check_positive("precision", precision)
     least = 8 * float(jnp.finfo(coords_dtype()).eps)
     if not _tree.is_traced(precision) and not least <= precision < 1:
-        raise ValueError(
-            f"precision must lie between {least:.1g}, of {np.dtype(coords_dtype())}, and 1, got {precision}"
-        )
+        raise ValueError(f"precision must lie between {least:.1g}, of {np.dtype(coords_dtype())}, and 1, got {precision}")
 
 
 def _check_distances(distances: Any) -> None:
@@ -357,3 +355,5 @@ def _check_distances(distances: Any) -> None:
     values = reals("distances", distances, finite=True)
     if values.ndim != 1 or not values.size or not np.all(np.diff(values, prepend=0) > 0):
         raise ValueError(f"distances must be positive and growing, one row of them, got {distances!r}"[:200])
+
+

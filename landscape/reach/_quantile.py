@@ -185,7 +185,8 @@ class _Search:
     def begun(cls, found: Radius, options: Mapping[str, Any]) -> "_Search":
         """With the pilots, which look far and wide."""
         size = float(_tree.norm(found.origin)) or 1.0
-        wide = Radius(found.origin, found.objective, found.draw, rise=found.rise, distances=_wide(size), precision=0.1)
+        wide = Radius(found.origin, found.objective, found.draw, rise=found.rise, distances=_wide(size),
+                      precision=0.1)
         pilots = sweep(wide, Grid.of(direction=range(PILOTS)), **{**options, "batch": 1})
         base = float(pilots["base"][0])
         if not np.isfinite(base):
@@ -193,15 +194,8 @@ class _Search:
         radii = pilots["radius"]
         reached = radii[np.isfinite(radii)] if np.isfinite(radii).any() else np.array([size])
         around = geometric(reached.min() / MARGIN, reached.max() * MARGIN, RATIO)
-        found = Radius(
-            found.origin,
-            found.objective,
-            found.draw,
-            rise=found.rise,
-            distances=around,
-            precision=found.precision,
-            base=pilots["base"][0],
-        )
+        found = Radius(found.origin, found.objective, found.draw, rise=found.rise, distances=around,
+                       precision=found.precision, base=pilots["base"][0])
         return cls(found, options, pilots)
 
     @property

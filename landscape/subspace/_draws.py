@@ -111,18 +111,14 @@ class Planes:
 
     def plane(self, number: Any) -> Subspace:
         """The subspace of this number."""
-        return Subspace(
-            self.origin,
-            _tree.stack([direction_of(self.draw, self.dim * number + j, self.origin) for j in range(self.dim)]),
-        )
+        return Subspace(self.origin, _tree.stack([direction_of(self.draw, self.dim * number + j, self.origin)
+                                                  for j in range(self.dim)]))
 
     def check_grid(self, grid: Any) -> None:
         """Raise unless the grid has an axis for the number, and one for each direction."""
         if grid.ndim != self.dim + 1:
-            raise ValueError(
-                f"a grid over planes of {self.dim} directions has {self.dim + 1} axes, the number of the "
-                f"plane first; got {grid.ndim}"
-            )
+            raise ValueError(f"a grid over planes of {self.dim} directions has {self.dim + 1} axes, the number of the "
+                             f"plane first; got {grid.ndim}")
         check_draw(self.draw, self.origin, self.dim * (int(max(grid.axes[0].values)) + 1))
 
 
