@@ -23,6 +23,7 @@ from landscape.bridges._parameters import Parameters, axes_by_layout
 from landscape.bridges._problem import LOG, Bridged, largest_difference
 from landscape.checks import check_count
 from landscape.objective import Objective
+from landscape.point import matmul_precision
 
 try:
     import keras
@@ -211,7 +212,7 @@ def _only_norms(model: Any) -> Generator[None]:
 def _compared(program: _Program, arguments: tuple[Any, ...], tolerance: float) -> float:
     """The largest difference of outputs on a few examples, refused above the tolerance."""
     params, few, state = arguments
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         ours = jax.jit(program.outputs)(params, few[0], state)
         theirs = program.model(few[0], training=False)
     off = largest_difference(ours, theirs)

@@ -30,6 +30,7 @@ except ImportError as error:
 
 from landscape.bridges import _export, _module
 from landscape.bridges._functions import ByBatch, PerExample, Predict
+from landscape.point import matmul_precision
 
 operator = _aten.operator
 UnsupportedOperator = _export.UnsupportedOperator
@@ -169,7 +170,7 @@ def _check_mean(together: Any, alone: Any, few: Any, weight_fn: Any, tolerance: 
 def _compared(fn: PerExample, arguments: tuple[Any, ...], theirs: Any, tolerance: float) -> float:
     """The largest difference on a few examples, refused above the tolerance."""
     params, few, state = arguments
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         ours = jax.jit(fn.all_outputs)(params, _module.as_jax(few, "train"), state)
     off = largest_difference([ours[0].reshape(-1), *ours[1:]], theirs)
     if not off <= tolerance:
