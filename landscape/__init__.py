@@ -23,6 +23,7 @@ _HOME = {
     "LossSurface": "maps",
     "BasinMap": "maps",
     "TrainabilityMap": "maps",
+    "radius": "reach",
     "Run": "training",
     "Outcome": "training",
     "train": "training",
@@ -31,6 +32,8 @@ _HOME = {
     "plan": "engine",
     "Strategy": "engine",
     "Interrupted": "engine",
+    "Recorder": "recording",
+    "Trajectory": "recording",
     "save": "store",
     "load": "store",
     "PlanMismatch": "store",
@@ -40,6 +43,7 @@ _MODULES = (
     "adaptive",
     "affine",
     "analysis",
+    "bridges",
     "curvature",
     "engine",
     "export",
@@ -53,9 +57,12 @@ _MODULES = (
     "plotting",
     "point",
     "problems",
+    "recording",
+    "reach",
     "store",
     "subspace",
     "training",
+    "view",
 )
 
 __all__ = [*_HOME, *_MODULES]
@@ -64,6 +71,7 @@ if TYPE_CHECKING:
     from landscape import adaptive as adaptive
     from landscape import affine as affine
     from landscape import analysis as analysis
+    from landscape import bridges as bridges
     from landscape import curvature as curvature
     from landscape import engine as engine
     from landscape import export as export
@@ -77,9 +85,12 @@ if TYPE_CHECKING:
     from landscape import plotting as plotting
     from landscape import point as point
     from landscape import problems as problems
+    from landscape import reach as reach
+    from landscape import recording as recording
     from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
+    from landscape import view as view
     from landscape.engine import Interrupted as Interrupted
     from landscape.engine import Strategy as Strategy
     from landscape.engine import plan as plan
@@ -94,6 +105,9 @@ if TYPE_CHECKING:
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
     from landscape.point import PointFunction as PointFunction
+    from landscape.reach import radius as radius
+    from landscape.recording import Recorder as Recorder
+    from landscape.recording import Trajectory as Trajectory
     from landscape.store import PlanMismatch as PlanMismatch
     from landscape.store import StoreError as StoreError
     from landscape.store import load as load

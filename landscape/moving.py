@@ -6,17 +6,18 @@ compiled once and kept once.
 >>> import jax.numpy as jnp
 >>> from landscape import moving
 >>> params = {"base": jnp.ones((3, 3)), "lora_a": jnp.full((3, 1), 0.5), "step": jnp.array(7)}
->>> parts = moving.split(params, "lora")
+>>> parts = moving.split(params, "lora*")
 >>> parts.moving["base"], parts.moving["lora_a"].shape
 (None, (3, 1))
 >>> moving.join(*parts)["step"]
 Array(7, dtype=int32, weak_type=True)
 """
 
+import fnmatch
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ from jaxtyping import PyTree
 from landscape import _tree
 from landscape.checks import short, warn
 
-FEW = 6  # names in a message
+NAMED = 12  # names that a message lists
 
 
 class Parts(NamedTuple):
@@ -50,17 +51,18 @@ def split(params: PyTree, trainable: Any = None) -> Parts:
 
     Args:
         params: parameters of one model.
-        trainable: what moves. `None`: all floating-point arrays. A regular expression, or several, searched for in the
-            names of the leaves (`"lora"`, `r"^decoder\.layers\.3"`). A tree of booleans like `params`. A filter of
-            equinox, a function of a leaf. A filter of nnx for an `nnx.State`: a type of variable, `nnx.PathContains`.
-            Or a function `(name, leaf) -> bool`.
+        trainable: what moves. `None`: all floating-point arrays. A pattern as in file names, for the whole name of a
+            leaf (`"decoder.*"`, `"*lora*"`), a compiled regular expression that has to be found in it, or a list of
+            these. A tree of booleans like `params`, or a dict of booleans by name. A function `(name, leaf) -> bool`; a
+            filter of equinox, which is a function of a leaf; a filter of nnx for an `nnx.State`, such as a type of
+            variable or `nnx.PathContains`.
 
     Returns:
         The two parts.
 
     Raises:
         TypeError: `trainable` is none of these.
-        ValueError: nothing moves; the mask does not look like `params`; the text is no regular expression.
+        ValueError: nothing moves; the mask does not look like `params`; a pattern matches nothing.
 
     Warns:
         UserWarning: leaves that are set aside; a `trainable` that leaves nothing out.
@@ -71,34 +73,14 @@ def split(params: PyTree, trainable: Any = None) -> Parts:
 def moves(params: PyTree, trainable: Any) -> list[bool]:
     """A flag for each leaf: whether it moves; checked as `split` says."""
     named = [(_tree.key_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
-    able = [_can_move(leaf) for _, leaf in named]
-    asked = _asked(params, named, trainable)
-    flags = [bool(a and b) for a, b in zip(able, asked)]
-    _check_moves(named, able, flags, trainable)
-    return flags
-
-
-def divided(params: PyTree, moves: Sequence[bool]) -> Parts:
-    """The two parts, by a flag for each leaf; functions that stay become parts of the program."""
-    leaves, structure = jax.tree.flatten(params)
-    moving = [leaf if moved else None for leaf, moved in zip(leaves, moves)]
-    frozen = [None if moved else leaf for leaf, moved in zip(leaves, moves)]
-    return Parts(jax.tree.unflatten(structure, moving), _tree.static_functions(jax.tree.unflatten(structure, frozen)))
-
-
-def join(moving: PyTree, frozen: PyTree) -> PyTree:
-    """The whole tree.
-
-    Raises:
-        ValueError: `moving` is no part of the same tree as `frozen`.
-    """
-    try:
-        return jax.tree.map(lambda m, f: f if m is None else m, moving, frozen, is_leaf=lambda x: x is None)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            "the parameters that move and those that are frozen must be the two parts of one tree, as "
-            f"ls.subspace.split gives them: {str(error).splitlines()[0]}"
-        ) from None
+    able = {name: leaf for name, leaf in named if _can_move(leaf)}
+    if not able:
+        raise ValueError("params holds no floating-point array, so nothing can move")
+    aside = [f"{name} {_tree.describe(x)}" for name, x in named if name not in able and hasattr(x, "dtype")]
+    if trainable is None and aside:
+        warn(f"set aside, since only floating-point arrays can move; they stay as they are: {listed(aside)}")
+    found = set(chosen(list(able), _by_name(params, named, trainable), able.get))
+    return [name in found for name, _ in named]
 
 
 def _can_move(leaf: Any) -> bool:
@@ -108,35 +90,33 @@ def _can_move(leaf: Any) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating))
 
 
-def _asked(params: PyTree, named: Sequence[tuple[str, Any]], trainable: Any) -> list[bool]:
-    """Whether each leaf is asked for."""
-    if trainable is None:
-        return [True] * len(named)
-    if isinstance(trainable, str):
-        return _by_pattern(named, [trainable])
-    if isinstance(trainable, Sequence) and trainable and all(isinstance(x, str) for x in trainable):
-        return _by_pattern(named, trainable)
+def _by_name(params: PyTree, named: Sequence[tuple[str, Any]], trainable: Any) -> Any:
+    """Masks and filters that see more than a name, as what `chosen` takes."""
     if isinstance(trainable, type) or type(trainable).__module__.startswith("flax.nnx"):
-        return _by_variable(params, trainable)
-    if _tree.is_function(trainable) and not hasattr(trainable, "__dataclass_fields__"):
-        return _by_function(named, trainable)
-    return _by_mask(params, trainable)
+        return _flags(named, _by_variable(params, trainable))
+    leaves = jax.tree.leaves(trainable)
+    if leaves and all(isinstance(x, bool | np.bool_) or _tree.describe(x) == "bool[]" for x in leaves):
+        if not isinstance(trainable, Mapping) or jax.tree.structure(trainable) == jax.tree.structure(params):
+            _tree.check_like(
+                jax.tree.map(lambda _: 0, trainable), jax.tree.map(lambda _: 0, params), "trainable", "params"
+            )
+            return _flags(named, leaves)
+    if callable(trainable) and not _takes_two(trainable):
+        return lambda _, leaf: trainable(leaf)
+    return trainable
 
 
-def _by_pattern(named: Sequence[tuple[str, Any]], patterns: Sequence[str]) -> list[bool]:
-    try:
-        compiled = [re.compile(pattern) for pattern in patterns]
-    except re.error as error:
-        raise ValueError(f"trainable={patterns!r} is no regular expression: {error}") from None
-    return [any(pattern.search(name) for pattern in compiled) for name, _ in named]
+def _flags(named: Sequence[tuple[str, Any]], flags: Sequence[Any]) -> dict[str, bool]:
+    """Of the leaves that can move, by name."""
+    return {name: bool(flag) for (name, leaf), flag in zip(named, flags) if _can_move(leaf)}
 
 
-def _by_function(named: Sequence[tuple[str, Any]], fn: Callable[..., Any]) -> list[bool]:
+def _takes_two(fn: Any) -> bool:
     try:
         inspect.signature(fn).bind("name", "leaf")
     except (TypeError, ValueError):
-        return [bool(fn(leaf)) for _, leaf in named]
-    return [bool(fn(name, leaf)) for name, leaf in named]
+        return False
+    return True
 
 
 def _by_variable(params: PyTree, trainable: Any) -> list[bool]:
@@ -157,34 +137,68 @@ def _by_variable(params: PyTree, trainable: Any) -> list[bool]:
     return jax.tree.leaves(flags)
 
 
-def _by_mask(params: PyTree, mask: PyTree) -> list[bool]:
-    leaves = jax.tree.leaves(mask)
-    if not leaves or not all(isinstance(x, bool | np.bool_) or _tree.describe(x) == "bool[]" for x in leaves):
+# ------------------------------------------------------------------------------------------------ names alone
+
+
+def chosen(names: list[str], trainable: Any, parameter: Callable[[str], Any] = str) -> list[str]:
+    """Names of the parameters that move.
+
+    Args:
+        names: of all parameters.
+        trainable: `None` for all; a pattern as in file names (`"head.*"`), a compiled regular expression that has to be
+            found in the name, a list of these, a dict of booleans by name, or a function `(name, parameter) -> bool`.
+        parameter: gives the framework's own parameter of a name.
+
+    Raises:
+        TypeError: none of these.
+        ValueError: nothing is left to move, or a pattern matches nothing.
+    """
+    if trainable is None:
+        return names
+    if isinstance(trainable, Mapping):
+        found = _by_names(names, trainable)
+    elif callable(trainable):
+        found = [name for name in names if bool(trainable(name, parameter(name)))]
+    else:
+        found = _by_patterns(names, trainable)
+    if not found:
+        raise ValueError(f"trainable= leaves nothing that moves; the parameters are {listed(names)}")
+    if len(found) == len(names):
+        warn(f"trainable= chooses all {len(names)} parameters, so nothing is frozen: leave it away, or narrow it")
+    return found
+
+
+def _by_names(names: list[str], mask: Mapping[Any, Any]) -> list[str]:
+    unknown = sorted(set(map(str, mask)) - set(names))
+    if unknown:
+        raise ValueError(f"trainable= has no parameters called {listed(unknown)}; they are called {listed(names)}")
+    return [name for name in names if mask.get(name, False)]
+
+
+def _by_patterns(names: list[str], given: Any) -> list[str]:
+    patterns = list(given) if isinstance(given, list | tuple | set | frozenset) else [given]
+    found: set[str] = set()
+    for pattern in patterns:
+        matches = _matches(pattern, names)
+        if not matches:
+            text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
+            raise ValueError(f"trainable= {text!r} matches no parameter; they are called {listed(names)}")
+        found.update(matches)
+    return [name for name in names if name in found]
+
+
+def _matches(pattern: Any, names: list[str]) -> list[str]:
+    if isinstance(pattern, re.Pattern):
+        return [name for name in names if pattern.search(name)]
+    if not isinstance(pattern, str):
         raise TypeError(
-            "trainable must be a pattern of names, a tree of booleans like params, a filter of equinox or nnx, or a "
-            f"function (name, leaf) -> bool, got {short(mask)}"
+            "trainable must be a pattern such as 'head.*', a compiled regular expression, a list of them, booleans "
+            f"by name or in a tree like the parameters, or a function (name, parameter) -> bool, got {type(pattern).__name__} {pattern!r}"
         )
-    _tree.check_like(jax.tree.map(lambda _: 0, mask), jax.tree.map(lambda _: 0, params), "trainable", "params")
-    return [bool(x) for x in leaves]
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
 
 
-def _check_moves(named: Sequence[tuple[str, Any]], able: list[bool], moves: list[bool], trainable: Any) -> None:
-    if not any(moves):
-        could = [name for (name, _), can in zip(named, able) if can]
-        if not could:
-            raise ValueError("params holds no floating-point array, so nothing can move")
-        raise ValueError(
-            f"trainable={short(trainable)} matches no floating-point array, so nothing would move; there are "
-            f"{_few(could)}"
-        )
-    if trainable is not None and moves == able:
-        warn(f"trainable={short(trainable)} matches all {sum(able)} floating-point arrays, so nothing stays")
-    aside = [
-        f"{name} {_tree.describe(leaf)}" for (name, leaf), can in zip(named, able) if not can and hasattr(leaf, "dtype")
-    ]
-    if trainable is None and aside:
-        warn(f"set aside, since only floating-point arrays can move; they stay as they are: {_few(aside)}")
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:FEW]) + (f" and {len(names) - FEW} more" if len(names) > FEW else "")
+def listed(names: list[str], most: int = NAMED) -> str:
+    """Some names in a message."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

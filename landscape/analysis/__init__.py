@@ -38,7 +38,19 @@ from landscape.analysis._boundaries import (
     fit_dimension,
     uncertainty_exponent,
 )
-from landscape.analysis._intervals import mean_interval, wilson_interval
+from landscape.analysis._estimates import (
+    NORMAL as NORMAL,
+)
+from landscape.analysis._estimates import (
+    Estimate,
+    correlation,
+    mean_of,
+    ratio_and_error,
+    ratio_of,
+    share_of,
+    z_of_shares,
+)
+from landscape.analysis._intervals import Quantile, mean_interval, quantile_interval, wilson_interval
 from landscape.analysis._losses import (
     Barrier,
     MinimumOffset,
@@ -65,6 +77,15 @@ __all__ = [
     "shown_labels",
     "wilson_interval",
     "mean_interval",
+    "Estimate",
+    "mean_of",
+    "share_of",
+    "ratio_of",
+    "ratio_and_error",
+    "correlation",
+    "z_of_shares",
+    "quantile_interval",
+    "Quantile",
     "UNREACHED",
     "DIVERGED",
     "basin_entropy",

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
 from landscape.objective import Objective, batches_in, check_means, check_objective, filled, shared
+from landscape.point import matmul_precision
 
 MAX_DENSE = 4096  # parameters; the matrix then takes 128 MiB in float64
 COLUMNS = 128  # products at a time in a dense matrix
@@ -300,7 +301,7 @@ def product(operator: Objective | Operator, params: PyTree, vector: PyTree) -> P
         if text or (not isinstance(leaf, int | float) and not hasattr(leaf, "shape")):
             raise TypeError(f"vector.{_tree.key_name(path)} must be an array, got {_tree.describe(leaf)}")
     _tree.check_like(vector, params, "vector", "params")
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         return products(operator, jax.tree.map(jnp.asarray, params))(vector)
 
 
@@ -412,6 +413,6 @@ def hessian(objective: Objective | Operator, params: PyTree) -> Float[Array, "n 
 
 @jax.jit
 def _hessian(objective: Any, params: PyTree) -> Array:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         return flat.hessian(flat.start)

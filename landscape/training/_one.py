@@ -13,6 +13,7 @@ from landscape import _tree
 from landscape.checks import check_flag
 from landscape.engine._kernel import machine_memory
 from landscape.objective import Objective, check_means, check_named, check_objective
+from landscape.point import matmul_precision
 from landscape.training._descent import Descent, Outcome, Spec
 
 static: Any = {"static": True}
@@ -146,7 +147,7 @@ def _train(descent: Descent, params: PyTree) -> Run:
 
 def run(descent: Descent, params: PyTree) -> Run:
     """Carry a training out."""
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         state, history, snapshots = descent.run(params)
     return Run(state.params, history, snapshots, state.outcome_code, state.step, state.optimizer_state)
 
