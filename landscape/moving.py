@@ -83,6 +83,29 @@ def moves(params: PyTree, trainable: Any) -> list[bool]:
     return [name in found for name, _ in named]
 
 
+def divided(params: PyTree, flags: Sequence[bool]) -> Parts:
+    """The two parts, by a flag for each leaf; functions that stay become parts of the program."""
+    leaves, structure = jax.tree.flatten(params)
+    moving = [leaf if flag else None for leaf, flag in zip(leaves, flags)]
+    frozen = [None if flag else leaf for leaf, flag in zip(leaves, flags)]
+    return Parts(jax.tree.unflatten(structure, moving), _tree.static_functions(jax.tree.unflatten(structure, frozen)))
+
+
+def join(moving: PyTree, frozen: PyTree) -> PyTree:
+    """The whole tree.
+
+    Raises:
+        ValueError: `moving` is no part of the same tree as `frozen`.
+    """
+    try:
+        return jax.tree.map(lambda m, f: f if m is None else m, moving, frozen, is_leaf=lambda x: x is None)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            "the parameters that move and those that are frozen must be the two parts of one tree, as "
+            f"ls.subspace.split gives them: {str(error).splitlines()[0]}"
+        ) from None
+
+
 def _can_move(leaf: Any) -> bool:
     dtype = getattr(leaf, "dtype", None)
     if dtype is None or _tree.is_of_torch(leaf):
@@ -94,16 +117,22 @@ def _by_name(params: PyTree, named: Sequence[tuple[str, Any]], trainable: Any) -
     """Masks and filters that see more than a name, as what `chosen` takes."""
     if isinstance(trainable, type) or type(trainable).__module__.startswith("flax.nnx"):
         return _flags(named, _by_variable(params, trainable))
-    leaves = jax.tree.leaves(trainable)
-    if leaves and all(isinstance(x, bool | np.bool_) or _tree.describe(x) == "bool[]" for x in leaves):
-        if not isinstance(trainable, Mapping) or jax.tree.structure(trainable) == jax.tree.structure(params):
-            _tree.check_like(
-                jax.tree.map(lambda _: 0, trainable), jax.tree.map(lambda _: 0, params), "trainable", "params"
-            )
-            return _flags(named, leaves)
+    if _is_mask(trainable) and not (isinstance(trainable, Mapping) and not _are_alike(trainable, params)):
+        zeros = [jax.tree.map(lambda _: 0, tree) for tree in (trainable, params)]
+        _tree.check_like(*zeros, "trainable", "params")
+        return _flags(named, jax.tree.leaves(trainable))
     if callable(trainable) and not _takes_two(trainable):
         return lambda _, leaf: trainable(leaf)
     return trainable
+
+
+def _is_mask(value: Any) -> bool:
+    leaves = jax.tree.leaves(value)
+    return bool(leaves) and all(isinstance(x, bool | np.bool_) or _tree.describe(x) == "bool[]" for x in leaves)
+
+
+def _are_alike(one: PyTree, other: PyTree) -> bool:
+    return jax.tree.structure(one) == jax.tree.structure(other)
 
 
 def _flags(named: Sequence[tuple[str, Any]], flags: Sequence[Any]) -> dict[str, bool]:
@@ -193,7 +222,8 @@ def _matches(pattern: Any, names: list[str]) -> list[str]:
     if not isinstance(pattern, str):
         raise TypeError(
             "trainable must be a pattern such as 'head.*', a compiled regular expression, a list of them, booleans "
-            f"by name or in a tree like the parameters, or a function (name, parameter) -> bool, got {type(pattern).__name__} {pattern!r}"
+            "by name or in a tree like the parameters, or a function (name, parameter) -> bool, got "
+            f"{type(pattern).__name__} {pattern!r}"
         )
     return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
 

@@ -18,10 +18,10 @@ import numpy as np
 
 from landscape import _tree
 from landscape.bridges import _data
-from landscape.moving import chosen, listed
 from landscape.bridges._parameters import Parameters, axes_by_layout
 from landscape.bridges._problem import LOG, Bridged, largest_difference
 from landscape.checks import check_count
+from landscape.moving import chosen, listed
 from landscape.objective import Objective
 from landscape.point import matmul_precision
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from landscape import _tree
 from landscape.bridges import _aten, _data
-from landscape.moving import chosen, listed
 from landscape.bridges._parameters import Parameters
 from landscape.bridges._problem import LOG, Bridged, largest_difference
 from landscape.checks import check_count
+from landscape.moving import chosen, listed
 from landscape.objective import Objective
 
 try:
