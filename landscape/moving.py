@@ -118,8 +118,8 @@ def _by_name(params: PyTree, named: Sequence[tuple[str, Any]], trainable: Any) -
     if isinstance(trainable, type) or type(trainable).__module__.startswith("flax.nnx"):
         return _flags(named, _by_variable(params, trainable))
     if _is_mask(trainable) and not (isinstance(trainable, Mapping) and not _are_alike(trainable, params)):
-        zeros = [jax.tree.map(lambda _: 0, tree) for tree in (trainable, params)]
-        _tree.check_like(*zeros, "trainable", "params")
+        mask, like = (jax.tree.map(lambda _: 0, tree) for tree in (trainable, params))
+        _tree.check_like(mask, like, "trainable", "params")
         return _flags(named, jax.tree.leaves(trainable))
     if callable(trainable) and not _takes_two(trainable):
         return lambda _, leaf: trainable(leaf)
