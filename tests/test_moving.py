@@ -143,6 +143,28 @@ def test_everything_sees_what_moves():
     assert found["gradient_norm"][1, 1] == pytest.approx(float(other.history["grad_norm"][0]), rel=1e-5)
 
 
+def test_integers_do_not_stop_a_newcomer():
+    """A training and curvature of all floating-point arrays, by the whole tree; the parts are the oracle."""
+    with pytest.warns(UserWarning, match="set aside"):
+        moving, frozen = ls.subspace.split(PARAMS)
+    of_parts, plain = ls.Objective(loss_fn, DATA, frozen=frozen), ls.Objective(loss_fn, DATA)
+    with pytest.warns(UserWarning, match="set aside.*decoder.table"):
+        run = ls.train(plain, optax.sgd(0.2), PARAMS, num_steps=2, track={"test": plain})
+    parts = ls.train(of_parts, optax.sgd(0.2), moving, num_steps=2)
+    assert np.array_equal(run.params["decoder"]["table"], PARAMS["decoder"]["table"])
+    assert np.allclose(run.params["encoder"]["bias"], parts.params["encoder"]["bias"])
+    assert float(run.history["test_loss"][-1]) == pytest.approx(float(plain(run.params)), rel=1e-6)
+    with pytest.warns(UserWarning, match="set aside"):
+        ours = ls.curvature.hvp(plain, PARAMS, PARAMS)
+    theirs = ls.curvature.hvp(of_parts, moving, moving)
+    assert np.allclose(ours["encoder"]["kernel"], theirs["encoder"]["kernel"])
+    with pytest.warns(UserWarning, match="set aside"):
+        assert (
+            ls.curvature.trace(jax.random.key(0), plain, PARAMS).mean
+            == ls.curvature.trace(jax.random.key(0), of_parts, moving).mean
+        )
+
+
 def test_what_stays_is_an_argument_and_no_constant():
     moving, objective = parted()
     program = jax.make_jaxpr(lambda o, p: o(p))(objective, moving)

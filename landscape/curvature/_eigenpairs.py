@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from landscape import _tree
 from landscape.curvature._products import Flat, Operator, check, on_host
-from landscape.objective import Objective
+from landscape.objective import Objective, set_aside
 from landscape.point import matmul_precision
 
 DEPTH = 30  # products of a search for hidden copies
@@ -92,6 +92,7 @@ def eigenpairs(
             finite, or `max_products` is below `k`.
     """
     _tree.check_key(key)
+    objective, params = set_aside(objective, params)
     check(objective, params)
     check_request(_tree.size(params), k, which, tol, max_products)
     params = jax.tree.map(jnp.asarray, params)

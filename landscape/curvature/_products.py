@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape.objective import Objective, batches_in, check_means, check_objective, filled, shared
+from landscape.objective import Objective, batches_in, check_means, check_objective, filled, set_aside, shared
 from landscape.point import matmul_precision
 
 MAX_DENSE = 4096  # parameters; the matrix then takes 128 MiB in float64
@@ -284,17 +284,21 @@ def product(operator: Objective | Operator, params: PyTree, vector: PyTree) -> P
 
     Args:
         operator: an objective for its Hessian, or a `GaussNewton`, `Fisher` or `EmpiricalFisher`.
-        params: where.
+        params: where. Of an objective, arrays of integers and booleans are set aside, with a warning.
         vector: pytree like `params`.
 
     Returns:
-        A pytree like `params`, in at least float32.
+        A pytree like what moves of `params`, in at least float32.
 
     Raises:
         TypeError: `operator` is neither, or parameters are not real floating-point arrays.
         ValueError: `vector` does not look like `params`; a `Fisher` has an unknown family or no logits of classes; a
             loss is neither one number for each example nor a scalar.
     """
+    operator, moving = set_aside(operator, params)
+    if moving is not params and jax.tree.structure(vector) == jax.tree.structure(params):
+        vector = jax.tree.map(lambda _, v: v, moving, vector)
+    params = moving
     check(operator, params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(vector):
         text = isinstance(leaf, np.ndarray) and leaf.dtype.kind in _tree.NO_NUMBERS
@@ -400,6 +404,7 @@ def hessian(objective: Objective | Operator, params: PyTree) -> Float[Array, "n 
         TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
         ValueError: more than 4,096 parameters.
     """
+    objective, params = set_aside(objective, params)
     check(objective, params)
     size = _tree.size(params)
     if size > MAX_DENSE:

@@ -15,7 +15,7 @@ from landscape import _tree
 from landscape.checks import check_share, reals
 from landscape.curvature._products import Flat, Operator, check, on_host
 from landscape.curvature._trace import Estimate, mean_and_sem
-from landscape.objective import Objective, batches_in
+from landscape.objective import Objective, batches_in, set_aside
 from landscape.point import matmul_precision
 
 Points = Float[Array, "*q"] | Float[np.ndarray, "*q"] | float
@@ -191,6 +191,7 @@ def spectral_density(
         ValueError: fewer than 2 probes, or fewer than 1 step.
     """
     _tree.check_key(key)
+    objective, params = set_aside(objective, params)
     check(objective, params)
     _tree.check_count("num_probes", num_probes, 2)
     _tree.check_count("num_steps", num_steps, 1)

@@ -13,7 +13,7 @@ from matfree import stochtrace
 from landscape import _tree
 from landscape.checks import check_choice
 from landscape.curvature._products import Flat, Operator, check, on_host, products
-from landscape.objective import Objective
+from landscape.objective import Objective, set_aside
 from landscape.point import matmul_precision
 
 Product = Callable[[Array], Array]
@@ -70,6 +70,7 @@ def trace(
             products is no integer.
         ValueError: fewer than 6 products, or an unknown method.
     """
+    objective, params = set_aside(objective, params)
     _check_samples(key, objective, params, num_products, 6, "num_products")
     check_choice("method", method, _METHODS)
     params = jax.tree.map(jnp.asarray, params)
@@ -99,6 +100,7 @@ def layer_traces(key: Array, objective: Objective | Operator, params: PyTree, *,
             is no integer.
         ValueError: fewer than 2 samples.
     """
+    objective, params = set_aside(objective, params)
     _check_samples(key, objective, params, num_samples, 2, "num_samples")
     with on_host(objective):
         return _layers(key, objective, jax.tree.map(jnp.asarray, params), num=num_samples)

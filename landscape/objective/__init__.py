@@ -22,7 +22,16 @@ Examples may have weights, $L(\theta) = \sum_i w_i \ell(\theta; z_i) / \sum_i w_
 
 from landscape.objective._batches import Batches, batches_in, filled
 from landscape.objective._division import check_means
-from landscape.objective._objective import Objective, added, check_named, check_objective, drawn, joined, shared
+from landscape.objective._objective import (
+    Objective,
+    added,
+    check_named,
+    check_objective,
+    drawn,
+    joined,
+    set_aside,
+    shared,
+)
 from landscape.objective._problem import Problem
 
 __all__ = [
@@ -37,5 +46,6 @@ __all__ = [
     "check_objective",
     "drawn",
     "joined",
+    "set_aside",
     "shared",
 ]

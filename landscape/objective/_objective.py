@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from landscape import _tree
 from landscape.checks import check_flag
-from landscape.moving import join
+from landscape.moving import join, split
 from landscape.objective._batches import Batches
 from landscape.objective._inputs import (
     check_data,
@@ -471,6 +471,23 @@ def check_objective(value: Any, name: str = "objective", otherwise: str = "", st
             "in memory: collect them, data = jax.tree.map(lambda *parts: np.concatenate(parts), *batches.blocks())"
         )
     value.check(name)
+
+
+def set_aside(objective: Any, params: PyTree) -> tuple[Any, PyTree]:
+    """The objective and what moves of the parameters, where there are integers or booleans among them, with a warning.
+
+    For entries that take one model's parameters with an objective: integers then stay (`Objective.frozen`). Where there
+    is nothing that could move, or something else that cannot, all is as it was, for checks to refuse.
+    """
+    leaves = jax.tree.leaves(params)
+    kinds, arrays = (jnp.integer, jnp.bool_), jax.Array | np.ndarray | np.generic
+    whole = [isinstance(x, arrays) and any(jnp.issubdtype(x.dtype, kind) for kind in kinds) for x in leaves]
+    able = [isinstance(x, float) or (hasattr(x, "dtype") and is_float(x)) for x in leaves]
+    mixed = any(whole) and any(able) and all(a or b for a, b in zip(whole, able))
+    if not mixed or not isinstance(objective, Objective) or objective.frozen is not None:
+        return objective, params
+    parts = split(params)
+    return dataclasses.replace(objective, frozen=parts.frozen), parts.moving
 
 
 def check_named(objectives: Mapping[Any, Any], what: str, at_least: int = 0, streams: bool = False) -> None:
