@@ -56,6 +56,8 @@ class Config:
     """More outputs on the map, beside the losses and the model's own metrics."""
     layout: Literal["flax", "haiku", "torch", "equinox"] = "flax"
     """How kernels store their filters, for filter normalisation."""
+    trainable: str | None = None
+    """Move only the parameters whose names match this pattern, such as '*lora*' or 'decoder.*'; all by default."""
     recalibrate: bool = False
     """Measure batch-norm statistics anew at every point (needs Objective.update_state)."""
     steps: int = 200
@@ -75,7 +77,7 @@ SMOKE = Config(resolution=11, steps=40, snapshots=8)
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """One landscape per plane."""
-    problem = lab.problem or ls.problems.digits_mlp()
+    problem = _parted(config, lab.problem or ls.problems.digits_mlp())
     kinds = _kinds(config, lab, problem)
     if lab.problem is not None and {"filter"} & set(kinds):
         say(f"filters as in {config.layout} (--layout)")
@@ -90,6 +92,26 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
         if landscape is not None:
             result[kind] = landscape
     return result
+
+
+def _parted(config: Config, problem: ls.Problem) -> ls.Problem:
+    """The problem whose parameters are those that move; integers and booleans among them are set aside."""
+    params = jax.eval_shape(problem.init, jax.random.key(0)) if problem.params is None else problem.params
+    leaves = jax.tree.leaves(params)
+    if config.trainable is None and all(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in leaves):
+        return problem
+    try:
+        parted = problem.only(config.trainable)
+    except ValueError as error:
+        raise UsageError(f"--trainable: {error}") from None
+    moving = parted.init(jax.random.key(0)) if parted.params is None else parted.params
+    say(f"{_count(moving):,} of {_count(params):,} parameters move")
+    return parted
+
+
+def _count(params: Any) -> int:
+    """Numbers in a tree."""
+    return sum(int(np.prod(jnp.shape(x))) for x in jax.tree.leaves(params))
 
 
 def _kinds(config: Config, lab: Lab, problem: ls.Problem) -> tuple[Directions, ...]:
@@ -300,15 +322,15 @@ def _eigenvalue_row(landscape: ls.Landscape, axis: int) -> tuple[str, str, str]:
 
 def _tolerance_rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
     """What a sweep at a tolerance evaluated, and what it promises."""
-    if "refinement" not in landscape.meta:
+    promise = landscape.promise
+    if promise is None:
         return []
-    said = landscape.meta["refinement"]
-    share = said["evaluations"] / said["points"]
-    evaluated = f"{said['evaluations']:,} of {said['points']:,} ({share:.2%}) in {said['rounds']} rounds"
+    share = promise.evaluations / promise.points
+    evaluated = f"{promise.evaluations:,} of {promise.points:,} ({share:.2%}) in {promise.rounds} rounds"
     rows = [("points evaluated", "few where it is smooth", evaluated)]
-    for name, one in said["outputs"].items():
-        wanted = f"{one['tolerance']:g} of the range {one['range']:.4g}"
-        bound = f"{one['error']:.3g} estimated; beyond it at most {one['fraction']:.2%} of the points (95 %)"
+    for name, one in promise.outputs.items():
+        wanted = f"{one.asked['tolerance']:g} of the range {one.asked['range']:.4g}"
+        bound = f"{one.error:.3g} estimated; beyond it at most {one.fraction:.2%} of the points (95 %)"
         rows.append((f"{name}, largest error", wanted, bound))
     return rows
 

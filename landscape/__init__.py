@@ -15,6 +15,7 @@ _HOME = {
     "Axis": "grid",
     "Grid": "grid",
     "Landscape": "grid",
+    "Batches": "objective",
     "Objective": "objective",
     "Problem": "objective",
     "PointFunction": "point",
@@ -22,6 +23,7 @@ _HOME = {
     "LossSurface": "maps",
     "BasinMap": "maps",
     "TrainabilityMap": "maps",
+    "radius": "reach",
     "Run": "training",
     "Outcome": "training",
     "train": "training",
@@ -30,6 +32,8 @@ _HOME = {
     "plan": "engine",
     "Strategy": "engine",
     "Interrupted": "engine",
+    "Recorder": "recording",
+    "Trajectory": "recording",
     "save": "store",
     "load": "store",
     "PlanMismatch": "store",
@@ -47,14 +51,18 @@ _MODULES = (
     "losses",
     "maps",
     "minima",
+    "moving",
     "objective",
     "paths",
     "plotting",
     "point",
     "problems",
+    "recording",
+    "reach",
     "store",
     "subspace",
     "training",
+    "view",
 )
 
 __all__ = [*_HOME, *_MODULES]
@@ -71,14 +79,18 @@ if TYPE_CHECKING:
     from landscape import losses as losses
     from landscape import maps as maps
     from landscape import minima as minima
+    from landscape import moving as moving
     from landscape import objective as objective
     from landscape import paths as paths
     from landscape import plotting as plotting
     from landscape import point as point
     from landscape import problems as problems
+    from landscape import reach as reach
+    from landscape import recording as recording
     from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
+    from landscape import view as view
     from landscape.engine import Interrupted as Interrupted
     from landscape.engine import Strategy as Strategy
     from landscape.engine import plan as plan
@@ -89,9 +101,13 @@ if TYPE_CHECKING:
     from landscape.maps import BasinMap as BasinMap
     from landscape.maps import LossSurface as LossSurface
     from landscape.maps import TrainabilityMap as TrainabilityMap
+    from landscape.objective import Batches as Batches
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
     from landscape.point import PointFunction as PointFunction
+    from landscape.reach import radius as radius
+    from landscape.recording import Recorder as Recorder
+    from landscape.recording import Trajectory as Trajectory
     from landscape.store import PlanMismatch as PlanMismatch
     from landscape.store import StoreError as StoreError
     from landscape.store import load as load

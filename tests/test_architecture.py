@@ -13,13 +13,15 @@ PACKAGE = ROOT / "landscape"
 ROWS = [
     ("__init__", "checks"),
     ("_tree", "grid", "affine"),
+    ("moving",),
     ("objective", "subspace", "losses", "point", "adaptive", "store"),
-    ("engine", "curvature", "analysis", "problems", "export", "bridges"),
+    ("engine", "curvature", "analysis", "problems", "export", "recording", "bridges"),
     ("training", "minima", "plotting"),
-    ("maps", "paths", "cli"),
+    ("maps", "paths", "view"),
+    ("reach", "cli"),
     ("__main__",),
 ]
-NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "cli"}
+NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "view", "cli"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
 USERS = [

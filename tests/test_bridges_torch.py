@@ -381,7 +381,7 @@ def test_recalibrated_statistics_are_those_of_the_data(cnn):
     assert_close(state["1.running_mean"], before.mean((0, 2, 3)))
     assert_close(state["1.running_var"], before.var((0, 2, 3), unbiased=True))
     surface = ls.LossSurface(ls.subspace.line(problem.params, moved), problem.objectives, recalibrate=True)
-    assert np.all(np.isfinite(ls.sweep(surface, ls.Grid.line(0, 1, 2), progress=False)["train_loss"]))
+    assert np.all(np.isfinite(ls.sweep(surface, ls.Grid.line((0, 1), 2), progress=False)["train_loss"]))
 
 
 def test_batch_statistics_make_batches_the_examples():
@@ -421,10 +421,10 @@ def test_only_what_is_trainable_moves_and_the_rest_is_no_constant(cnn):
     ids=["regex", "list", "mask", "function"],
 )
 def test_ways_to_say_what_moves(trainable, names):
-    from landscape.bridges._moving import moving
+    from landscape.moving import chosen
 
     parameters = dict(small_cnn().named_parameters())
-    assert moving(list(parameters), trainable, parameters.get) == names
+    assert chosen(list(parameters), trainable, parameters.get) == names
 
 
 # ---------------------------------------------------------------------------------------------------------------- data

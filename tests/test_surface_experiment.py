@@ -232,7 +232,7 @@ def test_a_model_without_a_finite_loss_is_drawn_and_described(lab):
 
 
 def test_no_resume_leaves_other_files_alone(tmp_path):
-    from _lab.main import _forget
+    from _lab.command import _forget
 
     (tmp_path / "precious.npz").write_text("mine")
     with pytest.raises(UsageError, match="does not hold results of this experiment"):
@@ -302,3 +302,25 @@ def test_the_defaults_on_the_digits(tmp_path):
     assert landscape.grid.shape == (101, 101)
     assert landscape["test_accuracy"][50, 50] > 0.95
     assert jnp.all(landscape.computed)
+
+
+def test_only_some_parameters_move(tmp_path, capsys):
+    """By --trainable; a table of integers is set aside without being told to."""
+    start = {"w1": jnp.full((3, 5), 0.3), "w2": jnp.linspace(0.2, 0.7, 5), "order": np.array([4, 2, 0, 1, 3])}
+
+    def loss(params, batch):
+        hidden = jnp.tanh(batch["x"] @ params["w1"])[:, params["order"]]
+        return (hidden @ params["w2"] - batch["y"]) ** 2
+
+    x = np.random.default_rng(4).normal(size=(30, 3)).astype("float32")
+    problem = ls.Problem(
+        lambda key: start, {"train": ls.Objective(loss, {"x": x, "y": np.sin(2 * x[:, 0])})}, params=start
+    )
+    config = dataclasses.replace(surface.SMOKE, trainable="w1", resolution=3)
+    found = surface.run(config, Lab(tmp_path, {"progress": False}, problem))["filter"]
+    assert found["train_loss"][1, 1] == pytest.approx(float(problem.objectives["train"](start)), rel=1e-5)
+    assert "15 of 25 parameters move" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="set aside.*order"):
+        assert set(jax.tree.leaves(surface._parted(surface.SMOKE, problem).params)[0].shape) == {3, 5}
+    with pytest.raises(UsageError, match="--trainable.*matches no parameter"):
+        surface._parted(dataclasses.replace(config, trainable="lora*"), problem)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from landscape import _tree
-from landscape.bridges._moving import listed
 from landscape.checks import check_flag, warn
+from landscape.moving import listed
 
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".h5", ".keras")
 INDEX = ".safetensors.index.json"

@@ -17,11 +17,11 @@ import numpy as np
 
 from landscape import _tree
 from landscape.bridges import _aten, _data
-from landscape.bridges._moving import listed, moving
 from landscape.bridges._parameters import Parameters
 from landscape.bridges._problem import LOG, Bridged, largest_difference
 from landscape.bridges._tokens import extremes, label_counts
 from landscape.checks import check_count
+from landscape.moving import chosen, listed
 from landscape.objective import Objective
 
 try:
@@ -31,6 +31,7 @@ except ImportError as error:
 
 from landscape.bridges import _export, _module
 from landscape.bridges._functions import ByBatch, PerExample, Predict
+from landscape.point import matmul_precision
 
 operator = _aten.operator
 UnsupportedOperator = _export.UnsupportedOperator
@@ -94,7 +95,7 @@ def problem(
     data = {part: _data.read(value, part, _module.as_numpy) for part, value in parts.items()}
     _check_alike(data)
     tensors = _module.Tensors(module)
-    names = moving(list(tensors.parameters), trainable, tensors.parameters.get)
+    names = chosen(list(tensors.parameters), trainable, tensors.parameters.get)
     wrapped = _module.Wrapped(module, loss, jax.tree.structure(data["train"]))
     few = _data.spread(data["train"], EXAMPLES, also=extremes(data["train"]))
     with _module.evaluating(module):
@@ -185,7 +186,7 @@ def _weights(together: Any, alone: Any, few: Any, weight_fn: Any, tolerance: flo
 def _compared(fn: PerExample, arguments: tuple[Any, ...], theirs: Any, tolerance: float) -> float:
     """The largest difference on a few examples, refused above the tolerance."""
     params, few, state = arguments
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         ours = jax.jit(fn.all_outputs)(params, _module.as_jax(few, "train"), state)
     off = largest_difference([ours[0].reshape(-1), *ours[1:]], theirs)
     if not off <= tolerance:
