@@ -172,9 +172,10 @@ def _add_view(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    summary = "Write a file for other programs; its suffix says which: json npz csv nc h5 vti vtr."
+    summary = "Write a file for other programs; its suffix says which: json npz csv nc h5 vti vtr glb ply stl."
     parser = _add_command(commands, _export, "export", summary)
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write, for example loss.nc")
+    parser.add_argument("--output", metavar="NAME", help="the output of which a mesh (glb, ply, stl) is made")
     _add_slice(parser)
     _add_force(parser)
 
@@ -208,7 +209,10 @@ def _export(args: argparse.Namespace) -> None:
     from landscape.export import export
 
     out = _target(args.out, args.force)
-    print(f"wrote {export(_load(args), out, overwrite=args.force)}")
+    landscape = _load(args)
+    if args.output is not None and args.output not in landscape:
+        raise ValueError(f"no output {args.output!r} in this landscape; it has {', '.join(landscape)}")
+    print(f"wrote {export(landscape, out, overwrite=args.force, output=args.output)}")
 
 
 # ------------------------------------------------------------------------------------------------------ view

@@ -14,9 +14,9 @@ ROWS = [
     ("__init__", "checks"),
     ("_tree", "grid", "affine"),
     ("objective", "subspace", "losses", "point", "adaptive", "store"),
-    ("engine", "curvature", "analysis", "problems", "export"),
+    ("engine", "curvature", "analysis", "problems"),
     ("training", "minima", "plotting"),
-    ("maps", "paths", "view"),
+    ("maps", "paths", "view", "export"),
     ("cli",),
     ("__main__",),
 ]
