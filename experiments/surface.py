@@ -300,15 +300,15 @@ def _eigenvalue_row(landscape: ls.Landscape, axis: int) -> tuple[str, str, str]:
 
 def _tolerance_rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
     """What a sweep at a tolerance evaluated, and what it promises."""
-    if "refinement" not in landscape.meta:
+    promise = landscape.promise
+    if promise is None:
         return []
-    said = landscape.meta["refinement"]
-    share = said["evaluations"] / said["points"]
-    evaluated = f"{said['evaluations']:,} of {said['points']:,} ({share:.2%}) in {said['rounds']} rounds"
+    share = promise.evaluations / promise.points
+    evaluated = f"{promise.evaluations:,} of {promise.points:,} ({share:.2%}) in {promise.rounds} rounds"
     rows = [("points evaluated", "few where it is smooth", evaluated)]
-    for name, one in said["outputs"].items():
-        wanted = f"{one['tolerance']:g} of the range {one['range']:.4g}"
-        bound = f"{one['error']:.3g} estimated; beyond it at most {one['fraction']:.2%} of the points (95 %)"
+    for name, one in promise.outputs.items():
+        wanted = f"{one.asked['tolerance']:g} of the range {one.asked['range']:.4g}"
+        bound = f"{one.error:.3g} estimated; beyond it at most {one.fraction:.2%} of the points (95 %)"
         rows.append((f"{name}, largest error", wanted, bound))
     return rows
 

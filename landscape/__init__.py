@@ -22,6 +22,7 @@ _HOME = {
     "LossSurface": "maps",
     "BasinMap": "maps",
     "TrainabilityMap": "maps",
+    "radius": "reach",
     "Run": "training",
     "Outcome": "training",
     "train": "training",
@@ -30,6 +31,8 @@ _HOME = {
     "plan": "engine",
     "Strategy": "engine",
     "Interrupted": "engine",
+    "Recorder": "recording",
+    "Trajectory": "recording",
     "save": "store",
     "load": "store",
     "PlanMismatch": "store",
@@ -39,6 +42,7 @@ _MODULES = (
     "adaptive",
     "affine",
     "analysis",
+    "bridges",
     "curvature",
     "engine",
     "export",
@@ -51,6 +55,8 @@ _MODULES = (
     "plotting",
     "point",
     "problems",
+    "recording",
+    "reach",
     "store",
     "subspace",
     "training",
@@ -63,6 +69,7 @@ if TYPE_CHECKING:
     from landscape import adaptive as adaptive
     from landscape import affine as affine
     from landscape import analysis as analysis
+    from landscape import bridges as bridges
     from landscape import curvature as curvature
     from landscape import engine as engine
     from landscape import export as export
@@ -75,6 +82,8 @@ if TYPE_CHECKING:
     from landscape import plotting as plotting
     from landscape import point as point
     from landscape import problems as problems
+    from landscape import reach as reach
+    from landscape import recording as recording
     from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
@@ -92,6 +101,9 @@ if TYPE_CHECKING:
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
     from landscape.point import PointFunction as PointFunction
+    from landscape.reach import radius as radius
+    from landscape.recording import Recorder as Recorder
+    from landscape.recording import Trajectory as Trajectory
     from landscape.store import PlanMismatch as PlanMismatch
     from landscape.store import StoreError as StoreError
     from landscape.store import load as load

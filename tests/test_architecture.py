@@ -14,10 +14,11 @@ ROWS = [
     ("__init__", "checks"),
     ("_tree", "grid", "affine"),
     ("objective", "subspace", "losses", "point", "adaptive", "store"),
-    ("engine", "curvature", "analysis", "problems"),
+    ("engine", "curvature", "analysis", "problems", "bridges"),
     ("training", "minima", "plotting"),
-    ("maps", "paths", "view", "export"),
-    ("cli",),
+    ("export",),
+    ("maps", "paths", "view", "recording"),
+    ("reach", "cli"),
     ("__main__",),
 ]
 NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "view", "cli"}

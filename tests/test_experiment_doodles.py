@@ -25,7 +25,7 @@ from _doodle import hardest as _doodle_hardest
 from _doodle import hills as _doodle_hills
 from _doodle import marbles as _doodle_marbles
 from _lab import Lab, UsageError
-from _lab.main import settings_rows, table
+from _lab.command import settings_rows, table
 from scipy import stats
 from scripts import run_script
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from _exact.ridgeless import Ridgeless, excess_risk, smallest_solution
 from _lab import Lab, UsageError
-from _lab.main import settings_rows, table
+from _lab.command import settings_rows, table
 from _networks.wide_nets import Nets, draw_data, init, loss, padded_size, records
 
 import landscape as ls

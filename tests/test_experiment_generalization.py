@@ -15,7 +15,7 @@ import memorization
 import numpy as np
 import pytest
 from _lab import Lab, UsageError
-from _lab.main import settings_rows, table
+from _lab.command import settings_rows, table
 from _networks import label_noise as _label_noise
 from _networks import rescaling as _rescaling
 from scipy import stats

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from _lab import Lab, UsageError
-from _lab.main import settings_rows, table
+from _lab.command import settings_rows, table
 
 import landscape as ls
 from landscape.problems import modular_addition, xor

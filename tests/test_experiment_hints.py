@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from _hints import task as task
 from _lab import Lab, UsageError
-from _lab.main import settings_rows, table
+from _lab.command import settings_rows, table
 from scipy import special, stats
 
 import landscape as ls

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import numpy as np
 import pytest
 from _lab import Lab, UsageError
-from _lab.main import settings_rows, table
+from _lab.command import settings_rows, table
 from scipy import stats
 from scripts import run_script
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import student_teacher
 from _lab import Lab, UsageError
-from _lab.main import settings_rows, table
+from _lab.command import settings_rows, table
 from _students.published import FAMILY_RUNS, PUBLISHED, Published, band, beside_published, compare_families
 from scipy import stats
 from scripts import run_script

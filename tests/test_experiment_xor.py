@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import xor
 from _lab import Lab, UsageError
-from _lab.main import settings_rows, table
+from _lab.command import settings_rows, table
 from scipy import stats
 from scipy.special import expit
 from scripts import run_script

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _lab import Lab, UsageError
-from _lab import main as _runner
-from _lab.main import Flags, settings_rows
+from _lab import command as _runner
+from _lab.command import Flags, settings_rows
 
 import landscape as ls
 from landscape.adaptive import Labels

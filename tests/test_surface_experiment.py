@@ -232,7 +232,7 @@ def test_a_model_without_a_finite_loss_is_drawn_and_described(lab):
 
 
 def test_no_resume_leaves_other_files_alone(tmp_path):
-    from _lab.main import _forget
+    from _lab.command import _forget
 
     (tmp_path / "precious.npz").write_text("mine")
     with pytest.raises(UsageError, match="does not hold results of this experiment"):

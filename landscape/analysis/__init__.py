@@ -50,7 +50,7 @@ from landscape.analysis._estimates import (
     share_of,
     z_of_shares,
 )
-from landscape.analysis._intervals import mean_interval, wilson_interval
+from landscape.analysis._intervals import Quantile, mean_interval, quantile_interval, wilson_interval
 from landscape.analysis._losses import (
     Barrier,
     MinimumOffset,
@@ -84,6 +84,8 @@ __all__ = [
     "ratio_and_error",
     "correlation",
     "z_of_shares",
+    "quantile_interval",
+    "Quantile",
     "UNREACHED",
     "DIVERGED",
     "basin_entropy",

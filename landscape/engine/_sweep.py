@@ -78,7 +78,7 @@ def sweep(
             change; `adaptive.Smooth` and `adaptive.Labels` say more (absolute tolerances, a logarithm first). Predicted
             points are not marked in `computed`; outputs that take no part are known only where it is set, as the
             landscape's `repr` says. A warning says which were left out, that a tolerance is below rounding, and why
-            most points had to be evaluated. What is promised is in `error` and in `meta["refinement"]`; `adaptive` says
+            most points had to be evaluated. What is promised is in `error` and in `Landscape.promise`; `adaptive` says
             how to read it.
         batch: points evaluated at a time. `"auto"` times several strategies on `fn` itself, and stays with 1 where it
             cannot be vmapped; 1 is `lax.map`, `n` is `vmap` over `n` points, `Strategy(n, hoist=True)` is

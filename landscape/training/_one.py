@@ -106,7 +106,11 @@ def train(
             of the fast ones, and `track` measures the slow ones.
         num_steps: steps at most.
         key: random key for minibatches; needed with `batch_size`. Step `t` draws with `fold_in(key, t)`.
-        batch_size: examples per step, drawn anew without replacement each step; all of them by default.
+        batch_size: examples per step, drawn anew without replacement each step; all of them by default. With
+            `Objective.weight_fn` a step goes down the weighted mean of its own examples, a ratio of two sums, as the
+            weighted losses of other libraries do: on average over the draws its slope is that of the whole but for a
+            bias of the order of one over `batch_size`. A step whose examples all have weight 0 has the loss NaN. For
+            slopes without bias put `w_i / mean(w)` into the loss, and leave `weight_fn` away.
         record_every: steps between two entries of the history. By default 1; with `batch_size`, where an entry costs
             a pass over all examples, as many steps as take ten passes.
         check_every: steps between two looks at `tol` and `max_loss`, which is at its multiples and after the last
@@ -167,6 +171,8 @@ def check_run(objective: Any, spec: Spec, key: Any, track: Any, limits: tuple[An
         if key is None:
             raise ValueError("batch_size= draws minibatches at random: pass key=jax.random.key(seed) too")
         if not 1 <= spec.batch_size <= (objective.num_examples or 0):
+            if not objective.batched:
+                raise ValueError("batch_size= draws examples, and the objective has none: batched=False")
             raise ValueError(f"batch_size={spec.batch_size}, but the objective has {objective.num_examples} examples")
 
 

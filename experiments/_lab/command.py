@@ -200,7 +200,7 @@ def _finish(result: Mapping[str, Any], out: Path, flags: Flags, plot: Any, findi
 
 def _missing(landscape: Any) -> int:
     """Points that are left to other shards; those that a tolerance made unnecessary are not missing."""
-    return 0 if "refinement" in landscape.meta else int((~landscape.computed).sum())
+    return 0 if landscape.promise is not None else int((~landscape.computed).sum())
 
 
 def _draw(result: Mapping[str, Any], out: Path, plot: Any) -> None:
