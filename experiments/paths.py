@@ -223,7 +223,7 @@ def _axes(coords: np.ndarray, num: int, about: Mapping[str, Any]) -> tuple[ls.Ax
     half, middle = 0.6 * float(np.max(high - low)), (low + high) / 2
     names = zip(("alpha", "beta"), middle, about["explained"])
     return tuple(ls.Axis.linspace(name, at - half, at + half, num, f"direction {i}: {share:.0%} of the variance")
-                 for i, (name, at, share) in enumerate(names, 1))  # ty: ignore[invalid-return-type]  # fmt: skip
+                 for i, (name, at, share) in enumerate(names, 1))  # ty: ignore[invalid-explicit-return]  # fmt: skip
 
 
 def _film(config: Config, lab: Lab, problem: ls.Problem, plane: ls.Subspace, runs: Mapping[str, Any]) -> Any:
@@ -261,8 +261,8 @@ def _poster(landscape: ls.Landscape) -> Any:
     from matplotlib import pyplot
 
     about, paths = landscape.meta["common"], landscape.meta["paths"]
-    figure = pyplot.figure(figsize=(10.4, 6.6), layout="constrained")
-    parts: Any = figure.subfigures(1, 2, width_ratios=(1.65, 1))
+    figure = pyplot.figure(figsize=(10.4, 6.2), layout="constrained")
+    parts: Any = figure.subfigures(1, 2, width_ratios=(1.75, 1))
     left, right = parts
     ax = left.subplots()
     _map(ax, landscape, "train_loss", paths, "training loss")
@@ -292,8 +292,29 @@ def _map(ax: Any, landscape: ls.Landscape, name: str, paths: Mapping[str, Any], 
     for (label, path), color in zip(paths.items(), COLORS):
         loss = path.get(name, path["loss"])
         entry = {"coords": path["coords"], "loss": loss, "residual": path["residual"]}
-        ls.plotting.trajectory(landscape, {label: entry}, ax=ax, color=color, linewidth=2.0)
+        ls.plotting.trajectory(landscape, {label: entry}, ax=ax, color=color, linewidth=2.2, describe=False)
+    _name_ends(ax, paths)
     ax.set_title(title)
+
+
+def _name_ends(ax: Any, paths: Mapping[str, Any]) -> None:
+    """The name of each run beside its end, away from the middle of them all, and clear of those above it."""
+    from matplotlib.patheffects import withStroke
+
+    ends = {label: np.asarray(path["coords"])[-1] for label, path in paths.items()}
+    middle, taken = np.mean(list(ends.values()), axis=0), -np.inf
+    gap = 0.045 * np.ptp(ax.get_ylim())
+    for (label, end), color in sorted(zip(ends.items(), COLORS), key=lambda item: item[0][1][1]):
+        side = 1 if end[0] >= middle[0] else -1
+        height = taken = max(float(end[1]), taken + gap)
+        offset = 0.022 * side * np.ptp(ax.get_xlim())
+        words = ax.text(end[0] + offset, height, label, ha="left" if side > 0 else "right", va="center", zorder=9)
+        words.set(
+            color=color,
+            fontsize="large",
+            fontweight="bold",
+            path_effects=[withStroke(linewidth=2.6, foreground="white")],
+        )
 
 
 def _under(landscape: ls.Landscape, path: Mapping[str, Any], name: str = "train_loss") -> np.ndarray:
