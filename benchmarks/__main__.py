@@ -20,6 +20,7 @@ NAMES = (
     "engine",
     "hoisting",
     "imports",
+    "recorder",
     "scaling",
     "tolerance",
     "curvature",

@@ -54,7 +54,7 @@ class Config:
     """Gradients of each run."""
     batch_size: int = 128
     """Examples of a minibatch; 0 for all."""
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
     """Learning rates to choose from."""
     snapshots: int = 50
     """Points of each path."""
@@ -92,12 +92,13 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """Train and test loss over the common plane, and the landscape over time of one run."""
     problem = lab.problem or ls.problems.digits_mlp(hidden=config.hidden)
     _check(config, problem)
-    runs = _recorded(config, problem) if config.recording else _trained(config, lab, problem)
+    runs, rates = (_recorded(config, problem), {}) if config.recording else _trained(config, lab, problem)
     plane, about = _common_plane(runs)
     paths = {label: _path(problem, plane, path) for label, path in runs.items()}
     grid = ls.Grid(_axes(np.concatenate([path["coords"] for path in paths.values()]), config.resolution, about))
     surface = ls.LossSurface(plane, problem.objectives)
     meta = {"model": problem.name, "num_params": sum(x.size for x in jax.tree.leaves(plane.origin)), **about}
+    meta |= {"rates": rates}
     meta["unit"] = "step" if config.recording else "gradient"
     result = {"plane": lab.sweep("plane", surface, grid, lambda _: {"paths": paths, "common": meta})}
     if config.film != "none":
@@ -130,12 +131,12 @@ def _recorded(config: Config, problem: ls.Problem) -> dict[str, ls.Trajectory]:
     return {label: ls.Trajectory(path, like=like) for label, path in zip(labels, config.recording)}
 
 
-def _trained(config: Config, lab: Lab, problem: ls.Problem) -> dict[str, ls.Trajectory]:
-    """The path of each optimizer from one start, by the name that it has in the picture."""
+def _trained(config: Config, lab: Lab, problem: ls.Problem) -> tuple[dict[str, ls.Trajectory], dict[str, float]]:
+    """The path of each optimizer from one start, by the name that it has in the picture, and its learning rate."""
     objective, key = problem.objectives["train"], jax.random.key(config.seed)
     start, other = problem.init(key), problem.init(jax.random.fold_in(key, 7))
     program = function_digests(jax.make_jaxpr(lambda o, p: o(p))(objective, start), (objective, start))
-    runs = {}
+    runs, rates = {}, {}
     for name in config.optimizers:
         if lab.planning:
             runs[WORDS[name]] = _stand_in(start, config)
@@ -148,10 +149,10 @@ def _trained(config: Config, lab: Lab, problem: ls.Problem) -> dict[str, ls.Traj
             f"training by {WORDS[name]}",
         )
         rate, snapshots, history = kept
-        label = f"{WORDS[name]} {float(rate):g}"
+        rates[WORDS[name]] = float(rate)
         gradients = np.asarray(history.pop("step")) * GRADIENTS.get(name, 1)
-        runs[label] = ls.Trajectory(snapshots, like=start, steps=gradients, scalars=history)
-    return runs
+        runs[WORDS[name]] = ls.Trajectory(snapshots, like=start, steps=gradients, scalars=history)
+    return runs, rates
 
 
 def _stand_in(start: Any, config: Config) -> ls.Trajectory:
@@ -220,7 +221,7 @@ def _path(problem: ls.Problem, plane: ls.Subspace, path: ls.Trajectory) -> dict[
 def _axes(coords: np.ndarray, num: int, about: Mapping[str, Any]) -> tuple[ls.Axis, ls.Axis]:
     """A square around all paths: equal scales, so that distances in the picture are distances in the plane."""
     low, high = coords.min(axis=0), coords.max(axis=0)
-    half, middle = 0.6 * float(np.max(high - low)), (low + high) / 2
+    half, middle = 0.65 * float(np.max(high - low)), (low + high) / 2
     names = zip(("alpha", "beta"), middle, about["explained"])
     return tuple(ls.Axis.linspace(name, at - half, at + half, num, f"direction {i}: {share:.0%} of the variance")
                  for i, (name, at, share) in enumerate(names, 1))  # ty: ignore[invalid-explicit-return]  # fmt: skip
@@ -228,7 +229,7 @@ def _axes(coords: np.ndarray, num: int, about: Mapping[str, Any]) -> tuple[ls.Ax
 
 def _film(config: Config, lab: Lab, problem: ls.Problem, plane: ls.Subspace, runs: Mapping[str, Any]) -> Any:
     """The landscape over time of one run."""
-    label = list(runs)[-1] if config.film == "last" else next(x for x in runs if x.startswith(WORDS[config.film]))
+    label = list(runs)[-1] if config.film == "last" else WORDS[config.film]
     path = runs[label]
     chosen = np.unique(np.linspace(0, len(path) - 1, min(config.frames, len(path))).round().astype(int))
     at = ls.recording.along(path, plane)
@@ -298,23 +299,18 @@ def _map(ax: Any, landscape: ls.Landscape, name: str, paths: Mapping[str, Any], 
 
 
 def _name_ends(ax: Any, paths: Mapping[str, Any]) -> None:
-    """The name of each run beside its end, away from the middle of them all, and clear of those above it."""
+    """The name of each run beside its end, towards the middle of the picture, clear of those below it."""
     from matplotlib.patheffects import withStroke
 
-    ends = {label: np.asarray(path["coords"])[-1] for label, path in paths.items()}
-    middle, taken = np.mean(list(ends.values()), axis=0), -np.inf
-    gap = 0.045 * np.ptp(ax.get_ylim())
-    for (label, end), color in sorted(zip(ends.items(), COLORS), key=lambda item: item[0][1][1]):
-        side = 1 if end[0] >= middle[0] else -1
-        height = taken = max(float(end[1]), taken + gap)
-        offset = 0.022 * side * np.ptp(ax.get_xlim())
-        words = ax.text(end[0] + offset, height, label, ha="left" if side > 0 else "right", va="center", zorder=9)
-        words.set(
-            color=color,
-            fontsize="large",
-            fontweight="bold",
-            path_effects=[withStroke(linewidth=2.6, foreground="white")],
-        )
+    named = [(label, np.asarray(path["coords"])[-1], color) for (label, path), color in zip(paths.items(), COLORS)]
+    middle, width, gap = np.mean(ax.get_xlim()), 0.025 * np.ptp(ax.get_xlim()), 0.048 * np.ptp(ax.get_ylim())
+    taken = {1: -np.inf, -1: -np.inf}
+    for label, (x, y), color in sorted(named, key=lambda run: run[1][1]):
+        side = 1 if x < middle else -1
+        taken[side] = max(y, taken[side] + gap)
+        words = ax.text(x + side * width, taken[side], label, ha="left" if side > 0 else "right", va="center", zorder=9)
+        words.set(color=color, fontsize="large", fontweight="bold")
+        words.set_path_effects([withStroke(linewidth=2.6, foreground="white")])
 
 
 def _under(landscape: ls.Landscape, path: Mapping[str, Any], name: str = "train_loss") -> np.ndarray:
@@ -354,6 +350,9 @@ def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
     shares = " + ".join(f"{share:.1%}" for share in about["explained"])
     null = " + ".join(f"{share:.1%}" for share in about["null"])
     rows = [("variance of all snapshots in the plane", f"{null} (random walks)", shares)]
+    if about["rates"]:
+        chosen = ", ".join(f"{label} {rate:g}" for label, rate in about["rates"].items())
+        rows.insert(0, ("learning rates chosen", "inside the list", chosen))
     for label, path in paths.items():
         rows += _rows_of(label, path, landscape)
     if about["cosines"]:

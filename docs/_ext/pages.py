@@ -20,7 +20,7 @@ NOT_LISTED = {"__init__", "__main__"}
 FIGURES = {"surface": ["summary"]}  # where a figure has another name than its experiment
 GROUPS = {
     "Describe": ("objective", "grid", "subspace", "losses", "problems"),
-    "Evaluate": ("engine", "maps", "training", "store", "adaptive", "affine"),
+    "Evaluate": ("engine", "maps", "training", "recording", "store", "adaptive", "affine"),
     "Measure": ("curvature", "minima", "paths", "analysis"),
     "Show": ("plotting", "export", "cli"),
 }
