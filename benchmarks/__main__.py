@@ -21,6 +21,7 @@ NAMES = (
     "hoisting",
     "imports",
     "page",
+    "recorder",
     "scaling",
     "tolerance",
     "curvature",

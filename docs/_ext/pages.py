@@ -19,8 +19,8 @@ from docstrings import plain_types
 NOT_LISTED = {"__init__", "__main__"}
 FIGURES = {"surface": ["summary"]}  # where a figure has another name than its experiment
 GROUPS = {
-    "Describe": ("objective", "grid", "subspace", "losses", "problems", "bridges"),
-    "Evaluate": ("engine", "maps", "training", "store", "adaptive", "affine"),
+    "Describe": ("objective", "grid", "point", "subspace", "losses", "problems", "bridges"),
+    "Evaluate": ("engine", "maps", "training", "recording", "store", "adaptive", "affine"),
     "Measure": ("curvature", "minima", "paths", "analysis"),
     "Show": ("plotting", "export", "cli"),
 }

@@ -15,6 +15,7 @@ with plotting.style("paper"):
 ```
 """
 
+from landscape.plotting._animate import animate, save_animation
 from landscape.plotting._basins import basins, verdict_change
 from landscape.plotting._endpoints import endpoints
 from landscape.plotting._labels import MOST_ENTRIES as MOST_ENTRIES
@@ -47,8 +48,10 @@ __all__ = [
     "disconnectivity",
     "spectrum",
     "endpoints",
+    "animate",
     "style",
     "save_figure",
+    "save_animation",
     "ACCENT",
     "dress_log_ticks",
     "label_color",
