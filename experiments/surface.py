@@ -14,6 +14,7 @@ Cost: under a minute on two CPU cores for the defaults, 101 x 101 points in each
 """
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -55,8 +56,10 @@ class Config:
     tolerance: float | None = None
     """Evaluate only as many points as it takes to know every loss to this share of its range; every point by default.
     Metrics that jump, such as accuracies, are then known only at the points evaluated."""
-    extent: float = 1.0
-    """Half-width of the random planes and of the hessian plane, in units of the directions."""
+    extent: float | Literal["auto"] | None = None
+    """Half-width of the random planes and of the hessian plane, in units of the directions. auto reaches to where the
+    loss has doubled, or risen half-way to that of zero weights, in the median direction: the default for a model of
+    your own, and 1 for the digits."""
     metrics: tuple[Literal["sem", "gradient", "gradient_norm", "off_plane"], ...] = ()
     """More outputs on the map, beside the losses and the model's own metrics."""
     layout: Literal["flax", "haiku", "torch", "equinox"] = "flax"
@@ -111,7 +114,7 @@ def _kinds(config: Config, lab: Lab, problem: ls.Problem) -> tuple[Directions, .
     if config.tolerance is not None and lab.options.get("shard") is not None:
         raise UsageError("--tolerance cannot be divided by --shard: each round depends on the one before")
     for flag, size in (("--extent", config.extent), ("--learning-rate", config.learning_rate)):
-        if not 0 < size < float("inf"):
+        if not isinstance(size, str | None) and not 0 < size < float("inf"):
             raise UsageError(f"{flag} must be positive and finite, got {size}")
     examples = problem.objectives["train"].num_examples
     if config.train_batch is not None and not 1 <= config.train_batch <= (examples or 0):
@@ -207,17 +210,30 @@ def plane_of(kind: Directions, config: Config, lab: Lab, problem: ls.Problem, tr
     elif kind == "layer":
         directions = ls.subspace.layer_normalize(directions, params)
     labels = [f"direction {i} ({kind} normalised)" if kind != "none" else f"direction {i}" for i in (1, 2)]
-    return ls.Subspace(params, directions), _square(config, labels), {}
+    return _about_the_middle(kind, ls.Subspace(params, directions), config, lab, problem, labels)
 
 
-def _square(config: Config, labels: list[str]) -> ls.Grid:
-    """A grid of the asked extent about the trained parameters."""
-    return ls.Grid(
-        tuple(
-            ls.Axis.linspace(name, -config.extent, config.extent, config.resolution, label)
-            for name, label in zip(("alpha", "beta"), labels)
-        )
-    )
+def _about_the_middle(
+    kind: str, plane: ls.Subspace, config: Config, lab: Lab, problem: ls.Problem, labels: list[str]
+) -> tuple[Any, Any, Any]:
+    """A plane with a grid of the asked extent about the trained parameters, and why it reaches so far."""
+    extent, why = config.extent or ("auto" if lab.problem is not None else 1.0), ""
+    if extent == "auto":
+        extent, why = (1.0, "") if lab.planning else _auto_extent(kind, plane, lab, problem)
+    axes = zip(("alpha", "beta"), labels)
+    grid = ls.Grid(tuple(ls.Axis.linspace(name, -extent, extent, config.resolution, label) for name, label in axes))
+    return plane, grid, {"extent": why} if why else {}
+
+
+def _auto_extent(kind: str, plane: ls.Subspace, lab: Lab, problem: ls.Problem) -> tuple[float, str]:
+    """The extent, and the rule as the figure says it."""
+    try:
+        found = ls.auto_extent(problem.objectives["train"], plane)
+    except ValueError as error:
+        raise UsageError(f"--extent auto: {error} (--extent 1, say)") from error
+    why = f"drawn to {found.value:g}, where the training loss {found.why}, in the median direction"
+    say(f"{kind}: {why}")
+    return found.value, why
 
 
 def _hessian_plane(config: Config, lab: Lab, problem: ls.Problem, trained: ls.Run) -> tuple[Any, Any, Any]:
@@ -226,13 +242,15 @@ def _hessian_plane(config: Config, lab: Lab, problem: ls.Problem, trained: ls.Ru
     if lab.planning:
         drawn = ls.subspace.random_directions(key, trained.params)
         stand_in = ls.subspace.orthonormalize(drawn, like=trained.params)
-        return ls.Subspace(trained.params, stand_in), _square(config, ["eigenvector 1", "eigenvector 2"]), {}
+        plane = ls.Subspace(trained.params, stand_in)
+        return _about_the_middle("hessian", plane, config, lab, problem, ["eigenvector 1", "eigenvector 2"])
     say("two largest eigenvalues of the Hessian of the training loss")
     pairs = ls.curvature.eigenpairs(key, problem.objectives["train"], trained.params, 2)
     values, residuals = np.asarray(pairs.values), np.asarray(pairs.residuals)
     labels = [f"eigenvector {i}, eigenvalue {value:.4g}" for i, value in enumerate(values, 1)]
     plane = ls.Subspace(trained.params, ls.subspace.orthonormalize(pairs.vectors, like=trained.params))
-    return plane, _square(config, labels), {"eigenvalues": values, "residuals": residuals}
+    plane, grid, about = _about_the_middle("hessian", plane, config, lab, problem, labels)
+    return plane, grid, about | {"eigenvalues": values, "residuals": residuals}
 
 
 def _pca_plane(config: Config, trained: ls.Run) -> tuple[Any, Any, Any]:
@@ -320,7 +338,10 @@ def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
     """Figures of every plane from above and in 3-D, and a summary of the first and the last."""
     figures = {}
     for kind, landscape in result.items():
-        title = f"{landscape.meta['surface']['model']}, {TITLES[kind]}"
+        about = landscape.meta["surface"]
+        title = f"{about['model']}, {TITLES[kind]}"
+        if "extent" in about:
+            title += "\n" + "\n".join(textwrap.wrap(about["extent"], 70))
         figures[kind] = ls.plotting.overview(landscape)
         figures[kind].suptitle(title)
         figures[f"{kind}_3d"] = _view(landscape, title)
@@ -382,6 +403,8 @@ def _summary(planes: list[tuple[str, ls.Landscape]]) -> Any:
     for axis, letter, title in zip(axes, "abcd", titles):
         if title:
             axis.set_title(f"({letter}) {title}", loc="left")
+    if "extent" in first.meta["surface"]:
+        figure.suptitle(f"(a) - (c) {first.meta['surface']['extent']}", fontsize="medium")
     return figure
 
 

@@ -23,6 +23,8 @@ _HOME = {
     "BasinMap": "maps",
     "TrainabilityMap": "maps",
     "radius": "reach",
+    "auto_extent": "reach",
+    "report": "reporting",
     "Run": "training",
     "Outcome": "training",
     "train": "training",
@@ -53,6 +55,7 @@ _MODULES = (
     "point",
     "problems",
     "reach",
+    "reporting",
     "store",
     "subspace",
     "training",
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
     from landscape import point as point
     from landscape import problems as problems
     from landscape import reach as reach
+    from landscape import reporting as reporting
     from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
@@ -93,7 +97,9 @@ if TYPE_CHECKING:
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
     from landscape.point import PointFunction as PointFunction
+    from landscape.reach import auto_extent as auto_extent
     from landscape.reach import radius as radius
+    from landscape.reporting import report as report
     from landscape.store import PlanMismatch as PlanMismatch
     from landscape.store import StoreError as StoreError
     from landscape.store import load as load

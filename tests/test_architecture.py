@@ -18,6 +18,7 @@ ROWS = [
     ("training", "minima", "plotting"),
     ("maps", "paths", "cli"),
     ("reach",),
+    ("reporting",),
     ("__main__",),
 ]
 NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "cli"}

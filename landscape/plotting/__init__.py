@@ -21,6 +21,8 @@ from landscape.plotting._line import profile
 from landscape.plotting._overview import overview
 from landscape.plotting._path import trajectory
 from landscape.plotting._plane import contours, heatmap
+from landscape.plotting._planes import planes, radial_profile
+from landscape.plotting._report import report
 from landscape.plotting._spectrum import spectrum
 from landscape.plotting._style import save_figure, style
 from landscape.plotting._surface import surface3d
@@ -41,6 +43,9 @@ __all__ = [
     "train_test",
     "disconnectivity",
     "spectrum",
+    "planes",
+    "report",
+    "radial_profile",
     "endpoints",
     "style",
     "save_figure",

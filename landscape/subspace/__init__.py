@@ -18,6 +18,7 @@ leading axis of length `k`.
 from landscape.subspace._draws import Draws, Planes
 from landscape.subspace._draws import check_draw as check_draw
 from landscape.subspace._draws import direction_of as direction_of
+from landscape.subspace._draws import size_of as size_of
 from landscape.subspace._draws import units_of as units_of
 from landscape.subspace._filters import LAYOUTS, Description, FilterAxis, flax_filter_axis, torch_filter_axis
 from landscape.subspace._subspace import (
@@ -37,7 +38,8 @@ from landscape.subspace._subspace import (
 from landscape.subspace._subspace import check_pair as check_pair
 
 __all__ = [
-    "LAYOUTS", "Description", "Draws", "FilterAxis", "Planes", "Subspace", "describe", "filter_normalize", "flax_filter_axis",
+    "LAYOUTS", "Description", "Draws", "FilterAxis", "Planes", "Subspace", "describe", "filter_normalize",
+    "flax_filter_axis",
     "layer_normalize", "least_squares", "line", "mask", "orthonormalize", "pca_directions", "plane_through",
     "random_directions", "random_walk_explained", "torch_filter_axis",
 ]  # fmt: skip
