@@ -1,4 +1,4 @@
-"""The command line on saved runs: `landscape info | plot | export`.
+"""The command line on saved runs: `landscape info | plot | export | report`.
 
 Help must answer at once, so this module imports the standard library only; each command imports what it needs.
 
@@ -100,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_info(commands)
     _add_plot(commands)
     _add_export(commands)
+    _add_command(
+        commands, _report_of, "report", "Print the table and the paragraph of a run that `landscape.report` made."
+    )
     return parser
 
 
@@ -194,6 +197,20 @@ def _export(args: argparse.Namespace) -> None:
 
     out = _target(args.out, args.force)
     print(f"wrote {export(_load(args), out, overwrite=args.force)}")
+
+
+# ---------------------------------------------------------------------------------------------------- report
+
+
+def _report_of(args: argparse.Namespace) -> None:
+    from landscape.analysis import report_table, report_text
+    from landscape.store import load
+
+    landscape = load(args.run)
+    rows = report_table(landscape)
+    width = max(len(what) for what, _ in rows)
+    print("\n".join(f"{what.ljust(width)}  {found}" for what, found in rows))
+    print(f"\n{report_text(landscape)}")
 
 
 # ------------------------------------------------------------------------------------------------------ info
