@@ -1,18 +1,17 @@
 """Do the basins of language models grow with their size, and what of them does a second text leave?
 
-Small decoders (two layers, bytes of Python's help pages, split by topic) of several widths, some seeds each: how far the
-loss stays under a rise of half a nat in 95 % of filter-normalised random directions (most-case), in the worst direction
-that an ascent finds, and along the gradient's own step (critical sharpness); before and after fine-tuning on topics that
-were held out.
+Small decoders (two layers, bytes of Python's help pages, split by topic) of several widths, some seeds each: how far
+the loss stays under a rise of half a nat in 95 % of filter-normalised random directions (most-case), in the worst
+direction that an ascent finds, and along the gradient's own step (critical sharpness); before and after fine-tuning on
+topics that were held out.
 
-Expected, before it was run: the most-case radius in norms of the filters grows with width (the claim of Chen et al. 2025,
-arXiv 2505.17646, for language models of different sizes); the worst radius is at least ten times smaller and does not
-grow with it; fine-tuning on other topics moves by less than the most-case radius, and raises the loss on the first text
-all the same, since it does not move in a random direction; low-rank directions of one length are no flatter than full
-ones.
+Expected, before it was run: the most-case radius in norms of the filters grows with width (the claim of Chen et al.
+2025, arXiv 2505.17646, for language models of different sizes); the worst radius is at least ten times smaller;
+fine-tuning on other topics moves by less than the most-case radius and raises the loss on the first text all the same,
+since it does not move in a random direction; low-rank directions of one length are no flatter than full ones.
 
-Cost: half an hour on two idle CPU cores for the defaults; --problem takes your own model in place of the widths, without
-fine-tuning.
+Cost: half an hour on two idle CPU cores for the defaults; --problem takes your own model in place of the widths,
+without fine-tuning.
 """
 
 from collections.abc import Mapping
@@ -80,7 +79,8 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
             for name, value in _remembered(config, lab, width, seed).items():
                 values[name][i, seed] = value
     model = lab.problem.name if lab.problem is not None else f"{config.depth} layers, {config.examples} examples"
-    landscape = ls.Landscape(ls.Grid.of(width=widths, seed=range(config.seeds)), values)
+    grid = ls.Grid.of(width=widths, seed=range(config.seeds))
+    landscape = ls.Landscape(grid, values, np.ones(grid.shape, bool))
     return {"basins": landscape.with_meta(about={"model": model, "rise": config.rise, "rank": config.rank})}
 
 
