@@ -20,6 +20,7 @@ NAMES = (
     "engine",
     "hoisting",
     "imports",
+    "page",
     "scaling",
     "tolerance",
     "curvature",

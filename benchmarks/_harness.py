@@ -24,7 +24,7 @@ from unittest import mock
 import numpy as np
 import psutil
 
-from landscape.engine import _kernel, _tuning
+from landscape.engine import choices
 
 MAX_LOAD = 0.10
 MAX_CALLS = 64
@@ -141,7 +141,7 @@ def settle(program: Callable[[], Any], max_calls: int = MAX_CALLS) -> int:
     """Call until our search for strategies has ended, since it goes on in later calls; how many calls that took."""
     for call in range(1, max_calls + 1):
         program()
-        if all(timing.settled for timing in _tuning._CHOICES.values()):
+        if all(timing.settled for timing in choices()):
             return call
     return max_calls
 
@@ -150,7 +150,7 @@ def on_threads(num: int, program: Callable[[], Any]) -> Callable[[], Any]:
     """The same program where a sweep may use so many threads."""
 
     def run() -> Any:
-        with mock.patch.object(_kernel, "threads_for", return_value=num):
+        with mock.patch("landscape.engine._kernel.threads_for", return_value=num):
             return program()
 
     return run

@@ -24,7 +24,7 @@ import optax
 
 import landscape as ls
 from benchmarks._harness import Report
-from landscape.engine import _kernel, _runners, _tuning
+from landscape.engine import Local, Strategy, Timing, default_memory, forgotten, measure
 
 TARGET = 1.25
 WIDTHS = (1, 4, 16, 64, 256, 1024, 4096)
@@ -91,8 +91,8 @@ def small() -> ls.LossSurface:
 class Tuning:
     """What the tuner chose, what it tried, and what that took."""
 
-    choice: _tuning.Timing
-    tried: list[_tuning.Timing]
+    choice: Timing
+    tried: list[Timing]
     seconds: float
     compiling: float
 
@@ -106,23 +106,23 @@ def note_compiling(event: str, seconds: float, **_: Any) -> None:
         _COMPILING.append(seconds)
 
 
-def local(fn: Any, grid: ls.Grid) -> _runners.Local:
+def local(fn: Any, grid: ls.Grid) -> Local:
     """What the engine runs a sweep with."""
-    return _runners.Local(fn, grid, tuple(jax.local_devices()))
+    return Local(fn, grid, tuple(jax.local_devices()))
 
 
 def tune(fn: Any, grid: ls.Grid) -> Tuning:
     """Tune as the first sweep would, with nothing compiled, and remember the choice for the sweeps to come."""
     jax.clear_caches()
-    runner, measure, tried = local(fn, grid), _tuning.measure, []
+    runner, tried = local(fn, grid), []
 
-    def recorded(*args: Any) -> _tuning.Timing:
+    def recorded(*args: Any) -> Timing:
         tried.append(measure(*args))
         return tried[-1]
 
     _COMPILING.clear()
     start = time.perf_counter()
-    with mock.patch.object(_tuning, "measure", recorded):
+    with mock.patch("landscape.engine._tuning.measure", recorded):
         choice = runner.timing("auto", None, grid.size)
     return Tuning(choice, tried, time.perf_counter() - start, sum(_COMPILING))
 
@@ -152,24 +152,24 @@ def sweep_of(fn: Any, grid: ls.Grid) -> Callable[[], Any]:
     return lambda: ls.sweep(fn, grid, progress=False)
 
 
-def fixed_timing(fn: Any, strategy: _kernel.Strategy, grid: ls.Grid) -> _tuning.Timing | str:
+def fixed_timing(fn: Any, strategy: Strategy, grid: ls.Grid) -> Timing | str:
     """The timing of a strategy, or why there is none."""
     runner = local(fn, grid)
     if strategy.width > min(runner.kernel.capacity, grid.size):
         return "wider than the grid" if strategy.width > grid.size else "wider than a buffer"
     memory = runner.kernel.using(strategy).program.memory_analysis()
     temporaries = getattr(memory, "temp_size_in_bytes", 0)
-    if temporaries > _kernel.default_memory(jax.local_devices()[0]):
+    if temporaries > default_memory(jax.local_devices()[0]):
         return f"needs {temporaries / 2**30:.1f} GiB"
     return runner.timing(strategy, None, grid.size)
 
 
-def sweep_at(fn: Any, grid: ls.Grid, timing: _tuning.Timing) -> Callable[[], Any]:
+def sweep_at(fn: Any, grid: ls.Grid, timing: Timing) -> Callable[[], Any]:
     """A sweep for which the tuner says `timing`."""
     sweep = sweep_of(fn, grid)
 
     def told() -> Any:
-        with mock.patch.object(_runners, "tune", return_value=timing):
+        with mock.patch("landscape.engine._runners.tune", return_value=timing):
             return sweep()
 
     return told
@@ -180,7 +180,7 @@ def run(report: Report) -> None:
     report.section('batching: batch="auto" beside fixed widths')
     jax.monitoring.register_event_duration_secs_listener(note_compiling)
     for fn in (mlp, cnn, small):
-        with _tuning.forgotten():
+        with forgotten():
             compare(report, str(fn.__doc__), fn())
 
 
@@ -188,7 +188,7 @@ def compare(report: Report, name: str, fn: ls.LossSurface) -> None:
     """One function: tune, then sweep at each width in turn."""
     grid = pilot(fn, SWEEP_SECONDS / 30 if report.quick else SWEEP_SECONDS)
     report.section(f"{name} {grid.size:,} points")
-    with _tuning.forgotten():
+    with forgotten():
         tuning = report.once("tuning, compiling included", lambda: tune(fn, grid))
         describe(report, tuning)
         contenders = {"auto": sweep_of(fn, grid)}
@@ -211,7 +211,7 @@ def describe(report: Report, tuning: Tuning) -> None:
     )
 
 
-def title(strategy: _kernel.Strategy) -> str:
+def title(strategy: Strategy) -> str:
     """How the tables name a strategy."""
     return f"{'hoisted' if strategy.hoist else 'width'} {strategy.width}"
 
@@ -221,7 +221,7 @@ def fixed(report: Report, fn: Any, grid: ls.Grid) -> dict[str, Callable[[], Any]
     limit = SLOWEST * clock(sweep_of(fn, grid))
     widths = (1, 16, 64) if report.quick else WIDTHS
     shares = local(fn, grid).kernel.num_hoisted() > 0
-    strategies = [_kernel.Strategy(w, hoist) for w in widths for hoist in (False, True)[: 1 + (shares and w > 1)]]
+    strategies = [Strategy(w, hoist) for w in widths for hoist in (False, True)[: 1 + (shares and w > 1)]]
     sweeps = {}
     for strategy in strategies:
         timing = fixed_timing(fn, strategy, grid)

@@ -30,7 +30,7 @@ import numpy as np
 
 import landscape as ls
 from benchmarks._harness import Report
-from landscape.engine import _kernel, _tuning
+from landscape.engine import Kernel, forgotten
 
 TARGET = 0.20
 SLACK_MIB = 8.0
@@ -69,7 +69,7 @@ def overhead(report: Report, name: str, fn: Chain, side: int, target: float | No
     grid = ls.Grid.square(1.0, side)
     report.section(f"engine: {name}, {grid.size:,} points")
     jax.clear_caches()
-    with _tuning.forgotten(), tempfile.TemporaryDirectory() as folder:
+    with forgotten(), tempfile.TemporaryDirectory() as folder:
         report.once("first sweep: tuning and compiling included", lambda: sweep(fn, grid))
         contenders = {ALONE: alone(report, fn, grid), SWEEP: lambda: sweep(fn, grid), STORED: stored(fn, grid, folder)}
         for contender in contenders.values():
@@ -95,13 +95,13 @@ def stored(fn: Any, grid: ls.Grid, folder: str) -> Callable[[], Any]:
 def alone(report: Report, fn: Any, grid: ls.Grid) -> Callable[[], None]:
     """The compiled program of a tuned sweep on the very tiles of that sweep, without the engine."""
     calls: list[tuple[Any, np.ndarray]] = []
-    start = _kernel.Kernel.__call__
+    start = Kernel.__call__
 
     def recorded(kernel: Any, points: np.ndarray) -> Any:
         calls.append((kernel, points))
         return start(kernel, points)
 
-    with mock.patch.object(_kernel.Kernel, "__call__", recorded):
+    with mock.patch.object(Kernel, "__call__", recorded):
         sweep(fn, grid)
     tiles = [(kernel, kernel.shares(points)) for kernel, points in calls]
     steps = sum(-(-len(points) // kernel.width) * kernel.width for kernel, points in calls)

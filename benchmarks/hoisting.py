@@ -22,8 +22,7 @@ import numpy as np
 import landscape as ls
 from benchmarks._harness import Report
 from benchmarks.batching import classify, cnn, mlp, sweep_of
-from landscape.engine import _kernel, _runners, _tuning
-from landscape.engine._kernel import Strategy
+from landscape.engine import Kernel, Local, Strategy, forgotten
 
 WIDTHS = (4, 8, 16, 32, 64, 128)
 AGREEMENT = 1e-5
@@ -45,7 +44,7 @@ def strategies(report: Report, name: str, fn: Any, num: int, targets: dict[str, 
     """One surface: the best width of each strategy, in turn."""
     report.section(f"hoisting: {name}, {num}x{num} points")
     grid = ls.Grid.square(1.0, num)
-    kernel = _runners.Local(fn, grid, tuple(jax.local_devices())).kernel
+    kernel = Local(fn, grid, tuple(jax.local_devices())).kernel
     report.note(f"  {kernel.num_hoisted()} contractions are shared")
     chosen = {"lax.map": Strategy(), "vmap": best(fn, grid, False), "hoisted": best(fn, grid, True)}
     for label, strategy in chosen.items():
@@ -61,7 +60,7 @@ def strategies(report: Report, name: str, fn: Any, num: int, targets: dict[str, 
 
 def best(fn: Any, grid: ls.Grid, hoist: bool) -> Strategy:
     """The fastest width by single timings of each."""
-    runner = _runners.Local(fn, grid, tuple(jax.local_devices()))
+    runner = Local(fn, grid, tuple(jax.local_devices()))
     timings = [runner.timing(Strategy(width, hoist), None, grid.size) for width in WIDTHS if width <= grid.size]
     return min(timings, key=lambda timing: timing.seconds).strategy
 
@@ -102,7 +101,7 @@ def nothing_to_share(report: Report, num: int) -> None:
 
     def tuned(candidates: bool) -> Callable[[], Any]:
         def sweep() -> Any:
-            with mock.patch.object(_kernel.Kernel, "num_hoisted", without(candidates)), _tuning.forgotten():
+            with mock.patch.object(Kernel, "num_hoisted", without(candidates)), forgotten():
                 return ls.sweep(fn, grid, progress=False)
 
         return sweep
@@ -117,7 +116,7 @@ def nothing_to_share(report: Report, num: int) -> None:
 
 def without(candidates: bool) -> Callable[[Any], int]:
     """The true count of shared contractions, or none."""
-    count = _kernel.Kernel.num_hoisted
+    count = Kernel.num_hoisted
     return (lambda kernel: count(kernel)) if candidates else (lambda kernel: 0)
 
 
@@ -134,7 +133,7 @@ def compiled(fn: Any, hoist: bool) -> Callable[[], Any]:
 
     def work() -> Any:
         jax.clear_caches()
-        kernel = _kernel.Kernel.build(fn, 2, jax.local_devices()[:1])
+        kernel = Kernel.build(fn, 2, jax.local_devices()[:1])
         return kernel.using(Strategy(16, hoist)).program
 
     return work

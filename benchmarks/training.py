@@ -32,7 +32,7 @@ import optax
 
 import landscape as ls
 from benchmarks._harness import Report, Times, on_threads, settle
-from landscape.engine import _tuning
+from landscape.engine import choices
 from landscape.training import Runs
 
 AGREEMENT = 1e-4
@@ -191,9 +191,7 @@ def compare(report: Report, arguments: Any) -> None:
 
 def chosen() -> str:
     """The strategy that was found."""
-    return ", ".join(
-        f"{timing.threads} times {timing.strategy.width} networks at a time" for timing in _tuning._CHOICES.values()
-    )
+    return ", ".join(f"{timing.threads} times {timing.strategy.width} networks at a time" for timing in choices())
 
 
 def _ratio(a: str, b: str) -> Callable[[Times], float]:

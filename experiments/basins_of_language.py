@@ -21,8 +21,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _optimizers import adam
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
+from _lab.optimizers import adam
 
 import landscape as ls
 

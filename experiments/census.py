@@ -31,12 +31,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _clusters import CLUSTERS, cluster_rows, dashed, draw_clusters, numbers, relaxed
-from _runner import Lab, UsageError, main, say
+from _exact.clusters import CLUSTERS, cluster_rows, dashed, draw_clusters, numbers, relaxed
+from _lab import Lab, UsageError, main, say
 
 import landscape as ls
 from landscape import minima
-from landscape.plotting._labels import label_color
+from landscape.plotting import label_color
 
 Function = Literal[
     "himmelblau", "six_hump_camel", "three_hump_camel", "styblinski_tang", "goldstein_price", "mueller_brown",

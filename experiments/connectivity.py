@@ -35,13 +35,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _connections import BLOCK, PATHS, Between, Case, Curves, barriers, cases, in_blocks, matched, num_blocks
-from _estimates import Estimate, mean_of, ratio_of
-from _optimizers import adam
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
+from _lab.optimizers import adam
+from _networks.connections import BLOCK, PATHS, Between, Case, Curves, barriers, cases, in_blocks, matched, num_blocks
 
 import landscape as ls
 from landscape import paths
+from landscape.analysis import Estimate, mean_of, ratio_of
 from landscape.training import Runs
 
 EXPECTED = {"mnist1d_32": (1.5, 0.32), "mnist1d_256": (3.0, 0.57)}

@@ -41,7 +41,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _curvature_points import (
+from _lab import Lab, UsageError, main
+from _lab.optimizers import sgd
+from _networks.curvature import (
     ARMS,
     MOMENTS,
     Along,
@@ -53,12 +55,10 @@ from _curvature_points import (
     digits_by_class,
     subset,
 )
-from _estimates import Estimate, mean_of
-from _optimizers import sgd
-from _runner import Lab, UsageError, main
 
 import landscape as ls
 from landscape import plotting
+from landscape.analysis import Estimate, mean_of
 from landscape.problems import digits_mlp
 from landscape.training import Runs
 

@@ -4,7 +4,7 @@ The test error falls, rises to a peak where the model is just able to fit every 
 2018, arXiv 1812.11118). Two examples:
 
 **Least squares**, 100 examples, |beta|^2 = 5, noise 1, the solution of smallest norm on 10 to 1000 features. The mean
-excess risk is known exactly for any number of features (`_ridgeless`; Hastie et al. 2019, arXiv 1903.08560): .253,
+excess risk is known exactly for any number of features (`_exact.ridgeless`; Hastie et al., arXiv 1903.08560): .253,
 1.020, 5.167, 3.510, 4.084, 4.611 at 20, 50, 125, 200, 400, 1000. Expected: within 3 standard errors at every one.
 
 **ReLU networks** 40-h-h-10 on MNIST-1D (Greydanus & Kobak 2024, arXiv 2011.14439; their notebook
@@ -21,8 +21,8 @@ from another by 3 points (--widths 9 --seeds 10: means 50.6 +- 1.0 and, with noi
 test loss is highest at 36 units (4.40; 4.2 at 47) and, with noise, at 47 (5.75; 5.43 at 61), one width before the mean
 training error is below 1 %: there the last few examples are being fitted.
 
-Widths are trained side by side, padded to a few common ones (`_wide_nets`). In single precision, the least squares in
-double. This experiment has data and networks of its own and takes no --problem.
+Widths are trained side by side, padded to a few common ones (`_networks.wide_nets`). In single precision, the least
+squares in double. This experiment has data and networks of its own and takes no --problem.
 
 Cost: about seven CPU minutes for the defaults.
 """
@@ -33,9 +33,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from _ridgeless import Ridgeless, excess_risk
-from _runner import Lab, UsageError, main
-from _wide_nets import Nets, draw_data, padded_size, records
+from _exact.ridgeless import Ridgeless, excess_risk
+from _lab import Lab, UsageError, main
+from _networks.wide_nets import Nets, draw_data, padded_size, records
 
 import landscape as ls
 
@@ -109,7 +109,7 @@ LANES = 20  # its draws at a time
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """`ridgeless`, risk by features and draw, and `nets_48` and so on: histories by width, noise and seed."""
-    _check(config, lab)
+    _check(config)
     with jax.enable_x64(True):
         fn = Ridgeless(jax.random.key(config.seed), SIGNAL, VARIANCE, NUM_EXAMPLES, max(config.features))
         grid = ls.Grid.of(features=sorted(config.features), draw=np.arange(config.draws))
@@ -124,9 +124,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return {name: landscape for name, landscape in result.items() if landscape is not None}
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("this experiment has data and networks of its own; leave --problem away")
+def _check(config: Config) -> None:
     if config.draws < 2 or min(config.seeds, config.epochs) < 1 or not config.noise:
         raise UsageError(f"needs --draws >= 2, --seeds and --epochs >= 1 and a level of --noise: {config}")
     if not config.features or min(config.features) < 1 or not config.widths or min(config.widths) < 1:
@@ -366,4 +364,4 @@ def _parting(curves: Curves) -> Any:
 
 
 if __name__ == "__main__":
-    main("double_descent", Config, SMOKE, run, plot, findings)
+    main("double_descent", Config, SMOKE, run, plot, findings, takes_problem=False)

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
 from jax.flatten_util import ravel_pytree
 
 import landscape as ls

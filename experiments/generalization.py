@@ -33,13 +33,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import _rescaling
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _label_noise import Trainings, standard_error, with_squares
-from _optimizers import adam
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
+from _lab.optimizers import adam
+from _networks import rescaling as _rescaling
+from _networks.label_noise import Trainings, standard_error, with_squares
 
 import landscape as ls
 from landscape import analysis
@@ -398,7 +398,7 @@ def correlation_text(x: np.ndarray, y: np.ndarray) -> str:
 
 def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
     """Curves, planes and lines of each data set, gap against sharpness, and the rescaled network."""
-    import _generalization_figures as figures
+    from _networks import generalization_figures as figures
 
     drawn = {}
     for name, runs in _campaigns(result):

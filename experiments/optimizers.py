@@ -36,9 +36,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _digits_minima import digits_with_decay
-from _estimates import share_of
-from _network_optimizers import (
+from _lab import Lab, UsageError, main, say
+from _networks.minima import digits_with_decay
+from _networks.optimizers import (
     Campaign,
     changed_minimum,
     end,
@@ -51,11 +51,11 @@ from _network_optimizers import (
     same_start_distance,
     share_text,
 )  # fmt: skip
-from _runner import Lab, UsageError, main, say
 
 import landscape as ls
 from landscape import analysis, minima
-from landscape.plotting._scale import dress_log_ticks
+from landscape.analysis import share_of
+from landscape.plotting import dress_log_ticks
 from landscape.training import Runs
 
 Function = Literal[

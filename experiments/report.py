@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from _runner import Lab, UsageError, main, say
+from _lab import Lab, UsageError, main, say
 
 import landscape as ls
 

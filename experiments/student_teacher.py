@@ -37,13 +37,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _estimates import z_of_shares
-from _published_shares import beside_published, compare_families, published
-from _runner import Lab, UsageError, main
+from _lab import Lab, UsageError, main
+from _students.published import beside_published, compare_families, published
 from scipy import special
 
 import landscape as ls
 from landscape import curvature, minima, plotting
+from landscape.analysis import z_of_shares
 from landscape.point import as_number
 from landscape.problems import student_teacher
 from landscape.training import Runs
@@ -97,7 +97,7 @@ SMOKE = Config(ks=(8,), more=((4, 6),), runs=32, max_steps=60_000)
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """Where the runs of each pair of sizes end, and the distinct minima among their ends."""
-    _check(config, lab)
+    _check(config)
     result = {}
     with jax.enable_x64(True):
         for k, n in cases(config):
@@ -109,9 +109,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return result
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("student_teacher has its own problem; leave --problem away")
+def _check(config: Config) -> None:
     if config.extra not in (0, 1):
         raise UsageError(f"--extra must be 0 or 1, got {config.extra}; --more takes any pair of sizes")
     if not cases(config) or not all(2 <= k <= 20 and k <= n <= k + 10 for k, n in cases(config)):
@@ -480,7 +478,7 @@ def _draw_restarts(ax: Any, result: Mapping[str, ls.Landscape]) -> None:
 
 
 def _draw_spectra(ax: Any, result: Mapping[str, ls.Landscape], k: int, n: int) -> None:
-    from landscape.plotting._labels import label_color
+    from landscape.plotting import label_color
 
     kinds = found_minima(result, k, n)
     rare = _rare(kinds, len(ends(result, k, n).loss))
@@ -498,4 +496,4 @@ def _draw_spectra(ax: Any, result: Mapping[str, ls.Landscape], k: int, n: int) -
 
 
 if __name__ == "__main__":
-    main("student_teacher", Config, SMOKE, run, plot, findings)
+    main("student_teacher", Config, SMOKE, run, plot, findings, takes_problem=False)

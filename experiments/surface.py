@@ -23,17 +23,12 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from _optimizers import adam
-from _runner import Lab, UsageError, main, say
+from _lab import Lab, UsageError, main, say
+from _networks.planes import Directions, Settings, path_in, plane_of, train
 
 import landscape as ls
-from landscape import _tree
-from landscape.engine._fingerprint import function_digests
-from landscape.engine._kernel import Strategy
-from landscape.plotting._surface import BOX
+from landscape.plotting import BOX
 
-Directions = Literal["filter", "layer", "none", "pca", "three-point", "hessian"]
 TITLES = {
     "filter": "random plane, filter normalised",
     "layer": "random plane, layer normalised",
@@ -87,8 +82,9 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     kinds = _kinds(config, lab, problem)
     if lab.problem is not None and {"filter"} & set(kinds):
         say(f"filters as in {config.layout} (--layout)")
-    trained = train(config, lab, problem, config.seed)
-    planes = {kind: plane_of(kind, config, lab, problem, trained) for kind in kinds}
+    settings = Settings.of(config)
+    trained = train(settings, lab, problem, config.seed)
+    planes = {kind: plane_of(kind, settings, lab, problem, trained) for kind in kinds}
     result = {}
     for kind, (plane, grid, meta) in planes.items():
         surface = ls.LossSurface(plane, problem.objectives, config.metrics, config.recalibrate)
@@ -129,163 +125,11 @@ def _kinds(config: Config, lab: Lab, problem: ls.Problem) -> tuple[Directions, .
     return kinds
 
 
-def train(config: Config, lab: Lab, problem: ls.Problem, seed: int) -> ls.Run:
-    """The problem's own parameters, or a training run from a random start."""
-    key = jax.random.key(seed)
-    if lab.planning:
-        return _stand_in(problem.init(key), config)
-    if problem.params is not None and seed == config.seed:
-        return _given(problem)
-    every = max(1, config.steps // config.snapshots)
-
-    def compute() -> ls.Run:
-        return ls.train(
-            problem.objectives["train"],
-            adam(config.learning_rate),
-            problem.init(key),
-            num_steps=config.steps,
-            key=jax.random.fold_in(key, 1),
-            batch_size=config.train_batch,
-            record_every=every,
-            snapshots=True,
-            track=problem.objectives,
-        )
-
-    recipe = [problem.name, seed, config.steps, config.learning_rate, config.train_batch, every]
-    settings = [*recipe, _what_is_trained(problem.objectives["train"], problem.init(key))]
-    if problem.objectives["train"].state is not None:
-        say(
-            "note: the model state (such as batch-norm statistics) is held fixed in this training; where that is not "
-            "what you want, train it yourself and give Problem(params=...)"
-        )
-    doing = f"training {problem.name} for {config.steps} steps (seed {seed})"
-    run = lab.remember(f"training_{seed}", settings, compute, doing)
-    if run.outcome == ls.Outcome.DIVERGED:
-        say(f"note: the training diverged at step {int(run.steps)}; the map is drawn around the last finite parameters")
-    return run
-
-
-def _what_is_trained(objective: ls.Objective, params: Any) -> dict[str, Any]:
-    """What tells this model, its data and its start from others of the same name."""
-    program = jax.make_jaxpr(lambda o, p: o(p))(objective, params)
-    return function_digests(program, (objective, params))
-
-
-def _given(problem: ls.Problem) -> ls.Run:
-    """A run that consists of parameters trained elsewhere."""
-    snapshots = problem.snapshots
-    if snapshots is None:
-        snapshots = _tree.as_stack(problem.params)
-    snapshots = _tree.read_stack(snapshots, "Problem.snapshots", problem.params, "Problem.params")
-    losses = {name: _along(objective, snapshots) for name, objective in problem.objectives.items()}
-    history = {f"{name}_loss": values for name, values in losses.items()}
-    return ls.Run(problem.params, history, snapshots, jnp.int32(ls.Outcome.MAX_STEPS), jnp.int32(0))
-
-
-def _stand_in(params: Any, config: Config) -> ls.Run:
-    """Something of the right shape to plan with: points scattered around untrained parameters."""
-    scatter = ls.subspace.random_directions(jax.random.key(0), params, config.snapshots + 1)
-    snapshots = jax.tree.map(lambda p, d: p + d, params, scatter)
-    return ls.Run(params, {}, snapshots, jnp.int32(0), jnp.int32(0))
-
-
-def _along(objective: ls.Objective, snapshots: Any) -> jax.Array:
-    return jax.jit(lambda o, s: jax.lax.map(o, s))(objective, snapshots)
-
-
-def plane_of(kind: Directions, config: Config, lab: Lab, problem: ls.Problem, trained: ls.Run) -> tuple[Any, Any, Any]:
-    """The plane through the trained parameters, its grid, and what is to be said about it."""
-    if kind == "pca":
-        return _pca_plane(config, trained)
-    if kind == "three-point":
-        return _three_point_plane(config, lab, problem, trained)
-    if kind == "hessian":
-        return _hessian_plane(config, lab, problem, trained)
-    params = trained.params
-    directions = ls.subspace.random_directions(jax.random.fold_in(jax.random.key(config.seed), 2), params)
-    if kind == "filter":
-        directions = ls.subspace.filter_normalize(directions, params, filter_axis=config.layout)
-        if lab.problem is not None:  # how a stranger's parameters were read is for them to check
-            say(str(ls.subspace.describe(directions, params, filter_axis=config.layout)))
-    elif kind == "layer":
-        directions = ls.subspace.layer_normalize(directions, params)
-    labels = [f"direction {i} ({kind} normalised)" if kind != "none" else f"direction {i}" for i in (1, 2)]
-    return _about_the_middle(kind, ls.Subspace(params, directions), config, lab, problem, labels)
-
-
-def _about_the_middle(
-    kind: str, plane: ls.Subspace, config: Config, lab: Lab, problem: ls.Problem, labels: list[str]
-) -> tuple[Any, Any, Any]:
-    """A plane with a grid of the asked extent about the trained parameters, and why it reaches so far."""
-    extent, why = config.extent or ("auto" if lab.problem is not None else 1.0), ""
-    if extent == "auto":
-        extent, why = (1.0, "") if lab.planning else _auto_extent(kind, plane, lab, problem)
-    axes = zip(("alpha", "beta"), labels)
-    grid = ls.Grid(tuple(ls.Axis.linspace(name, -extent, extent, config.resolution, label) for name, label in axes))
-    return plane, grid, {"extent": why} if why else {}
-
-
-def _auto_extent(kind: str, plane: ls.Subspace, lab: Lab, problem: ls.Problem) -> tuple[float, str]:
-    """The extent, and the rule as the figure says it."""
-    try:
-        found = ls.auto_extent(problem.objectives["train"], plane)
-    except ValueError as error:
-        raise UsageError(f"--extent auto: {error} (--extent 1, say)") from error
-    why = f"drawn to {found.value:g}, where the training loss {found.why}, in the median direction"
-    say(f"{kind}: {why}")
-    return found.value, why
-
-
-def _hessian_plane(config: Config, lab: Lab, problem: ls.Problem, trained: ls.Run) -> tuple[Any, Any, Any]:
-    """Through the two eigenvectors of the largest eigenvalues of the training loss; they have unit length."""
-    key = jax.random.fold_in(jax.random.key(config.seed), 3)
-    if lab.planning:
-        drawn = ls.subspace.random_directions(key, trained.params)
-        stand_in = ls.subspace.orthonormalize(drawn, like=trained.params)
-        plane = ls.Subspace(trained.params, stand_in)
-        return _about_the_middle("hessian", plane, config, lab, problem, ["eigenvector 1", "eigenvector 2"])
-    say("two largest eigenvalues of the Hessian of the training loss")
-    pairs = ls.curvature.eigenpairs(key, problem.objectives["train"], trained.params, 2)
-    values, residuals = np.asarray(pairs.values), np.asarray(pairs.residuals)
-    labels = [f"eigenvector {i}, eigenvalue {value:.4g}" for i, value in enumerate(values, 1)]
-    plane = ls.Subspace(trained.params, ls.subspace.orthonormalize(pairs.vectors, like=trained.params))
-    plane, grid, about = _about_the_middle("hessian", plane, config, lab, problem, labels)
-    return plane, grid, about | {"eigenvalues": values, "residuals": residuals}
-
-
-def _pca_plane(config: Config, trained: ls.Run) -> tuple[Any, Any, Any]:
-    length = jax.tree.leaves(trained.snapshots)[0].shape[0]
-    directions, explained = ls.subspace.pca_directions(trained.snapshots, like=trained.params)
-    plane = ls.Subspace(trained.params, directions)
-    path = np.asarray(_path_in(plane, trained.snapshots)["coords"])
-    labels = [f"PC {i + 1}: {share:.1%} of the path's variance" for i, share in enumerate(explained)]
-    grid = _covering(path, config.resolution, labels)
-    null = ls.subspace.random_walk_explained(length)
-    return plane, grid, {"explained": np.asarray(explained), "random_walk": null}
-
-
-def _three_point_plane(config: Config, lab: Lab, problem: ls.Problem, trained: ls.Run) -> tuple[Any, Any, Any]:
-    """Through the solutions of three seeds."""
-    others = [train(config, lab, problem, config.seed + i).params for i in (1, 2)]
-    plane = ls.subspace.plane_through(trained.params, *others)
-    corners = np.asarray([np.zeros(2), *(plane.project(p) for p in others)])
-    grid = _covering(corners, config.resolution, ["from seed A to seed B", "towards seed C"])
-    return plane, grid, {"corners": corners}
-
-
-def _covering(points: np.ndarray, num: int, labels: list[str], margin: float = 0.3) -> ls.Grid:
-    """A grid around points and the origin, which is on the grid."""
-    low, high = np.minimum(points.min(axis=0), 0), np.maximum(points.max(axis=0), 0)
-    pad = margin * (high - low)
-    axes = zip(("alpha", "beta"), low - pad, high + pad, labels)
-    return ls.Grid(tuple(ls.Axis.covering(name, a, b, num, label) for name, a, b, label in axes))
-
-
 def _about(problem: ls.Problem, trained: ls.Run, surface: ls.LossSurface, meta: Any, landscape: ls.Landscape) -> Any:
     """What the findings and the figures need beside the values, to be stored with them."""
     plane: Any = surface.at
     unperturbed = _unperturbed(surface, trained.params, landscape)
-    path = _path_in(plane, trained.snapshots) | {"loss": trained.history["train_loss"]}
+    path = path_in(plane, trained.snapshots) | {"loss": trained.history["train_loss"]}
     about = {
         **meta,
         "model": problem.name,
@@ -301,15 +145,6 @@ def _about(problem: ls.Problem, trained: ls.Run, surface: ls.LossSurface, meta: 
     return {"surface": about, "paths": paths}
 
 
-@jax.jit
-def _path_in(plane: ls.Subspace, snapshots: Any) -> dict[str, jax.Array]:
-    """Coordinates of a path's points in a plane, and their distances from the plane and from its origin."""
-    steps = jax.tree.map(lambda x, origin: x - origin, snapshots, plane.origin)
-    distance = jax.vmap(optax.tree.norm)(steps)
-    coords, residual = jax.vmap(plane.project)(snapshots), jax.vmap(plane.residual)(snapshots)
-    return {"coords": coords, "residual": residual, "distance": distance}
-
-
 def _unperturbed(surface: ls.LossSurface, params: Any, landscape: ls.Landscape) -> dict[str, float]:
     """The losses of the trained parameters, by the program that made the map, with all directions set to zero.
 
@@ -317,7 +152,7 @@ def _unperturbed(surface: ls.LossSurface, params: Any, landscape: ls.Landscape) 
     """
     plane: Any = surface.at
     still = ls.Subspace(params, jax.tree.map(jnp.zeros_like, plane.directions))
-    strategy = Strategy(**landscape.meta["plan"]["batching"])
+    strategy = ls.Strategy(**landscape.meta["plan"]["batching"])
     point = ls.Grid.of(alpha=[0.0], beta=[0.0])
     values = ls.sweep(dataclasses.replace(surface, at=still), point, batch=strategy, progress=False)
     return {name: float(values[name][0, 0]) for name in values if name.endswith("_loss")}
@@ -473,15 +308,15 @@ def _eigenvalue_row(landscape: ls.Landscape, axis: int) -> tuple[str, str, str]:
 
 def _tolerance_rows(landscape: ls.Landscape) -> list[tuple[str, str, str]]:
     """What a sweep at a tolerance evaluated, and what it promises."""
-    if "refinement" not in landscape.meta:
+    promise = landscape.promise
+    if promise is None:
         return []
-    said = landscape.meta["refinement"]
-    share = said["evaluations"] / said["points"]
-    evaluated = f"{said['evaluations']:,} of {said['points']:,} ({share:.2%}) in {said['rounds']} rounds"
+    share = promise.evaluations / promise.points
+    evaluated = f"{promise.evaluations:,} of {promise.points:,} ({share:.2%}) in {promise.rounds} rounds"
     rows = [("points evaluated", "few where it is smooth", evaluated)]
-    for name, one in said["outputs"].items():
-        wanted = f"{one['tolerance']:g} of the range {one['range']:.4g}"
-        bound = f"{one['error']:.3g} estimated; beyond it at most {one['fraction']:.2%} of the points (95 %)"
+    for name, one in promise.outputs.items():
+        wanted = f"{one.asked['tolerance']:g} of the range {one.asked['range']:.4g}"
+        bound = f"{one.error:.3g} estimated; beyond it at most {one.fraction:.2%} of the points (95 %)"
         rows.append((f"{name}, largest error", wanted, bound))
     return rows
 

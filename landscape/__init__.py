@@ -33,6 +33,8 @@ _HOME = {
     "plan": "engine",
     "Strategy": "engine",
     "Interrupted": "engine",
+    "Recorder": "recording",
+    "Trajectory": "recording",
     "save": "store",
     "load": "store",
     "PlanMismatch": "store",
@@ -42,6 +44,7 @@ _MODULES = (
     "adaptive",
     "affine",
     "analysis",
+    "bridges",
     "curvature",
     "engine",
     "export",
@@ -54,11 +57,13 @@ _MODULES = (
     "plotting",
     "point",
     "problems",
+    "recording",
     "reach",
     "reporting",
     "store",
     "subspace",
     "training",
+    "view",
 )
 
 __all__ = [*_HOME, *_MODULES]
@@ -67,6 +72,7 @@ if TYPE_CHECKING:
     from landscape import adaptive as adaptive
     from landscape import affine as affine
     from landscape import analysis as analysis
+    from landscape import bridges as bridges
     from landscape import curvature as curvature
     from landscape import engine as engine
     from landscape import export as export
@@ -80,10 +86,12 @@ if TYPE_CHECKING:
     from landscape import point as point
     from landscape import problems as problems
     from landscape import reach as reach
+    from landscape import recording as recording
     from landscape import reporting as reporting
     from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
+    from landscape import view as view
     from landscape.engine import Interrupted as Interrupted
     from landscape.engine import Strategy as Strategy
     from landscape.engine import plan as plan
@@ -99,6 +107,8 @@ if TYPE_CHECKING:
     from landscape.point import PointFunction as PointFunction
     from landscape.reach import auto_extent as auto_extent
     from landscape.reach import radius as radius
+    from landscape.recording import Recorder as Recorder
+    from landscape.recording import Trajectory as Trajectory
     from landscape.reporting import report as report
     from landscape.store import PlanMismatch as PlanMismatch
     from landscape.store import StoreError as StoreError

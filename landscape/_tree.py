@@ -1,7 +1,8 @@
 """Pytree algebra that `optax.tree` lacks, and checks of leaves that name the leaf they complain about.
 
 A *stack* of `k` trees is one tree whose leaves carry a leading axis of length `k`: the directions of a
-subspace and the snapshots of a training path are stacks. `read_stack` makes one of a list of trees.
+subspace and the snapshots of a training path are stacks. `read_stack` makes one of a list of trees, and of a
+`LazyStack`, which is read leaf by leaf by what can.
 """
 
 import dataclasses
@@ -298,6 +299,77 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(leaf, *trees)
 
 
+class LazyStack:
+    """A stack of `len(self)` trees whose leaves are read in parts, when they are needed.
+
+    To JAX it is a pytree that holds the stack: whatever flattens it reads all of it.
+
+    Attributes:
+        like: one of the trees, of `jax.ShapeDtypeStruct`.
+    """
+
+    like: PyTree
+
+    def __init_subclass__(cls) -> None:
+        jax.tree_util.register_pytree_node(cls, lambda lazy: ((lazy.stacked(),), None), lambda _, children: children[0])
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def rows(self, leaf: int, start: int, stop: int) -> np.ndarray:
+        """Entries `start` to `stop`, in C order, of one leaf of all trees, shape `(len(self), stop - start)`."""
+        raise NotImplementedError
+
+    def spacing(self, leaf: int) -> float:
+        """Relative spacing of the numbers that a leaf was stored in."""
+        return float(jnp.finfo(jax.tree.leaves(self.like)[leaf].dtype).eps)
+
+    def title(self, index: int) -> str:
+        """What to call one of the trees in a message."""
+        return f"snapshot {index}"
+
+    def stacked(self) -> PyTree:
+        """All trees in memory, leaves with a leading axis."""
+        leaves, treedef = jax.tree.flatten(self.like)
+        whole = [self.rows(i, 0, leaf.size).reshape(len(self), *leaf.shape) for i, leaf in enumerate(leaves)]
+        return jax.tree.unflatten(treedef, whole)
+
+
+class Joined(LazyStack):
+    """Several stacks of trees of one structure, one after the other."""
+
+    def __init__(self, parts: Sequence[LazyStack]) -> None:
+        self.parts, self.like = list(parts), parts[0].like
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def rows(self, leaf: int, start: int, stop: int) -> np.ndarray:
+        """Those of each part."""
+        return np.concatenate([part.rows(leaf, start, stop) for part in self.parts])
+
+    def spacing(self, leaf: int) -> float:
+        """That of the coarsest part."""
+        return max(part.spacing(leaf) for part in self.parts)
+
+    def title(self, index: int) -> str:
+        """The part and the tree in it."""
+        for number, part in enumerate(self.parts):
+            if index < len(part):
+                return f"{part.title(index)} of stack {number}"
+            index -= len(part)
+        raise IndexError(index)
+
+
+def as_lazy(value: Any) -> LazyStack | None:
+    """A lazy stack, or several in a list as one, or `None` for anything else."""
+    if isinstance(value, LazyStack):
+        return value
+    if type(value) in (list, tuple) and value and all(isinstance(part, LazyStack) for part in value):
+        return Joined(value)
+    return None
+
+
 def read_stack(
     value: PyTree,
     what: str,
@@ -316,7 +388,7 @@ def read_stack(
     leading axis, and refused where it could be both: no reading is guessed.
 
     Args:
-        value: a stack, or a list or tuple of trees.
+        value: a stack, or a list or tuple of trees; a `Trajectory`, or a list of them, is read whole.
         what: its name in messages.
         like: one tree, or `None` where there is none to compare with.
         like_name: the name of `like` in messages.
@@ -328,6 +400,9 @@ def read_stack(
         TypeError: a leaf is not a real floating-point array.
         ValueError: neither a stack nor a list of equal trees, or a list that could be either; no tree at all.
     """
+    lazy = as_lazy(value)
+    if lazy is not None:
+        return read_lazily(lazy, what, like, like_name).stacked()
     check_params(value, what)
     if like is not None:
         if _is_list(value) and jax.tree.structure(value) != jax.tree.structure(like):
@@ -349,6 +424,19 @@ def read_stack(
             f"leading axis, or a list of trees of one structure and equal shapes; got leaves {_shortened(shapes)}"
         )
     return value
+
+
+def read_lazily(lazy: LazyStack, what: str, like: PyTree = None, like_name: str = "params") -> LazyStack:
+    """A lazy stack, checked as `read_stack` checks others, without reading it.
+
+    Raises:
+        ValueError: its trees do not look like `like`, or its parts not like each other.
+    """
+    for i, part in enumerate(getattr(lazy, "parts", [])):
+        check_like(part.like, lazy.like, f"{what}[{i}]", f"{what}[0]")
+    if like is not None:
+        check_like(lazy.like, like, what, like_name)
+    return lazy
 
 
 def _is_list(value: Any) -> bool:

@@ -19,6 +19,7 @@ program and no constants in it, and `store=` knows by them what was computed. Wh
 direction 8), `Numbered` hands over whole numbers.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -186,7 +187,7 @@ def checked_value(value: Any, what: str) -> jax.Array:
 def output_shapes(fn: Any, num_coords: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of what the point function returns; traces it, in the precision that it will run in."""
     try:
-        with jax.default_matmul_precision("highest"):
+        with matmul_precision():
             return jax.eval_shape(evaluate_point, fn, jax.ShapeDtypeStruct((num_coords,), coords_dtype()))
     except jax.errors.JAXTypeError as error:
         error.add_note(
@@ -200,11 +201,43 @@ def refusal(fn: Any, num_coords: int) -> Exception | None:
     """What `jax.vmap` says against the point function, `None` where it takes it; traces alone."""
     coords = jax.ShapeDtypeStruct((2, num_coords), coords_dtype())
     try:
-        with jax.default_matmul_precision("highest"):
+        with matmul_precision():
             jax.eval_shape(jax.vmap(partial(evaluate_point, fn)), coords)
     except Exception as error:  # each primitive complains in its own way
         return error
     return None
+
+
+def precision_now() -> str:
+    """The precision of matrix products: JAX's own setting where the user has made one, else `"highest"`."""
+    return jax.config.jax_default_matmul_precision or "highest"
+
+
+def matmul_precision(asked: str | None = None) -> contextlib.AbstractContextManager[Any]:
+    """Matrix products traced inside have the precision asked for, else that of `precision_now`.
+
+    Every public function of this package traces inside it: a loss that is perturbed by a little must not be known to
+    three digits, as it is at the speed that accelerators prefer.
+    """
+    return jax.default_matmul_precision(precision_now() if asked is None else asked)
+
+
+def check_precision(asked: Any) -> None:
+    """Refuse what JAX does not know as a precision of matrix products.
+
+    Raises:
+        TypeError: no text.
+        ValueError: no such precision.
+    """
+    if asked is None:
+        return
+    if not isinstance(asked, str):
+        raise TypeError(f'precision must be the name of one, such as "highest" or "bfloat16", got {asked!r}')
+    try:
+        with jax.default_matmul_precision(asked):
+            pass
+    except ValueError as error:
+        raise ValueError(f'precision={asked!r}: JAX has "highest", "high", "default", .. ({error})') from None
 
 
 def coords_dtype() -> Any:

@@ -14,16 +14,22 @@ ROWS = [
     ("__init__", "checks"),
     ("_tree", "grid", "affine"),
     ("objective", "subspace", "losses", "point", "adaptive", "store"),
-    ("engine", "curvature", "analysis", "problems", "export"),
+    ("engine", "curvature", "analysis", "problems", "export", "recording", "bridges"),
     ("training", "minima", "plotting"),
-    ("maps", "paths", "cli"),
-    ("reach",),
+    ("maps", "paths", "view"),
+    ("reach", "cli"),
     ("reporting",),
     ("__main__",),
 ]
-NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "cli"}
+NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "view", "cli"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-EVERYTHING = [*SOURCES, *sorted((ROOT / "experiments").glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
+SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
+USERS = [
+    *sorted((ROOT / "experiments").rglob("*.py")),
+    *sorted((ROOT / "benchmarks").glob("*.py")),
+    *sorted((ROOT / "notebooks").glob("*.py")),
+]
+EVERYTHING = [*SOURCES, *(path for path in USERS if path.parent.name != "notebooks")]
 
 
 def name_of(path):
@@ -88,6 +94,24 @@ def test_rules_of_the_house(path):
     assert "from __future__ import annotations" not in text
     assert path.stem not in {"utils", "common", "base", "types", "helpers", "misc"}
     assert ast.get_docstring(ast.parse(text)), "a module says in one sentence what it owns"
+
+
+@pytest.mark.parametrize("path", USERS, ids=title)
+def test_nothing_private_of_the_library_is_used_outside(path):
+    private = [m for m in imports(path) if m.startswith("landscape.") and any(p[:1] == "_" for p in m.split(".")[1:])]
+    assert not private, f"{title(path)} imports {private}, which the packages do not offer"
+
+
+@pytest.mark.parametrize("path", [p for p in USERS if "experiments" in p.parts], ids=title)
+def test_no_experiment_imports_a_script(path):
+    scripts = {script.stem for script in SCRIPTS} - {path.stem}
+    assert not [m for m in imports(path) if m.split(".")[0] in scripts]
+
+
+def test_the_house_is_small():
+    rooms = {name for row in ROWS for name in row}
+    assert [name for name in rooms if name[0] == "_" and name[:2] != "__"] == ["_tree"]
+    assert len(SCRIPTS) <= 32
 
 
 def code_lines(path):

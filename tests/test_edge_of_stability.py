@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from _runner import Lab, UsageError
+from _lab import Lab, UsageError
 from scripts import run_script
 
 import landscape as ls

@@ -9,13 +9,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import _network_basins as networks
 import basins
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _runner import Lab, UsageError, load_problem
+from _lab import Lab, UsageError, load_problem
+from _networks import basins as networks
 from scripts import run_script
 
 import landscape as ls
@@ -305,7 +305,7 @@ def test_a_million_starts_on_himmelblau():
 
     grid, point = ls.Grid.square(5.0, benchmark.SIDE, names=("x", "y")), benchmark.himmelblau()
     exact, refined = benchmark.sweep(point, grid), benchmark.sweep(point, grid, benchmark.MAX_WRONG)
-    stated = refined.meta["refinement"]["outputs"]["label"]["fraction"]
+    stated = refined.promise.outputs["label"].fraction
     assert refined.computed.mean() <= benchmark.SHARE_COMPUTED
     assert np.mean(refined["label"] != exact["label"]) <= stated <= benchmark.MAX_WRONG
     assert np.mean(exact["label"] < 0) < 1e-4

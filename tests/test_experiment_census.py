@@ -8,13 +8,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import _clusters
 import census
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _runner import Lab, UsageError
+from _exact import clusters as _clusters
+from _lab import Lab, UsageError
 from scripts import run_script
 
 import landscape as ls

@@ -6,17 +6,18 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import _connections
 import connectivity
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _estimates import mean_of, ratio_of
-from _runner import Lab, UsageError, settings_rows, table
+from _lab import Lab, UsageError
+from _lab.command import settings_rows, table
+from _networks import connections as _connections
 from scipy import stats
 
 import landscape as ls
+from landscape.analysis import mean_of, ratio_of
 
 pytestmark = pytest.mark.xdist_group("connectivity")  # the tests share one run of the script
 

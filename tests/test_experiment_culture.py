@@ -7,22 +7,22 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import _culture
 import culture
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _culture import Population, Rules, differences, gradient, num_different, senders
-from _culture_arms import TIE, arms, children, doses, recombine
-from _culture_report import Cell, best_restarts, cells, paired_z, rest, share_interval, unaided
-from _estimates import z_of_shares
-from _runner import Lab, UsageError
+from _culture import dynamics as _culture
+from _culture.arms import TIE, arms, children, doses, recombine
+from _culture.dynamics import Population, Rules, differences, gradient, num_different, senders
+from _culture.report import Cell, best_restarts, cells, paired_z, rest, share_interval, unaided
+from _lab import Lab, UsageError
 from culture import Config, findings
 from scipy import stats
 from scripts import run_script
 
 import landscape as ls
+from landscape.analysis import z_of_shares
 from landscape.problems import student_teacher
 
 ROOT = Path(__file__).parent.parent
@@ -424,11 +424,6 @@ def test_all_arms_start_from_the_same_learners(smoke):
 def test_bad_settings_name_their_flag(changes, message):
     with pytest.raises(UsageError, match=message):
         culture.run(dataclasses.replace(culture.SMOKE, **changes), Lab())
-
-
-def test_a_users_problem_is_refused():
-    with pytest.raises(UsageError, match="leave --problem away"):
-        culture.run(culture.SMOKE, Lab(problem=student_teacher(3)))
 
 
 @pytest.mark.slow

@@ -7,14 +7,15 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import _curvature_points as points
 import curvature
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _optimizers import sgd
-from _runner import Lab, UsageError, settings_rows, table
+from _lab import Lab, UsageError
+from _lab.command import settings_rows, table
+from _lab.optimizers import sgd
+from _networks import curvature as points
 from scipy import stats
 from scripts import run_script
 

@@ -4,8 +4,6 @@ import dataclasses
 import json
 from pathlib import Path
 
-import _digits_minima as digits_minima
-import _estimates as estimates
 import digits_starts
 import jax
 import jax.numpy as jnp
@@ -13,11 +11,13 @@ import matplotlib
 import numpy as np
 import pytest
 import scipy.stats
-from _runner import Lab, UsageError
+from _lab import Lab, UsageError
+from _networks import minima as digits_minima
 from matplotlib import pyplot
 from scripts import run_script
 
 import landscape as ls
+from landscape import analysis as estimates
 
 matplotlib.use("Agg")
 ROOT = Path(__file__).parent.parent
@@ -239,11 +239,6 @@ def test_runs_without_a_finite_loss_are_counted():
 def test_settings_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(UsageError, match=message):
         digits_starts.run(dataclasses.replace(TINY, **changes), Lab())
-
-
-def test_another_problem_is_refused():
-    with pytest.raises(UsageError, match="digits_starts has its own problem"):
-        digits_starts.run(TINY, Lab(problem=object()))
 
 
 def test_script(folder):

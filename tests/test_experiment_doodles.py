@@ -9,27 +9,27 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import _doodle_boards
-import _doodle_buckets
-import _doodle_compass
-import _doodle_culture
-import _doodle_darts
-import _doodle_digits
-import _doodle_hardest
-import _doodle_hills
-import _doodle_marbles
 import doodles
 import jax
 import numpy as np
 import pytest
 import sklearn.datasets
 import sklearn.linear_model
-from _runner import Lab, UsageError, settings_rows, table
+from _doodle import boards as _doodle_boards
+from _doodle import buckets as _doodle_buckets
+from _doodle import compass as _doodle_compass
+from _doodle import culture as _doodle_culture
+from _doodle import darts as _doodle_darts
+from _doodle import digits as _doodle_digits
+from _doodle import hardest as _doodle_hardest
+from _doodle import hills as _doodle_hills
+from _doodle import marbles as _doodle_marbles
+from _lab import Lab, UsageError
+from _lab.command import settings_rows, table
 from scipy import stats
 from scripts import run_script
 
 import landscape as ls
-from landscape.problems import himmelblau
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.xdist_group("doodles")  # the tests share one run of the script
@@ -369,11 +369,6 @@ def test_shares_are_counted_by_arm():
 def test_bad_settings_name_their_flag(changes, message):
     with pytest.raises(UsageError, match=message):
         doodles.run(dataclasses.replace(doodles.SMOKE, **changes), Lab())
-
-
-def test_a_users_problem_is_refused():
-    with pytest.raises(UsageError, match="leave --problem away"):
-        doodles.run(doodles.SMOKE, Lab(problem=himmelblau.problem))
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-import _network_optimizers as network
 import jax
 import jax.numpy as jnp
 import matplotlib
@@ -12,8 +11,9 @@ import optax
 import optimizers
 import pytest
 import scipy.stats
-from _digits_minima import digits_with_decay
-from _runner import Lab, UsageError
+from _lab import Lab, UsageError
+from _networks import optimizers as network
+from _networks.minima import digits_with_decay
 from scripts import run_script
 
 import landscape as ls

@@ -8,14 +8,14 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import _trainability_figures
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import trainability
-from _runner import Lab, UsageError
-from _trainability_figures import dimension
+from _exact import trainability_figures as _trainability_figures
+from _exact.trainability_figures import dimension
+from _lab import Lab, UsageError
 
 import landscape as ls
 

@@ -10,7 +10,7 @@ import fractal_1d
 import numpy as np
 import pytest
 import scipy.stats
-from _runner import Lab, UsageError
+from _lab import Lab, UsageError
 from scripts import run_script
 
 import landscape as ls
@@ -112,12 +112,6 @@ def test_zooms_lie_on_the_border(fractal):
 def test_settings_that_make_no_sense_are_refused(experiment, changes, message):
     with pytest.raises(UsageError, match=message):
         experiment.run(experiment.Config(**changes), Lab())
-
-
-@pytest.mark.parametrize("experiment", [fractal_1d, double_well, deep_linear])
-def test_experiments_with_their_own_problem_say_so(experiment):
-    with pytest.raises(UsageError, match="own problem.*leave --problem away"):
-        experiment.run(experiment.Config(), Lab(problem=problems.deep_linear()))
 
 
 def test_double_well_switches_where_theory_says():

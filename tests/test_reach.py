@@ -372,7 +372,9 @@ def test_report_refuses_what_is_no_problem():
     with pytest.raises(TypeError, match=r"problem must be a landscape\.Problem"):
         ls.report(quadratic(np.ones(3)))
     with pytest.raises(ValueError, match="holds no report"):
-        ls.analysis.report_table(ls.Landscape(ls.Grid.square(1.0, 3), {"loss": np.zeros((3, 3))}, np.ones((3, 3), bool)))
+        ls.analysis.report_table(
+            ls.Landscape(ls.Grid.square(1.0, 3), {"loss": np.zeros((3, 3))}, np.ones((3, 3), bool))
+        )
     with pytest.raises(ValueError, match="resolution must be at least 3"):
         ls.report(small_problem(), resolution=1)
 

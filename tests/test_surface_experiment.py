@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import surface
-from _runner import Lab, UsageError
+from _lab import Lab, UsageError
 from scripts import run_script
 
 import landscape as ls
@@ -46,6 +46,10 @@ def broken():
 """
 
 
+def trained(config, *arguments):
+    return surface.train(surface.Settings.of(config), *arguments)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "my_model.py"
@@ -55,7 +59,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lab(model):
-    from _runner import load_problem
+    from _lab import load_problem
 
     return Lab(problem=load_problem(f"{model}:factory"), options={"progress": False})
 
@@ -86,7 +90,7 @@ def test_centre_equals_the_trained_loss_to_the_bit(result):
 
 
 def test_the_trained_loss_is_that_of_the_parameters(result, lab):
-    run = surface.train(SMALL, lab, lab.problem, 0)
+    run = trained(SMALL, lab, lab.problem, 0)
     for name, objective in lab.problem.objectives.items():
         expected = np.mean(
             (np.tanh(objective.data["x"] @ run.params["w1"]) @ run.params["w2"] - objective.data["y"]) ** 2
@@ -105,7 +109,10 @@ def test_a_plane_through_other_parameters_is_noticed(lab, monkeypatch):
     monkeypatch.setattr(surface, "plane_of", beside)
     config = dataclasses.replace(SMALL, directions=("none",), metrics=())
     result = surface.run(config, lab)
-    objective, run = lab.problem.objectives["train"], surface.train(config, lab, lab.problem, config.seed)
+    objective, run = (
+        lab.problem.objectives["train"],
+        trained(config, lab, lab.problem, config.seed),
+    )
     expected, found = next(row[1:] for row in surface.findings(result) if row[0] == "none: train loss at the centre")
     here, shifted = (
         float(jax.jit(lambda o, p: o(p))(objective, p))
@@ -204,13 +211,13 @@ def test_bad_settings_name_their_flag_before_any_work(lab, changes, message):
 
 
 def test_another_model_in_the_same_folder_is_trained_anew(model, tmp_path):
-    from _runner import load_problem
+    from _lab import load_problem
 
     problem = load_problem(f"{model}:factory")
     objective = problem.objectives["train"]
     changed = dataclasses.replace(objective, data={**objective.data, "y": objective.data["y"] * 1.5})
     other = dataclasses.replace(problem, objectives={**problem.objectives, "train": changed})
-    runs = [surface.train(SMALL, Lab(out=tmp_path, problem=p), p, 0) for p in (problem, problem, other)]
+    runs = [trained(SMALL, Lab(out=tmp_path, problem=p), p, 0) for p in (problem, problem, other)]
     np.testing.assert_array_equal(runs[0].params["w1"], runs[1].params["w1"])
     assert np.any(np.asarray(runs[0].history["train_loss"]) != np.asarray(runs[2].history["train_loss"]))
 
@@ -225,7 +232,7 @@ def test_a_model_without_a_finite_loss_is_drawn_and_described(lab):
 
 
 def test_no_resume_leaves_other_files_alone(tmp_path):
-    from _runner import _forget
+    from _lab.command import _forget
 
     (tmp_path / "precious.npz").write_text("mine")
     with pytest.raises(UsageError, match="does not hold results of this experiment"):
@@ -237,7 +244,7 @@ def test_no_resume_leaves_other_files_alone(tmp_path):
 
 
 def test_given_parameters_are_not_trained_again(model, capsys):
-    from _runner import load_problem
+    from _lab import load_problem
 
     problem = load_problem(f"{model}:trained")
     lab = Lab(problem=problem, options={"progress": False})

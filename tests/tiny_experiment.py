@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from _runner import main
+from _lab import main
 
 import landscape as ls
 from landscape.engine import _job

@@ -38,6 +38,18 @@ from landscape.analysis._boundaries import (
     fit_dimension,
     uncertainty_exponent,
 )
+from landscape.analysis._estimates import (
+    NORMAL as NORMAL,
+)
+from landscape.analysis._estimates import (
+    Estimate,
+    correlation,
+    mean_of,
+    ratio_and_error,
+    ratio_of,
+    share_of,
+    z_of_shares,
+)
 from landscape.analysis._intervals import Quantile, mean_interval, quantile_interval, wilson_interval
 from landscape.analysis._losses import (
     Barrier,
@@ -67,6 +79,13 @@ __all__ = [
     "shown_labels",
     "wilson_interval",
     "mean_interval",
+    "Estimate",
+    "mean_of",
+    "share_of",
+    "ratio_of",
+    "ratio_and_error",
+    "correlation",
+    "z_of_shares",
     "quantile_interval",
     "Quantile",
     "UNREACHED",

@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from landscape import _tree
 from landscape.curvature._products import Flat, Operator, check
 from landscape.objective import Objective
+from landscape.point import matmul_precision
 
 DEPTH = 30  # products of a search for hidden copies
 LOSS_OF_DIGITS = 50  # in units of the precision: what a new direction must exceed to be more than rounding
@@ -116,7 +117,7 @@ def check_request(size: int, k: int, which: str, tol: float | None, max_products
 def _eigenpairs(
     key: Array, objective: Any, params: PyTree, tol: Any, max_products: Any, *, k: int, which: Which
 ) -> Eigenpairs:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         x = flat.start
         search = _Search(flat.products(x), x, k, which, tol)

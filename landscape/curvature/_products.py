@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
@@ -11,7 +12,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape.objective import Objective, check_means, check_objective
+from landscape.objective import Objective, check_means, check_objective, shared
+from landscape.point import matmul_precision
 
 MAX_DENSE = 4096  # parameters; the matrix then takes 128 MiB in float64
 COLUMNS = 128  # products at a time in a dense matrix
@@ -44,17 +46,20 @@ class GaussNewton:
         output_loss: `output_loss(outputs, batch)`, per-example losses `(n,)` or their mean, a scalar.
         data: pytree whose leaves share their leading axis, the examples.
         batch_size: examples per pass; `None` takes all at once.
+        weight_fn: weights as of an `Objective`: $\sum_i w_i$ in place of $n$, and $w_i$ times each term.
     """
 
     predict: Callable[[PyTree, PyTree], PyTree] = field(metadata=_static)
     output_loss: Callable[[PyTree, PyTree], Any] = field(metadata=_static)
     data: PyTree
     batch_size: int | None = field(default=None, metadata=_static)
+    weight_fn: Callable[[PyTree], Any] | None = field(default=None, metadata=_static)
 
     @property
     def objective(self) -> Objective:
         """The loss whose Gauss-Newton matrix it is."""
-        return Objective(_Composed(self.predict, self.output_loss), self.data, batch_size=self.batch_size)
+        loss = _Composed(self.predict, self.output_loss)
+        return Objective(loss, self.data, batch_size=self.batch_size, weight_fn=self.weight_fn)
 
     def products(self, params: PyTree) -> Linear:
         """Products at `params`.
@@ -64,7 +69,8 @@ class GaussNewton:
         """
 
         def curve(outputs: PyTree, batch: PyTree) -> Linear:
-            loss = Objective(self.output_loss, batch)  # refuses losses (n, c), whose mean would be c times too small
+            # refuses losses (n, c), whose mean would be c times too small
+            loss = Objective(self.output_loss, batch, weight_fn=self.weight_fn)
             return jax.linearize(jax.grad(lambda z: loss(z)), outputs)[1]
 
         return _sandwich(self.predict, curve, self.objective, params)
@@ -95,12 +101,14 @@ class Fisher:
         family: `"categorical"`: outputs are logits, $F_z = \mathrm{diag}\,p - p p'$; `"gaussian"`: outputs are means
             of unit variance, $F_z = 1$ (for the loss $\frac12 |z - y|^2$).
         batch_size: examples per pass; `None` takes all at once.
+        weight_fn: weights as of an `Objective`: $\sum_i w_i$ in place of $n$, and $w_i$ times each term.
     """
 
     predict: Callable[[PyTree, PyTree], PyTree] = field(metadata=_static)
     data: PyTree
     family: Family = field(default="categorical", metadata=_static)
     batch_size: int | None = field(default=None, metadata=_static)
+    weight_fn: Callable[[PyTree], Any] | None = field(default=None, metadata=_static)
 
     def products(self, params: PyTree) -> Linear:
         """Products at `params`.
@@ -114,9 +122,11 @@ class Fisher:
                 raise ValueError(
                     f"a categorical Fisher needs logits (n, c), two classes two logits, got {_tree.describe(outputs)}"
                 )
-            return lambda u: _output_fisher(self.family, outputs, u) / len(outputs)
+            return lambda u: averaged(_output_fisher(self.family, outputs, u), batch)
 
-        return _sandwich(self.predict, curve, _data_only(self.data, self.batch_size), params)
+        data = _data_only(self.data, self.batch_size, self.weight_fn)
+        averaged = partial(_over_examples, data)
+        return _sandwich(self.predict, curve, data, params)
 
 
 def _output_fisher(family: Family, outputs: Array, u: Array) -> Array:
@@ -132,7 +142,9 @@ class EmpiricalFisher:
     r"""The mean outer product of the gradients of the examples, $\frac1n \sum_i \nabla\ell_i \nabla\ell_i'$.
 
     Taken at the true labels: not the Fisher information, and no approximation of the Hessian away from a perfect fit
-    (Kunstner, Balles & Hennig 2019, arXiv 1905.12558). Its trace is the mean squared norm of those gradients.
+    (Kunstner, Balles & Hennig 2019, arXiv 1905.12558). Its trace is the mean squared norm of those gradients. With
+    `Objective.weight_fn` it is $\sum_i w_i \nabla\ell_i \nabla\ell_i' / \sum_i w_i$: a weight says how often an
+    example counts, so it is not squared.
 
     Attributes:
         objective: whose `loss_fn` returns the loss of each example.
@@ -151,7 +163,7 @@ class EmpiricalFisher:
             return replace(self.objective, data=batch, batch_size=None).per_example(p)
 
         def curve(outputs: Array, batch: PyTree) -> Linear:
-            return lambda u: u / len(outputs)
+            return lambda u: _over_examples(self.objective, u, batch)
 
         return _sandwich(losses, curve, self.objective, params)
 
@@ -173,9 +185,17 @@ class Adaptive:
         return lambda vector: scaled(product(scaled(vector)))
 
 
-def _data_only(data: PyTree, batch_size: int | None) -> Objective:
+def _data_only(data: PyTree, batch_size: int | None, weight_fn: Any) -> Objective:
     """Data without a loss: what knows how to take a mean over batches."""
-    return Objective(lambda params, batch: jnp.zeros(()), data, batch_size=batch_size)
+    return Objective(lambda params, batch: jnp.zeros(()), data, batch_size=batch_size, weight_fn=weight_fn)
+
+
+def _over_examples(data: Objective, u: Array, batch: PyTree) -> Array:
+    """What every example of a batch has, times its share of the mean."""
+    if data.weight_fn is None:
+        return u / len(u)
+    weights = replace(data, data=batch, batch_size=None).weights()
+    return shared((weights / jnp.sum(weights)).reshape(-1, *(1,) * (u.ndim - 1)), u)
 
 
 def _sandwich(outputs_fn: Callable[..., PyTree], curve: Callable[..., Linear], data: Objective, at: PyTree) -> Linear:
@@ -257,7 +277,7 @@ def product(operator: Objective | Operator, params: PyTree, vector: PyTree) -> P
         if text or (not isinstance(leaf, int | float) and not hasattr(leaf, "shape")):
             raise TypeError(f"vector.{_tree.key_name(path)} must be an array, got {_tree.describe(leaf)}")
     _tree.check_like(vector, params, "vector", "params")
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         return products(operator, jax.tree.map(jnp.asarray, params))(vector)
 
 
@@ -365,6 +385,6 @@ def hessian(objective: Objective | Operator, params: PyTree) -> Float[Array, "n 
 
 @jax.jit
 def _hessian(objective: Any, params: PyTree) -> Array:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         return flat.hessian(flat.start)

@@ -16,6 +16,7 @@ from landscape.checks import check_share, reals
 from landscape.curvature._products import Flat, Operator, check
 from landscape.curvature._trace import Estimate, mean_and_sem
 from landscape.objective import Objective
+from landscape.point import matmul_precision
 
 Points = Float[Array, "*q"] | Float[np.ndarray, "*q"] | float
 
@@ -199,7 +200,7 @@ def spectral_density(
 
 @partial(jax.jit, static_argnames=("num", "steps"))
 def _spectral_density(key: Array, objective: Any, params: PyTree, *, num: int, steps: int) -> SpectralDensity:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         x = flat.start
         lanczos = decomp.tridiag_sym(steps, materialize=False, reortho="full", custom_vjp=False)

@@ -14,6 +14,7 @@ from landscape import _tree
 from landscape.checks import check_choice
 from landscape.curvature._products import Flat, Operator, check, products
 from landscape.objective import Objective
+from landscape.point import matmul_precision
 
 Product = Callable[[Array], Array]
 Method = Literal["hutch++", "xtrace", "hutchinson"]
@@ -109,7 +110,7 @@ def _check_samples(key: Any, objective: Any, params: PyTree, num: Any, least: in
 
 @jax.jit
 def _exact(objective: Any, params: PyTree) -> Estimate:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         exact = jnp.trace(flat.hessian(flat.start))
     return Estimate(exact, jnp.where(jnp.isfinite(exact), 0, jnp.nan).astype(exact.dtype))
@@ -117,7 +118,7 @@ def _exact(objective: Any, params: PyTree) -> Estimate:
 
 @partial(jax.jit, static_argnames=("num", "method"))
 def _estimated(key: Array, objective: Any, params: PyTree, *, num: int, method: Method) -> Estimate:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         return _METHODS[method](key, flat.products(flat.start), flat.start, num)
 
@@ -165,7 +166,7 @@ def _layers(key: Array, objective: Any, params: PyTree, *, num: int) -> Estimate
 
 def _sign_samples(key: Array, objective: Any, params: PyTree, num: int) -> PyTree:
     """For each sample and parameter array, signs times their part of the product, a tree of `(num,)`."""
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         linear = products(objective, params)
         leaves, structure = jax.tree.flatten(jax.tree.map(_tree.at_least_single, params))
 

@@ -12,9 +12,17 @@ devices, order, sharding or resuming.
 (1.0, 3.0)
 """
 
+from landscape.engine._fingerprint import function_digests as function_digests
+from landscape.engine._kernel import Kernel as Kernel
 from landscape.engine._kernel import Strategy
+from landscape.engine._kernel import default_memory as default_memory
 from landscape.engine._progress import Interrupted
+from landscape.engine._runners import Local as Local
 from landscape.engine._sweep import Devices as Devices
 from landscape.engine._sweep import Plan, plan, sweep
+from landscape.engine._tuning import Timing as Timing
+from landscape.engine._tuning import choices as choices
+from landscape.engine._tuning import forgotten as forgotten
+from landscape.engine._tuning import measure as measure
 
 __all__ = ["Interrupted", "Plan", "Strategy", "plan", "sweep"]

@@ -17,7 +17,7 @@ from landscape.engine._kernel import Strategy, capacity
 from landscape.engine._runners import Batch, Runner
 from landscape.engine._tuning import Timing
 from landscape.grid import Grid
-from landscape.point import Prepared, coords_dtype
+from landscape.point import Prepared, coords_dtype, precision_now
 from landscape.store import PlanMismatch, RunStore, check_place, is_run, open_run
 from landscape.store._layout import Layout, check_storable, row_tile
 
@@ -153,6 +153,6 @@ def provenance() -> dict[str, Any]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "precision": str(coords_dtype()),
-        "matmul_precision": "highest",
+        "matmul_precision": precision_now(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

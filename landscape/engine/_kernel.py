@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from landscape.affine import distribute, num_hoisted
 from landscape.affine._lanes import lanewise
-from landscape.point import coords_dtype, evaluate_point, output_shapes
+from landscape.point import coords_dtype, evaluate_point, matmul_precision, output_shapes
 
 T = TypeVar("T")
 
@@ -178,7 +178,7 @@ class Kernel:
     def num_hoisted(self) -> int:
         """Contractions that the points of a step would share; tracing alone."""
         coords = jax.ShapeDtypeStruct((self.num_coords,), coords_dtype())
-        with jax.default_matmul_precision("highest"):
+        with matmul_precision():
             return num_hoisted(partial(evaluate_point, self.fn), coords)
 
     def __call__(self, points: np.ndarray) -> "Pending":
@@ -213,7 +213,7 @@ class Kernel:
         shape = (self.capacity * len(self.devices), self.num_coords)
         coords = jax.ShapeDtypeStruct(shape, coords_dtype(), sharding=self._sharding())
         counts = jax.ShapeDtypeStruct((len(self.devices),), jnp.int32, sharding=self._sharding())
-        with jax.default_matmul_precision("highest"):
+        with matmul_precision():
             lowered = _evaluate.lower(self.fn, coords, counts, strategy=self.strategy, mesh=mesh)
         return result_of(begin(_compile, lowered, coords_dtype() == jnp.float64), self.patience)
 

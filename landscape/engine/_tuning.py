@@ -27,7 +27,7 @@ from landscape.engine._kernel import (
     is_out_of_memory,
     last_line,
 )
-from landscape.point import coords_dtype, refusal
+from landscape.point import coords_dtype, precision_now, refusal
 
 # Ratio of neighbouring widths tried first, and of those tried around the best. Steps of hoisted widths are finer: what
 # a step shares soon outweighs what each point adds, and then more points only fill the cache.
@@ -321,13 +321,18 @@ class _Climb:
 
 def _key(kernel: Kernel, request: Any) -> Any:
     shape = kernel.num_coords, kernel.capacity, kernel.threads
-    return _function(kernel), shape, str(coords_dtype()), request
+    return _function(kernel), shape, str(coords_dtype()), precision_now(), request
 
 
 def _function(kernel: Kernel) -> Any:
     leaves, treedef = jax.tree.flatten(kernel.fn)
     avals = tuple((jnp.shape(x), str(jnp.result_type(x)), getattr(x, "weak_type", None)) for x in leaves)
     return treedef, avals, kernel.devices
+
+
+def choices() -> list["Timing"]:
+    """What was chosen in this process so far, for each program and grid size."""
+    return list(_CHOICES.values())
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
 from landscape.grid import Grid
-from landscape.objective import Objective, check_means, check_named, check_objective, joined
+from landscape.objective import Objective, check_means, check_named, check_objective, joined, shared
 from landscape.point import checked_value, coords_dtype
 from landscape.subspace import Subspace, least_squares
 from landscape.training._descent import (
@@ -35,8 +35,10 @@ class LossSurface:
         at: maps coordinates to parameters, usually a `Subspace`.
         objectives: `{"train": .., "test": ..}`, whose names prefix the outputs, or one `Objective` without prefix.
         outputs: what else to measure, each of
-            `"sem"`: standard error over the examples of each loss and metric (`train_loss_sem`); refused where the loss
-            of an example depends on the others of its batch;
+            `"sem"`: standard error over the examples of each loss and metric (`train_loss_sem`), with weights that of
+            the ratio estimator (Cochran 1977, "Sampling Techniques", section 2.11),
+            `sqrt(n / (n - 1) sum_i w_i^2 (l_i - L)^2) / sum_i w_i`; refused where the loss of an example depends on
+            the others of its batch;
             `"gradient"`: exact gradient with respect to the coordinates (`train_gradient`, `(k,)`), by forward mode, or
             by reverse mode for losses that have no other (`jax.custom_vjp`);
             `"gradient_norm"`: Euclidean norm of the gradient with respect to all parameters;
@@ -142,7 +144,8 @@ class LossSurface:
         if "sem" not in self.outputs:
             return objective.evaluate(params)
         examples = objective.examples(params)
-        values = _with_standard_errors(examples)
+        weights = None if objective.weight_fn is None else objective.weights()
+        values = _with_standard_errors(examples, weights)
         if jax.eval_shape(objective.evaluate, params).keys() <= examples.keys():
             return values
         means = objective.evaluate(params)  # metrics that are means of a batch have no examples
@@ -233,8 +236,21 @@ def _check_output(output: Any) -> None:
     _tree.check_takes(fn, f"outputs.{name}", "params")
 
 
-def _with_standard_errors(examples: dict[str, Array]) -> dict[str, Array]:
-    """Mean and standard error of the mean, s / sqrt(n), of each per-example quantity."""
-    means = {name: jnp.mean(x) for name, x in examples.items()}
-    errors = {f"{name}_sem": jnp.std(x, ddof=1) / jnp.sqrt(x.shape[0]) for name, x in examples.items()}
-    return joined(means, errors)
+def _with_standard_errors(examples: dict[str, Array], weights: Array | None) -> dict[str, Array]:
+    """Mean and standard error of the mean of each per-example quantity."""
+    error_of = _mean_and_error if weights is None else partial(_ratio_and_error, weights)
+    both = {name: error_of(x) for name, x in examples.items()}
+    means, errors = ({name: pair[i] for name, pair in both.items()} for i in range(2))
+    return joined(means, {f"{name}_sem": error for name, error in errors.items()})
+
+
+def _mean_and_error(x: Array) -> tuple[Array, Array]:
+    return jnp.mean(x), jnp.std(x, ddof=1) / jnp.sqrt(x.shape[0])
+
+
+def _ratio_and_error(weights: Array, x: Array) -> tuple[Array, Array]:
+    """The ratio of two sums over the same examples, weights being drawn with them; s / sqrt(n) for equal weights."""
+    num, total = len(x), jnp.sum(weights)
+    ratio = jnp.sum(shared(weights, x)) / total
+    off = shared(weights, x - ratio)
+    return ratio, jnp.sqrt(num / (num - 1) * jnp.sum(off**2)) / total if num > 1 else jnp.full_like(ratio, jnp.nan)

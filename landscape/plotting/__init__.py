@@ -17,14 +17,19 @@ with plotting.style("paper"):
 
 from landscape.plotting._basins import basins, verdict_change
 from landscape.plotting._endpoints import endpoints
+from landscape.plotting._labels import MOST_ENTRIES as MOST_ENTRIES
+from landscape.plotting._labels import label_color, label_name
 from landscape.plotting._line import profile
 from landscape.plotting._overview import overview
 from landscape.plotting._path import trajectory
-from landscape.plotting._plane import contours, heatmap
+from landscape.plotting._plane import contours, heatmap, thin_labels
 from landscape.plotting._planes import planes, radial_profile
 from landscape.plotting._report import report
+from landscape.plotting._scale import dress_log_ticks
 from landscape.plotting._spectrum import spectrum
-from landscape.plotting._style import save_figure, style
+from landscape.plotting._style import ACCENT, plain, save_figure, style
+from landscape.plotting._style import whole_files as whole_files
+from landscape.plotting._surface import BOX as BOX
 from landscape.plotting._surface import surface3d
 from landscape.plotting._train_test import train_test
 from landscape.plotting._trainability import trainability
@@ -49,4 +54,10 @@ __all__ = [
     "endpoints",
     "style",
     "save_figure",
+    "ACCENT",
+    "dress_log_ticks",
+    "label_color",
+    "label_name",
+    "plain",
+    "thin_labels",
 ]

@@ -17,15 +17,25 @@ A store is a folder of a local or mounted file system, since all of this rests o
 from landscape.store._files import DONE as DONE
 from landscape.store._files import INDEX as INDEX
 from landscape.store._files import JOURNAL as JOURNAL
+from landscape.store._files import RESTORE as RESTORE
+from landscape.store._files import STALE_SECONDS as STALE_SECONDS
 from landscape.store._files import StoreError, is_run
+from landscape.store._files import being_built as being_built
 from landscape.store._files import beside as beside
 from landscape.store._files import check_place as check_place
+from landscape.store._files import load_zarr as load_zarr
 from landscape.store._files import local_path as local_path
+from landscape.store._files import readable as readable
+from landscape.store._files import rename_unless_made as rename_unless_made
+from landscape.store._files import writable as writable
+from landscape.store._layout import METADATA as METADATA
+from landscape.store._layout import PARTIAL as PARTIAL
 from landscape.store._layout import Layout as Layout
 from landscape.store._record import check_plain as check_plain
 from landscape.store._record import decode as decode
 from landscape.store._record import encode as encode
 from landscape.store._record import flatten as flatten
+from landscape.store._record import plan_differences as plan_differences
 from landscape.store._run import PlanMismatch, RunStore, annotate, load, save
 from landscape.store._run import open_run as open_run
 

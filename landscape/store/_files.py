@@ -116,7 +116,7 @@ def create(path: Path, plan: Mapping[str, Any], layout: Layout, meta: Mapping[st
     check_storable(layout.outputs, layout.grid.names)
     with being_built(path) as folder:
         fill(folder, plan, layout, meta)
-        _rename_unless_made(folder, path)
+        rename_unless_made(folder, path)
 
 
 @contextlib.contextmanager
@@ -131,7 +131,7 @@ def being_built(path: Path) -> Generator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _rename_unless_made(building: Path, path: Path) -> None:
+def rename_unless_made(building: Path, path: Path) -> None:
     """Rename a directory into place; another process may have been first, and then its store counts."""
     try:
         building.rename(path)

@@ -23,8 +23,10 @@ from landscape.subspace._draws import units_of as units_of
 from landscape.subspace._filters import LAYOUTS, Description, FilterAxis, flax_filter_axis, torch_filter_axis
 from landscape.subspace._subspace import (
     Subspace,
+    as_stack,
     describe,
     filter_normalize,
+    gram,
     layer_normalize,
     least_squares,
     line,
@@ -34,12 +36,13 @@ from landscape.subspace._subspace import (
     plane_through,
     random_directions,
     random_walk_explained,
+    random_walks_explained,
 )
 from landscape.subspace._subspace import check_pair as check_pair
 
 __all__ = [
-    "LAYOUTS", "Description", "Draws", "FilterAxis", "Planes", "Subspace", "describe", "filter_normalize",
-    "flax_filter_axis",
-    "layer_normalize", "least_squares", "line", "mask", "orthonormalize", "pca_directions", "plane_through",
-    "random_directions", "random_walk_explained", "torch_filter_axis",
+    "Description", "Draws", "FilterAxis", "LAYOUTS", "Planes", "Subspace", "as_stack", "describe",
+    "filter_normalize", "flax_filter_axis", "gram", "layer_normalize", "least_squares", "line", "mask",
+    "orthonormalize", "pca_directions", "plane_through", "random_directions", "random_walk_explained",
+    "random_walks_explained", "torch_filter_axis",
 ]  # fmt: skip

@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
 from landscape.affine import _program
-from landscape.checks import check_flag, warn
+from landscape.checks import check_flag, reals, warn
 from landscape.grid import Grid
-from landscape.subspace import _filters
+from landscape.subspace import _filters, _streams
 from landscape.subspace._filters import Description, FilterAxis
 
 NOISE = 0.1  # share of a picture's range from which rounding is its subject
@@ -56,8 +56,11 @@ class Subspace:
 
         return jax.tree.map(move, self.origin, _tree.combine(coords, directions))
 
-    def project(self, params: PyTree) -> Float[Array, " k"]:
+    def project(self, params: PyTree) -> Float[Array, "*t k"]:
         """Coordinates of the point of the subspace nearest to `params` in the Euclidean norm.
+
+        Of a `Trajectory`, or a list of them, those of all its snapshots, `(T, k)`, read leaf by leaf and summed in
+        float64 on the host.
 
         Solves the least-squares problem, so it is right for directions that are neither orthogonal nor of unit
         length. Where they are linearly dependent, it is the solution of least norm with coordinates measured in
@@ -67,14 +70,20 @@ class Subspace:
             TypeError: a leaf is not real.
             ValueError: `params` or the directions do not look like the origin.
         """
+        if (lazy := _tree.as_lazy(params)) is not None:
+            return jnp.asarray(self._projected(lazy).coords)
         return least_squares(self._stacked(), self._from_origin(params))
 
-    def residual(self, params: PyTree) -> Float[Array, ""]:
+    def residual(self, params: PyTree) -> Float[Array, "*t"]:
         """Euclidean distance of `params` from the subspace: what the picture does not show.
+
+        Of a `Trajectory`, or a list of them, those of all its snapshots, `(T,)`, as for `project`.
 
         Raises:
             TypeError, ValueError: as for `project`.
         """
+        if (lazy := _tree.as_lazy(params)) is not None:
+            return jnp.asarray(self._projected(lazy).residual)
         return _tree.norm(_differences(params, self(self.project(params))))
 
     def gram(self) -> Float[Array, "k k"]:
@@ -118,6 +127,10 @@ class Subspace:
         """The directions as a stack, checked."""
         _tree.check_params(self.origin, "origin")
         return _tree.read_stack(self.directions, "directions", self.origin, "the origin")
+
+    def _projected(self, lazy: _tree.LazyStack) -> _streams.Projection:
+        directions = self._stacked()
+        return _streams.project(_tree.read_lazily(lazy, "params", self.origin, "the origin"), self.origin, directions)
 
     def _from_origin(self, params: PyTree) -> PyTree:
         _tree.check_params(params)
@@ -495,31 +508,77 @@ def pca_directions(snapshots: PyTree, num: int = 2, *, like: PyTree = None) -> t
     are chosen so that the path ends on the positive side of where it began.
 
     Args:
-        snapshots: `T` parameter trees, a stack or a list.
+        snapshots: `T` parameter trees, a stack or a list; or a `Trajectory`, or a list of them for a common plane,
+            which are read leaf by leaf: no more than a part of a leaf of all snapshots is in memory, and inner products
+            are summed in float64.
         num: number of directions, below `T`.
         like: one tree of the kind that is stacked. Only needed where that is a list of layers of equal shapes, so
             that a stack of it looks like a list of trees.
 
     Returns:
         Orthonormal stacked directions, and the share of the snapshots' variance that each explains. Compare
-        with `random_walk_explained`: a high share by itself is what any random walk shows.
+        with `random_walk_explained` (of several runs, `random_walks_explained`): a high share by itself is what any
+        random walk shows.
 
     Raises:
         TypeError: a leaf is not a real floating-point array (a counter of batches is none), or `num` is no integer.
         ValueError: fewer than `num + 1` snapshots, or snapshots that do not vary in `num` directions beyond the
             rounding of their variance; `snapshots` is no stack, or could be a list as well.
     """
+    lazy = _tree.as_lazy(snapshots)
+    if lazy is not None:
+        _tree.read_lazily(lazy, "snapshots", like, "like")
+        _check_num(num, len(lazy))
+        directions, shares = _streams.principal(lazy, int(num))
+        return directions, jnp.asarray(shares)
     snapshots = _tree.read_stack(snapshots, "snapshots", like, "like")
-    _tree.check_count("num", num)
     length = _tree.num_stacked(snapshots)
-    if not 1 <= num < length:
-        raise ValueError(f"{num} principal directions need at least {num + 1} snapshots, got {length}")
+    _check_num(num, length)
     rows, explained = _principal(_flatten(snapshots), int(num))
     rounding = 10 * float(jnp.finfo(explained.dtype).eps) * length**0.5
     if not _tree.is_traced(explained) and not bool(jnp.all(explained > rounding)):
         raise ValueError(f"the snapshots vary in fewer than {num} directions: explained variance {explained}")
     basis, *_ = _gram_schmidt(rows)
     return _cut(basis, snapshots, stacked=True), explained
+
+
+def _check_num(num: Any, length: int) -> None:
+    _tree.check_count("num", num)
+    if not 1 <= num < length:
+        raise ValueError(f"{num} principal directions need at least {num + 1} snapshots, got {length}")
+
+
+def gram(snapshots: PyTree, *, like: PyTree = None) -> Float[np.ndarray, "t t"]:
+    """Inner products of all pairs of snapshots, summed over all leaves in float64 on the host.
+
+    Squared distances are `g[i, i] + g[j, j] - 2 g[i, j]`. A `Trajectory`, or a list of them, is read leaf by leaf.
+
+    Args:
+        snapshots: a stack, a list of trees, a `Trajectory` or a list of them.
+        like: one tree of the kind that is stacked, as for `pca_directions`.
+
+    Raises:
+        TypeError: a leaf is not a real floating-point array.
+        ValueError: `snapshots` is no stack, or could be a list as well.
+    """
+    lazy = _tree.as_lazy(snapshots)
+    if lazy is None:
+        lazy = _InMemory(_tree.read_stack(snapshots, "snapshots", like, "like"))
+    return _streams.gram(_tree.read_lazily(lazy, "snapshots", like, "like"))
+
+
+class _InMemory(_tree.LazyStack):
+    """A stack that is in memory, for what reads stacks in parts."""
+
+    def __init__(self, stack: PyTree) -> None:
+        self._leaves, self._stack = [np.asarray(x) for x in jax.tree.leaves(stack)], stack
+        self.like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), stack)
+
+    def __len__(self) -> int:
+        return len(self._leaves[0])
+
+    def rows(self, leaf: int, start: int, stop: int) -> np.ndarray:
+        return self._leaves[leaf].reshape(len(self), -1)[:, start:stop]
 
 
 @partial(jax.jit, static_argnums=1)
@@ -552,6 +611,65 @@ def random_walk_explained(num_snapshots: int, num: int = 2) -> np.ndarray:
     k = np.arange(1, num_snapshots)
     eigenvalues = 0.5 / (1 - np.cos(np.pi * k / num_snapshots))
     return (eigenvalues / eigenvalues.sum())[:num]
+
+
+def random_walks_explained(steps: Any, num: int = 2) -> np.ndarray:
+    r"""The same null hypothesis for several walks in one plane, or snapshots at unequal steps, shape `(num,)`.
+
+    Of independent walks in many dimensions that begin at one point, the inner products of snapshots at steps $s$ and
+    $t$ are $\min(s, t)$ within a walk and 0 between two. Their eigenvalues about the common mean are what
+    `pca_directions` finds: for one walk and equal steps those of `random_walk_explained`.
+
+    Args:
+        steps: the steps of the snapshots of each walk, such as `[run.steps for run in runs]`; or those of one walk.
+            Each begins with the step of the common start.
+        num: number of directions.
+
+    Raises:
+        TypeError: steps that are no numbers, or a count that is no integer.
+        ValueError: steps that do not increase, or as many directions as snapshots.
+    """
+    _tree.check_count("num", num, 1)
+    walks = [reals("steps", walk, finite=True) for walk in (steps if _are_several(steps) else [steps])]
+    for walk in walks:
+        if walk.ndim != 1 or not walk.size or np.any(np.diff(walk) <= 0):
+            raise ValueError(f"the steps of a walk must be numbers that increase, shape (t,), got {walk}")
+    total = sum(map(len, walks))
+    if num >= total:
+        raise ValueError(f"{num} principal directions need at least {num + 1} snapshots, got {total}")
+    products, start = np.zeros((total, total)), 0
+    for walk in walks:
+        part = slice(start, start + len(walk))
+        products[part, part] = np.minimum.outer(walk - walk[0], walk - walk[0])
+        start += len(walk)
+    centred = products - products.mean(axis=0) - products.mean(axis=1)[:, None] + products.mean()
+    variances = np.maximum(np.linalg.eigvalsh(centred)[::-1], 0)
+    if not variances[0] > 0:
+        raise ValueError("walks of one snapshot each, from one start, do not vary")
+    return (variances / variances.sum())[:num]
+
+
+def _are_several(steps: Any) -> bool:
+    """Whether these are the steps of several walks rather than of one."""
+    return isinstance(steps, list | tuple) and any(np.ndim(walk) for walk in steps)
+
+
+def as_stack(trees: PyTree, like: PyTree, name: str = "trees", like_name: str = "like") -> PyTree:
+    """Parameters as one stack, whose leaves have a leading axis: of a list of trees, or of a stack as it is.
+
+    Every function here that takes a stack reads it like this.
+
+    Args:
+        trees: a list or tuple of trees like `like`, or a stack of them.
+        like: one such tree.
+        name: what `trees` is called in messages.
+        like_name: what `like` is called in messages.
+
+    Raises:
+        TypeError: a leaf is not a real floating-point array.
+        ValueError: neither a list of trees like `like` nor a stack of them.
+    """
+    return _tree.read_stack(trees, name, like, like_name)
 
 
 def line(a: PyTree, b: PyTree) -> Subspace:

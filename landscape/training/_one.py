@@ -13,6 +13,7 @@ from landscape import _tree
 from landscape.checks import check_flag
 from landscape.engine._kernel import machine_memory
 from landscape.objective import Objective, check_means, check_named, check_objective
+from landscape.point import matmul_precision
 from landscape.training._descent import Descent, Outcome, Spec
 
 static: Any = {"static": True}
@@ -106,7 +107,11 @@ def train(
             of the fast ones, and `track` measures the slow ones.
         num_steps: steps at most.
         key: random key for minibatches; needed with `batch_size`. Step `t` draws with `fold_in(key, t)`.
-        batch_size: examples per step, drawn anew without replacement each step; all of them by default.
+        batch_size: examples per step, drawn anew without replacement each step; all of them by default. With
+            `Objective.weight_fn` a step goes down the weighted mean of its own examples, a ratio of two sums, as the
+            weighted losses of other libraries do: on average over the draws its slope is that of the whole but for a
+            bias of the order of one over `batch_size`. A step whose examples all have weight 0 has the loss NaN. For
+            slopes without bias put `w_i / mean(w)` into the loss, and leave `weight_fn` away.
         record_every: steps between two entries of the history. By default 1; with `batch_size`, where an entry costs
             a pass over all examples, as many steps as take ten passes.
         check_every: steps between two looks at `tol` and `max_loss`, which is at its multiples and after the last
@@ -142,7 +147,7 @@ def _train(descent: Descent, params: PyTree) -> Run:
 
 def run(descent: Descent, params: PyTree) -> Run:
     """Carry a training out."""
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         state, history, snapshots = descent.run(params)
     return Run(state.params, history, snapshots, state.outcome_code, state.step, state.optimizer_state)
 
@@ -167,6 +172,8 @@ def check_run(objective: Any, spec: Spec, key: Any, track: Any, limits: tuple[An
         if key is None:
             raise ValueError("batch_size= draws minibatches at random: pass key=jax.random.key(seed) too")
         if not 1 <= spec.batch_size <= (objective.num_examples or 0):
+            if not objective.batched:
+                raise ValueError("batch_size= draws examples, and the objective has none: batched=False")
             raise ValueError(f"batch_size={spec.batch_size}, but the objective has {objective.num_examples} examples")
 
 

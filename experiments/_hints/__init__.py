@@ -1,0 +1,1 @@
+"""Learning with hints: the task of Gulcehre and Bengio, and its figures."""

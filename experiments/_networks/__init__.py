@@ -1,0 +1,1 @@
+"""Parts of experiments on networks: points, labels, widths, paths, their figures."""

@@ -1,0 +1,1 @@
+"""Students of a teacher network: the published shares, and ours beside them."""
