@@ -30,7 +30,7 @@ from landscape.subspace import Subspace, filter_normalize, random_directions, un
 from landscape.training import train
 
 STEPS, RATE = 200, 3e-3  # of the training where there are no trained parameters
-TOP, PROBES, LANCZOS = 5, 6, 40
+TOP, PROBES, LANCZOS, LOWEST = 5, 5, 30, 120  # pairs, probes and their steps, products for the smallest eigenvalue
 PLANES, EVALUATIONS = 20, 800
 
 
@@ -154,7 +154,10 @@ class _Parts:
     def surface(self, resolution: int, store: Any, options: dict[str, Any]) -> Landscape:
         """The losses over the plane."""
         self.say(f"plane of {resolution} x {resolution} points")
-        axes = (Axis.linspace(name, -self.extent.value, self.extent.value, resolution) for name in ("alpha", "beta"))
+        kind = " (filter normalised)" if self.normalization else ""
+        names = {"alpha": f"direction 1{kind}", "beta": f"direction 2{kind}"}
+        reach = self.extent.value
+        axes = (Axis.linspace(name, -reach, reach, resolution, label) for name, label in names.items())
         return sweep(LossSurface(self.plane, self.problem.objectives), Grid(tuple(axes)), store=store, **options)
 
     def measured(self) -> dict[str, Any]:
@@ -211,7 +214,7 @@ class _Parts:
         keys = jax.random.split(jax.random.fold_in(self.key, 4), 4)
         size = _tree.size(self.params)
         top = eigenpairs(keys[0], self.objective, self.params, min(TOP, size))
-        low = eigenpairs(keys[1], self.objective, self.params, 1, "SA", max_products=200)
+        low = eigenpairs(keys[1], self.objective, self.params, 1, "SA", max_products=LOWEST)
         whole = trace(keys[2], self.objective, self.params)
         density = spectral_density(keys[3], self.objective, self.params, num_probes=PROBES, num_steps=LANCZOS)
         _, gradient = jax.jit(lambda o, p: o.value_and_grad(p))(self.objective, self.params)

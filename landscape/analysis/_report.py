@@ -34,8 +34,13 @@ def report_table(landscape: Landscape) -> list[tuple[str, str]]:
 
 def _model_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     model = found["model"]
-    losses = [(f"{name} loss", f"{value:.5g}") for name, value in model["losses"].items()]
+    losses = [(f"{name} loss", f"{value:.5g}") for name, value in _losses(model)]
     return [("model", f"{model['name']}, {model['num_params']:,} parameters of norm {model['norm']:.4g}"), *losses]
+
+
+def _losses(model: dict[str, Any]) -> list[tuple[str, float]]:
+    """Names and losses, that of the training data first."""
+    return sorted(model["losses"].items(), key=lambda item: item[0] != "train")
 
 
 def _radius_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
@@ -88,7 +93,7 @@ def report_text(landscape: Landscape) -> str:
 
 def _picture(found: dict[str, Any]) -> str:
     model, extent = found["model"], found["extent"]
-    losses = " and ".join(f"{value:.4g} ({name})" for name, value in model["losses"].items())
+    losses = " and ".join(f"{value:.4g} ({name})" for name, value in _losses(model))
     size, reach = f"{model['num_params']:,}", f"{extent['value']:g}"
     here = f" (after {model['trained_here']}, as no trained ones were given)" if model["trained_here"] else ""
     return (
@@ -139,12 +144,11 @@ def _minimum(found: dict[str, Any]) -> str:
     curved = found["curvature"]
     low, error, top = curved["lowest"], curved["lowest_residual"], float(np.max(np.abs(curved["eigenvalues"])))
     slope = f"The norm of the gradient is {curved['gradient_norm']:.2g}"
-    if low < -max(error, 1e-3 * top):
-        way = "these parameters are at no minimum, the loss falls that way"
-        return f"{slope} and the smallest eigenvalue {low:.3g}: {way}."
-    return (
-        f"{slope} and no eigenvalue was found below {low:.2g} (within {error:.1g}): no way down by curvature was found."
-    )
+    if low < -error:
+        way = f"of {-low / top:.2g} of the largest's size: these parameters are at no minimum, the loss falls that way"
+        return f"{slope}, and the smallest eigenvalue {low:.3g} (within {error:.1g}), {way}."
+    way = "no way down by curvature was found"
+    return f"{slope}, and no eigenvalue was found below {low:.2g} (within {error:.1g}): {way}."
 
 
 def _unseen(found: dict[str, Any]) -> str:
