@@ -262,7 +262,11 @@ def test_auto_extent_refuses_what_has_none():
         (lambda o, p: reach.critical_sharpness(o, p, p[:1], learning_rate=0.1), ValueError, "update must have shape"),
         (lambda o, p: reach.critical_sharpness(o, p, p, learning_rate=0.1, of=o), ValueError, "give one of them"),
         (lambda o, p: reach.critical_sharpness(None, p, learning_rate=0.1), TypeError, "objective"),
-        (lambda o, p: reach.critical_sharpness(o, p, learning_rate=0.1, of=p), TypeError, "of must be an Objective"),
+        (
+            lambda o, p: reach.critical_sharpness(o, p, learning_rate=0.1, of=p),
+            TypeError,
+            r"of must be a landscape\.Objective",
+        ),
         (lambda o, p: reach.typical(jax.random.key(0), o, p), TypeError, "plane must be a Subspace"),
         (
             lambda o, p: reach.typical(jax.random.key(0), o, ls.Subspace(p, jnp.eye(3)[:2]), distances=[-1.0]),
