@@ -20,6 +20,7 @@ ROWS = [
     ("export",),
     ("maps", "paths", "view", "recording"),
     ("reach", "cli"),
+    ("reporting",),
     ("__main__",),
 ]
 NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "view", "cli"}

@@ -21,8 +21,8 @@ FIGURES = {"surface": ["summary"]}  # where a figure has another name than its e
 GROUPS = {
     "Describe": ("objective", "grid", "point", "subspace", "losses", "problems", "bridges"),
     "Evaluate": ("engine", "maps", "training", "recording", "store", "adaptive", "affine"),
-    "Measure": ("curvature", "minima", "paths", "analysis"),
-    "Show": ("plotting", "export", "cli"),
+    "Measure": ("curvature", "minima", "paths", "reach", "reporting", "analysis"),
+    "Show": ("plotting", "view", "export", "cli"),
 }
 
 
