@@ -94,6 +94,8 @@ class Objective:
         check_flag(f"{name}.has_aux", self.has_aux)
         if self.update_state is not None:
             _tree.check_takes(self.update_state, f"{name}.update_state", "params", "batch", "state")
+        _tree.check_whole(self.data, f"{name}.data")
+        _tree.check_whole(self.state, f"{name}.state")
         self._count_and_size()
 
     def __call__(self, params: PyTree) -> Float[Array, ""]:
