@@ -107,12 +107,19 @@ class Objective:
         return self.mean(lambda batch: self._batch_means(params, batch))
 
     def value_and_grad(self, params: PyTree) -> tuple[Float[Array, ""], PyTree]:
-        """Mean loss and its gradient, with the memory of one batch."""
+        """Mean loss and its gradient, with the memory of one batch.
+
+        Raises:
+            ValueError: JAX can evaluate the loss and has no gradient of it.
+        """
 
         def loss(p: PyTree, batch: PyTree) -> Array:
             return self._batch_means(p, batch)["loss"]
 
-        return self.mean(lambda batch: jax.value_and_grad(loss)(params, batch))
+        def slope() -> Any:
+            return self.mean(lambda batch: jax.value_and_grad(loss)(params, batch))
+
+        return differentiated(slope, lambda: self(params), "going down on a loss needs its gradient", _BACKWARDS)
 
     def per_example(self, params: PyTree) -> Float[Array, " n"]:
         """The loss of each example.
@@ -255,6 +262,41 @@ class Objective:
 
 
 _WRAP = "; wrap a function of the parameters alone as Objective(lambda params, _: fn(params))"
+
+
+_BACKWARDS = (
+    "give loops a length that is known beforehand (jax.lax.scan or fori_loop in place of while_loop), and functions "
+    "that JAX cannot see into a jax.custom_vjp"
+)
+
+
+class NoDerivative(ValueError):
+    """JAX can evaluate a function, and not differentiate it."""
+
+
+def differentiated(take: Callable[[], Any], plain: Callable[[], Any], need: str, remedy: str = _BACKWARDS) -> Any:
+    """What `take()` gives, by differentiating what `plain()` evaluates.
+
+    Raises:
+        NoDerivative: JAX has no such derivative; the message begins with the `need` and ends with the `remedy`. What
+            `plain()` itself raises comes through as it is.
+    """
+    try:
+        return take()
+    except (TypeError, ValueError, NotImplementedError) as error:
+        if not (isinstance(error, NoDerivative) or _can(plain)):
+            raise
+        cause = error.__cause__ if isinstance(error, NoDerivative) else error
+        said = str(cause).strip().splitlines()[0]
+        raise NoDerivative(f"{need}, and JAX has none: {said} What helps: {remedy}") from cause
+
+
+def _can(plain: Callable[[], Any]) -> bool:
+    try:
+        jax.eval_shape(plain)
+    except Exception:
+        return False
+    return True
 
 
 def _tree_as_jax(tree: PyTree) -> PyTree:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
 from landscape.grid import Grid
-from landscape.objective import Objective, check_means, check_named, check_objective, joined
+from landscape.objective import Objective, check_means, check_named, check_objective, differentiated, joined
 from landscape.point import checked_value, coords_dtype
 from landscape.subspace import Subspace, least_squares
 from landscape.training._descent import (
@@ -179,14 +179,8 @@ def check_track(track: Any) -> None:
 
 def _backward(objective: Objective, params: PyTree, output: str) -> PyTree:
     """The gradient for the parameters."""
-    try:
-        return objective.value_and_grad(params)[1]
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise ValueError(
-            f"the output {output!r} needs the gradient of the loss, and JAX has none: {str(error).splitlines()[0]} "
-            "Give loops a length that is known beforehand, give functions of your own a jax.custom_vjp, or leave the "
-            "output away"
-        ) from error
+    need = f"the output {output!r} needs the gradient of the loss"
+    return differentiated(lambda: objective.value_and_grad(params)[1], lambda: objective(params), need)
 
 
 def point_like(grid: Grid) -> jax.ShapeDtypeStruct:
