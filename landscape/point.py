@@ -269,7 +269,7 @@ def refusal(fn: Any, num_coords: int) -> Exception | None:
 
 def precision_now() -> str:
     """The precision of matrix products: JAX's own setting where the user has made one, else `"highest"`."""
-    return jax.config.jax_default_matmul_precision or "highest"
+    return getattr(jax.config, "jax_default_matmul_precision", None) or "highest"
 
 
 def matmul_precision(asked: str | None = None) -> contextlib.AbstractContextManager[Any]:
