@@ -273,7 +273,9 @@ def _given(source: Any, like: PyTree, steps: Any, scalars: Mapping[str, Any] | N
         raise ValueError(
             f"steps must be {length} whole numbers that increase, one for each snapshot, got {short(steps)}"
         )
-    numbers = {name: reals(f"scalars[{name!r}]", values) for name, values in dict(scalars or {}).items()}
+    if not isinstance(scalars, Mapping | None):
+        raise TypeError(f"scalars must be a dict of numbers for each snapshot by name, got {short(scalars)}")
+    numbers = {name: reals(f"scalars[{name!r}]", values) for name, values in (scalars or {}).items()}
     for name, values in numbers.items():
         if values.shape != (length,):
             raise ValueError(f"scalars[{name!r}] must have shape ({length},), one number for each snapshot")
