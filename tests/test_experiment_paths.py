@@ -172,7 +172,7 @@ def test_bad_settings_name_their_flag_before_any_work(changes, message):
 
 def test_a_plan_trains_nothing(capsys):
     assert paths.run(SMALL, dataclasses.replace(LAB, planning=True)) == {}
-    assert "9 x 9" in capsys.readouterr().out
+    assert "tiles of 9x9" in capsys.readouterr().out
 
 
 @pytest.mark.slow
