@@ -20,12 +20,14 @@ NAMES = (
     "engine",
     "hoisting",
     "imports",
+    "page",
     "recorder",
     "scaling",
     "tolerance",
     "curvature",
     "convolutions",
     "training",
+    "bridges",
     "peers",
 )
 

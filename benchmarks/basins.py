@@ -53,7 +53,7 @@ def describe(report: Report, exact: ls.Landscape, refined: ls.Landscape) -> dict
     """The share computed and the labels that are wrong, beside what was wanted and stated."""
     computed = float(refined.computed.mean())
     wrong = float(np.mean(refined["label"] != exact["label"]))
-    stated = float(refined.meta["refinement"]["outputs"]["label"]["fraction"])
+    stated = refined.promise.outputs["label"].fraction
     met = computed <= SHARE_COMPUTED and wrong <= stated <= MAX_WRONG
     shares, steps = [float(np.mean(exact["label"] == k)) for k in range(4)], float(exact["steps"].mean())
     found = {"computed": computed, "wrong": wrong, "stated": stated, "met": met, "shares": shares, "steps": steps}

@@ -285,8 +285,14 @@ def stated(landscape: ls.Landscape) -> ls.Landscape:
 
 def wrong_share(landscape: ls.Landscape) -> float | None:
     """Largest share of wrong labels at 95 % confidence; None where every start was computed."""
-    outputs = landscape.meta.get("refinement", {}).get("outputs", {})
-    return float(outputs["label"]["fraction"]) if "label" in outputs and not landscape.computed.all() else None
+    promised = _promised(landscape)
+    return None if promised is None else promised.fraction
+
+
+def _promised(landscape: ls.Landscape) -> Any:
+    if landscape.promise is None or landscape.computed.all():
+        return None
+    return landscape.promise.outputs.get("label")
 
 
 def findings(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]:
@@ -324,7 +330,7 @@ def _map_rows(landscape: ls.Landscape, first: ls.Landscape, labels: Sequence[int
     evaluated = f"{landscape.computed.mean():.2%} of {landscape.grid.size:,}"
     yield "starts computed", "all" if bound is None else "few", evaluated
     if bound is not None:
-        wanted = landscape.meta["refinement"]["outputs"]["label"]["max_wrong"]
+        wanted = _promised(landscape).asked["max_wrong"]
         yield "wrong labels, at most", f"{wanted:.2%} (95 %)", f"{bound:.3%}"
     shares, others = shares_of(landscape), shares_of(first)
     for label in labels:

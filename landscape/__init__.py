@@ -15,6 +15,7 @@ _HOME = {
     "Axis": "grid",
     "Grid": "grid",
     "Landscape": "grid",
+    "Batches": "objective",
     "Objective": "objective",
     "Problem": "objective",
     "PointFunction": "point",
@@ -22,6 +23,9 @@ _HOME = {
     "LossSurface": "maps",
     "BasinMap": "maps",
     "TrainabilityMap": "maps",
+    "radius": "reach",
+    "auto_extent": "reach",
+    "report": "reporting",
     "Run": "training",
     "Outcome": "training",
     "train": "training",
@@ -41,6 +45,7 @@ _MODULES = (
     "adaptive",
     "affine",
     "analysis",
+    "bridges",
     "curvature",
     "engine",
     "export",
@@ -48,15 +53,19 @@ _MODULES = (
     "losses",
     "maps",
     "minima",
+    "moving",
     "objective",
     "paths",
     "plotting",
     "point",
     "problems",
     "recording",
+    "reach",
+    "reporting",
     "store",
     "subspace",
     "training",
+    "view",
 )
 
 __all__ = [*_HOME, *_MODULES]
@@ -65,6 +74,7 @@ if TYPE_CHECKING:
     from landscape import adaptive as adaptive
     from landscape import affine as affine
     from landscape import analysis as analysis
+    from landscape import bridges as bridges
     from landscape import curvature as curvature
     from landscape import engine as engine
     from landscape import export as export
@@ -72,15 +82,19 @@ if TYPE_CHECKING:
     from landscape import losses as losses
     from landscape import maps as maps
     from landscape import minima as minima
+    from landscape import moving as moving
     from landscape import objective as objective
     from landscape import paths as paths
     from landscape import plotting as plotting
     from landscape import point as point
     from landscape import problems as problems
+    from landscape import reach as reach
     from landscape import recording as recording
+    from landscape import reporting as reporting
     from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
+    from landscape import view as view
     from landscape.engine import Interrupted as Interrupted
     from landscape.engine import Strategy as Strategy
     from landscape.engine import plan as plan
@@ -91,11 +105,15 @@ if TYPE_CHECKING:
     from landscape.maps import BasinMap as BasinMap
     from landscape.maps import LossSurface as LossSurface
     from landscape.maps import TrainabilityMap as TrainabilityMap
+    from landscape.objective import Batches as Batches
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
     from landscape.point import PointFunction as PointFunction
+    from landscape.reach import auto_extent as auto_extent
+    from landscape.reach import radius as radius
     from landscape.recording import Recorder as Recorder
     from landscape.recording import Trajectory as Trajectory
+    from landscape.reporting import report as report
     from landscape.store import PlanMismatch as PlanMismatch
     from landscape.store import StoreError as StoreError
     from landscape.store import load as load

@@ -1,4 +1,4 @@
-"""The command line on saved runs: `landscape info | plot | export`.
+"""The command line on saved runs, `landscape info | plot | view | export | report`, and live ones: `landscape serve`.
 
 Help must answer at once, so this module imports the standard library only; each command imports what it needs.
 
@@ -29,6 +29,7 @@ EXIT_BROKEN_PIPE = 141
 KINDS = ("heatmap", "contours", "surface3d", "profile", "overview", "basins", "trainability")
 VERDICTS = {"basins": "label", "trainability": "value"}  # views with colours of their own, and what they draw
 PICTURES = (".png", ".pdf", ".svg")
+PAGES = (".html", ".htm")
 PANEL = (4.2, 3.4)  # inches
 WIDTH = 88  # characters of a value in `info` before it is cut
 
@@ -36,6 +37,7 @@ EXAMPLES = """examples:
   landscape info results/surface/filter.zarr
   landscape plot results/surface/filter.zarr --output train_loss --scale log --out loss.pdf
   landscape plot cube.zarr --slice c=0.5
+  landscape view results/surface/filter.zarr --open
   landscape export results/surface/filter.zarr loss.vti
 """
 
@@ -99,13 +101,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_info(commands)
     _add_plot(commands)
+    _add_view(commands)
     _add_export(commands)
+    _add_serve(commands)
+    _add_command(
+        commands, _report_of, "report", "Print the table and the paragraph of a run that `landscape.report` made."
+    )
     return parser
 
 
-def _add_command(commands: Any, run: Any, name: str, summary: str) -> argparse.ArgumentParser:
+def _add_command(commands: Any, run: Any, name: str, summary: str, **runs: Any) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=summary, description=summary)
-    parser.add_argument("run", type=Path, metavar="RUN.zarr", help="directory that a sweep or `save` wrote")
+    parser.add_argument("run", type=Path, metavar="RUN.zarr", help="directory that a sweep or `save` wrote", **runs)
     parser.set_defaults(command=run)
     return parser
 
@@ -156,19 +163,44 @@ def _add_plot(commands: Any) -> None:
     _add_force(parser)
 
 
-def _add_export(commands: Any) -> None:
-    summary = "Write a file for other programs; its suffix says which: json npz csv nc h5 vti vtr."
-    parser = _add_command(commands, _export, "export", summary)
-    parser.add_argument("out", type=Path, metavar="OUT", help="file to write, for example loss.nc")
+def _add_view(commands: Any) -> None:
+    summary = "Write one HTML page to look around in; of several runs with one grid side by side."
+    parser = _add_command(commands, _view, "view", summary, nargs="+")
+    add = parser.add_argument
+    add("--output", metavar="NAME", help="the output that is shown first")
+    add("--out", type=Path, metavar="FILE", help="page to write; RUN.html by default")
+    add("--title", metavar="TEXT", help="title of the page; the name of the run by default")
+    add("--open", action="store_true", help="show it in the browser")
     _add_slice(parser)
     _add_force(parser)
 
 
-def _load(args: argparse.Namespace) -> "Landscape":
+def _add_export(commands: Any) -> None:
+    summary = "Write a file for other programs; its suffix says which: json npz csv nc h5 vti vtr glb ply stl."
+    parser = _add_command(commands, _export, "export", summary)
+    parser.add_argument("out", type=Path, metavar="OUT", help="file to write, for example loss.nc")
+    parser.add_argument("--output", metavar="NAME", help="the output of which a mesh (glb, ply, stl) is made")
+    _add_slice(parser)
+    _add_force(parser)
+
+
+def _add_serve(commands: Any) -> None:
+    summary = "Serve a plane that moves to your own browser, until Ctrl-C: what is zoomed to is swept."
+    parser = commands.add_parser("serve", help=summary, description=summary)
+    parser.set_defaults(command=_serve)
+    add = parser.add_argument
+    add("target", metavar="FILE.py:FACTORY", help="or MODULE:FACTORY, a function that returns (surface, grid)")
+    add("--store", type=Path, metavar="DIR", help="folder to keep the views in; a temporary one by default")
+    add("--port", type=int, default=0, help="one that is free by default")
+    add("--tolerance", type=float, default=0.01, help="share of the range by which values may be off; 0 for none")
+    add("--open", action="store_true", help="show it in the browser")
+
+
+def _load(args: argparse.Namespace, run: Path | None = None) -> "Landscape":
     """The run that was asked for, cut as asked for."""
     from landscape.store import load
 
-    landscape = load(args.run)
+    landscape = load(run or args.run)
     twice = sorted({name for name, _ in args.slice if [n for n, _ in args.slice].count(name) > 1})
     if twice:
         raise ValueError(f"--slice cuts {twice[0]!r} twice; cut every axis once")
@@ -193,7 +225,65 @@ def _export(args: argparse.Namespace) -> None:
     from landscape.export import export
 
     out = _target(args.out, args.force)
-    print(f"wrote {export(_load(args), out, overwrite=args.force)}")
+    landscape = _load(args)
+    if args.output is not None and args.output not in landscape:
+        raise ValueError(f"no output {args.output!r} in this landscape; it has {', '.join(landscape)}")
+    print(f"wrote {export(landscape, out, overwrite=args.force, output=args.output)}")
+
+
+# ---------------------------------------------------------------------------------------------------- report
+
+
+def _report_of(args: argparse.Namespace) -> None:
+    from landscape.analysis import report_table, report_text
+    from landscape.store import load
+
+    landscape = load(args.run)
+    rows = report_table(landscape)
+    width = max(len(what) for what, _ in rows)
+    print("\n".join(f"{what.ljust(width)}  {found}" for what, found in rows))
+    print(f"\n{report_text(landscape)}")
+
+
+# ------------------------------------------------------------------------------------------------------ view
+
+
+def _view(args: argparse.Namespace) -> None:
+    out = args.out or Path(f"{args.run[0].resolve().stem}.html")
+    if out.suffix.lower() not in PAGES:
+        raise ValueError(f"cannot write {out}: a page is {' or '.join(PAGES)}")
+    out = _target(out, args.force)
+    import webbrowser
+
+    from landscape import view
+    from landscape.export import appearing
+
+    stems = [run.resolve().stem for run in args.run]
+    landscapes = {stem if stems.count(stem) == 1 else str(run): _load(args, run) for stem, run in zip(stems, args.run)}
+    if args.output is not None and not any(args.output in one for one in landscapes.values()):
+        known = sorted({name for one in landscapes.values() for name in one})
+        raise ValueError(f"no output {args.output!r} in what is to be shown; there are {', '.join(known)}")
+    text = view.page(landscapes, output=args.output, title=args.title)
+    with appearing(out, ".html") as building:
+        building.write_text(text, encoding="utf-8")
+    print(f"wrote {out}")
+    if args.open and not webbrowser.open(out.resolve().as_uri()):
+        print(f"landscape: no browser was found; open {out} in one", file=sys.stderr)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    import webbrowser
+
+    from landscape.view import serve
+    from landscape.view._serve import load_factory
+
+    def ready(address: str) -> None:
+        print(f"serving {address} until Ctrl-C", flush=True)
+        if args.open:
+            webbrowser.open(address)
+
+    surface, grid = load_factory(args.target)
+    serve(surface, grid, port=args.port, tolerance=args.tolerance or None, store=args.store, ready=ready)
 
 
 # ------------------------------------------------------------------------------------------------------ info

@@ -279,6 +279,63 @@ def _subdivide(values: np.ndarray, factor: int) -> np.ndarray:
     return fine
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """What is promised of one output at the points that were not evaluated.
+
+    Attributes:
+        driver: `"smooth"`, for values that are interpolated, or `"labels"`.
+        error: an estimate of the largest error, in units of the output (decades where it was predicted on a log scale);
+            `None` for labels and before the end.
+        fraction: with the confidence of the promise, at most this share of all points is off by more than `error`
+            (labels: is wrong), whatever the function.
+        asked: what was asked for: `tolerance`, `absolute`, `max_wrong`, ..., and the `range` of the values.
+    """
+
+    driver: str
+    error: float | None
+    fraction: float
+    asked: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a sweep at a tolerance did, and what it promises of the points that it did not evaluate.
+
+    Attributes:
+        points: of the grid.
+        evaluations: points that were evaluated.
+        rounds: in which they were chosen.
+        confidence: of every `fraction`.
+        outputs: what is promised of each output that was predicted.
+        left_out: outputs that were not predicted, and why.
+        warnings: what could not be had.
+        reason: why most points were evaluated, where they were.
+    """
+
+    points: int
+    evaluations: int
+    rounds: int
+    confidence: float
+    outputs: Mapping[str, Predicted]
+    left_out: Mapping[str, str]
+    warnings: tuple[str, ...]
+    reason: str
+
+    @classmethod
+    def of(cls, stated: Any) -> "Promise | None":
+        """Read what a run's metadata state, `None` where they state nothing of the kind."""
+        if not isinstance(stated, Mapping) or not isinstance(stated.get("outputs"), Mapping):
+            return None
+        outputs = {}
+        for name, one in stated["outputs"].items():
+            asked = {key: value for key, value in one.items() if key not in ("driver", "error", "fraction")}
+            outputs[name] = Predicted(one.get("driver", "smooth"), one.get("error"), one.get("fraction", 1.0), asked)
+        numbers = (stated.get(key, 0) for key in ("points", "evaluations", "rounds", "confidence"))
+        rest = (dict(stated.get("left_out", {})), tuple(stated.get("warnings", ())), stated.get("reason", ""))
+        return cls(*numbers, outputs, *rest)
+
+
 @dataclass(frozen=True, eq=False)
 class Landscape:
     """The result of a sweep: named values over a grid.
@@ -354,22 +411,32 @@ class Landscape:
         done = "" if self.computed.all() else f", {int(self.computed.sum())} of {self.grid.size} computed"
         return f"Landscape({axes}; {', '.join(self.names)}{done}{self._refined()})"
 
+    def _repr_html_(self) -> str:
+        """A table and a picture, for notebooks."""
+        import landscape
+
+        return landscape.view.summary(self)
+
     def _refined(self) -> str:
         """Which outputs a sweep at a tolerance predicted between the points computed, and which it did not."""
-        refinement = self.meta.get("refinement")
-        if not refinement or self.computed.all():
+        promise = self.promise
+        if promise is None or self.computed.all():
             return ""
         predicted = [name for name in self.names if self.predicts(name)]
-        why = {name: f" (left out: {said.split(';')[0]})" for name, said in refinement.get("left_out", {}).items()}
+        why = {name: f" (left out: {said.split(';')[0]})" for name, said in promise.left_out.items()}
         known = [name + why.get(name, "") for name in self.error if name in self and name not in predicted]
         said = {"predicted elsewhere": predicted, "known only where computed": known}
         return "".join(f"; {what}: {', '.join(names)}" for what, names in said.items() if names)
 
     def predicts(self, name: str) -> bool:
         """Whether the points that were not computed hold predictions of this output, by a sweep at a tolerance."""
-        refinement = self.meta.get("refinement")
-        outputs = refinement.get("outputs") if isinstance(refinement, Mapping) else None
-        return self.error.get(name) is not None or name in (outputs or {})
+        promise = self.promise
+        return self.error.get(name) is not None or (promise is not None and name in promise.outputs)
+
+    @property
+    def promise(self) -> Promise | None:
+        """What a sweep at a tolerance promises of the points that it did not evaluate; `None` for any other sweep."""
+        return Promise.of(self.meta.get("refinement"))
 
     def slice(self, **at: int | float) -> "Landscape":
         """The landscape with some axes fixed, which has so many axes fewer.

@@ -13,13 +13,17 @@ PACKAGE = ROOT / "landscape"
 ROWS = [
     ("__init__", "checks"),
     ("_tree", "grid", "affine"),
+    ("moving",),
     ("objective", "subspace", "losses", "point", "adaptive", "store"),
-    ("recording", "engine", "curvature", "analysis", "problems", "export"),
+    ("engine", "curvature", "analysis", "problems", "bridges"),
     ("training", "minima", "plotting"),
-    ("maps", "paths", "cli"),
+    ("export",),
+    ("maps", "paths", "view", "recording"),
+    ("reach", "cli"),
+    ("reporting",),
     ("__main__",),
 ]
-NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "cli"}
+NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "view", "cli"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
 USERS = [

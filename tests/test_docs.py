@@ -146,7 +146,7 @@ def two_experiments(tmp_path):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "experiments" / "fall.py").write_text('"""Does it\nfall?\n\nExpected: yes.\n"""\n')
     (tmp_path / "experiments" / "fall_slow.py").write_text('"""How slowly?"""\n')
-    (tmp_path / "experiments" / "_lab.main.py").write_text('"""Not an experiment."""\n')
+    (tmp_path / "experiments" / "_lab.command.py").write_text('"""Not an experiment."""\n')
     for name in ("fall", "fall_zoom", "fall_slow", "other"):
         (tmp_path / "docs" / "figures" / f"{name}.png").touch()
     (tmp_path / "docs" / "tables" / "fall.txt").write_text("what  expected  found\nfall  yes  yes\n\n")

@@ -305,7 +305,7 @@ def test_a_million_starts_on_himmelblau():
 
     grid, point = ls.Grid.square(5.0, benchmark.SIDE, names=("x", "y")), benchmark.himmelblau()
     exact, refined = benchmark.sweep(point, grid), benchmark.sweep(point, grid, benchmark.MAX_WRONG)
-    stated = refined.meta["refinement"]["outputs"]["label"]["fraction"]
+    stated = refined.promise.outputs["label"].fraction
     assert refined.computed.mean() <= benchmark.SHARE_COMPUTED
     assert np.mean(refined["label"] != exact["label"]) <= stated <= benchmark.MAX_WRONG
     assert np.mean(exact["label"] < 0) < 1e-4

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _lab import Lab, UsageError
-from _lab.main import settings_rows, table
+from _lab.command import settings_rows, table
 from _networks import connections as _connections
 from scipy import stats
 

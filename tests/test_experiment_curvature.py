@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _lab import Lab, UsageError
-from _lab.main import settings_rows, table
+from _lab.command import settings_rows, table
 from _lab.optimizers import sgd
 from _networks import curvature as points
 from scipy import stats

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import student_teacher
 from _lab import Lab, UsageError
-from _lab.main import settings_rows, table
+from _lab.command import settings_rows, table
 from _students.published import FAMILY_RUNS, PUBLISHED, Published, band, beside_published, compare_families
 from scipy import stats
 from scripts import run_script
@@ -387,11 +387,6 @@ def test_cases_are_taken_once():
 def test_bad_settings_name_their_flag(changes, message):
     with pytest.raises(UsageError, match=message):
         student_teacher.run(dataclasses.replace(student_teacher.SMOKE, **changes), Lab())
-
-
-def test_a_users_problem_is_refused():
-    with pytest.raises(UsageError, match="leave --problem away"):
-        student_teacher.run(student_teacher.SMOKE, Lab(problem=problem_of(3)))
 
 
 @pytest.mark.slow

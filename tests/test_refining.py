@@ -80,7 +80,7 @@ def test_labels_are_refined_where_they_change(exact):
     result = refined({"label": Labels(1e-2)})
     assert result.computed.mean() < 0.5
     np.testing.assert_array_equal(result["label"], exact["label"])
-    assert 0 < result.meta["refinement"]["outputs"]["label"]["fraction"] <= 1e-2
+    assert 0 < result.promise.outputs["label"].fraction <= 1e-2
 
 
 def test_the_meta_says_what_is_promised():
@@ -118,7 +118,7 @@ def test_the_losses_of_a_small_net_are_predicted(num_steps, extent):
     directions = ls.subspace.filter_normalize(ls.subspace.random_directions(keys[1], params), params)
     plane, grid = ls.Subspace(params, directions), ls.Grid.square(extent, 129)
     result = ls.sweep(ls.LossSurface(plane, problem.objectives), grid, tolerance=1e-2, batch=32, progress=False)
-    assert result.meta["refinement"]["left_out"] == {}
+    assert result.promise.left_out == {}
     assert result.computed.mean() < 0.3
     for flat in np.random.default_rng(1).choice(np.flatnonzero(~result.computed), 40, replace=False):
         coords = grid.points_at(np.array([flat]))[0]

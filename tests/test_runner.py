@@ -1,6 +1,8 @@
 """The shared runner: settings and findings that belong together, the row of changed settings, points at a time."""
 
+import ast
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _lab import Lab, UsageError
-from _lab import main as _runner
-from _lab.main import Flags, settings_rows
+from _lab import command as _runner
+from _lab.command import Flags, settings_rows
+from scripts import ROOT, run_script
 
 import landscape as ls
 from landscape.adaptive import Labels
@@ -90,6 +93,22 @@ def test_starting_over_forgets_the_findings_too(tmp_path):
 def test_a_figure_that_fails_loses_no_findings(tmp_path):
     with pytest.raises(ZeroDivisionError):
         execute(tmp_path, plot=lambda result: 1 / 0)
+    assert found_in(tmp_path) == ["4.375"]
+
+
+def test_a_page_stands_beside_the_findings_unless_it_is_not_wanted(tmp_path, capsys):
+    pytest.importorskip("plotly", reason="pages need the extra `view`")
+    assert execute(tmp_path / "with") == 0
+    assert '"label": "loss"' in (tmp_path / "with" / "index.html").read_text(encoding="utf-8")
+    assert execute(tmp_path / "without", page=False) == 0
+    assert not (tmp_path / "without" / "index.html").exists()
+    assert found_in(tmp_path / "without") == ["4.375"]
+
+
+def test_without_plotly_there_is_no_page_and_no_harm(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    assert execute(tmp_path) == 0
+    assert "no page: a page needs plotly" in "".join(capsys.readouterr())
     assert found_in(tmp_path) == ["4.375"]
 
 
@@ -283,3 +302,21 @@ def test_settings_that_cannot_be_read_are_those_of_no_experiment(tmp_path):
     (tmp_path / "config.json").write_bytes(b"\xff\xfe{")
     with pytest.raises(UsageError, match="does not hold results of this experiment"):
         execute(tmp_path, run=never, resume=False)
+
+
+SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
+WITHOUT = [script.stem for script in SCRIPTS if "takes_problem=False" in script.read_text()]
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_experiments_with_problems_of_their_own_refuse_another(name, tmp_path):
+    done = run_script(name, "--problem", "mine.py:factory", "--out", tmp_path)
+    assert done.returncode == 2
+    assert f"{name} has problems of its own; leave --problem away" in done.stderr
+
+
+def test_every_experiment_without_a_problem_says_so_in_its_help():
+    assert len(WITHOUT) >= 15
+    for name in WITHOUT:
+        doc = ast.get_docstring(ast.parse((ROOT / "experiments" / f"{name}.py").read_text()))
+        assert "no --problem" in " ".join(doc.split()) or "of its own" in doc

@@ -50,7 +50,7 @@ from landscape.analysis._estimates import (
     share_of,
     z_of_shares,
 )
-from landscape.analysis._intervals import mean_interval, wilson_interval
+from landscape.analysis._intervals import Quantile, mean_interval, quantile_interval, wilson_interval
 from landscape.analysis._losses import (
     Barrier,
     MinimumOffset,
@@ -61,6 +61,8 @@ from landscape.analysis._losses import (
     minimum_offset,
 )
 from landscape.analysis._merge import MergeTree, merge_tree, merge_tree_of_graph
+from landscape.analysis._report import report_of as report_of
+from landscape.analysis._report import report_table, report_text
 
 __all__ = [
     "generalization_gap",
@@ -84,6 +86,8 @@ __all__ = [
     "ratio_and_error",
     "correlation",
     "z_of_shares",
+    "quantile_interval",
+    "Quantile",
     "UNREACHED",
     "DIVERGED",
     "basin_entropy",
@@ -97,4 +101,6 @@ __all__ = [
     "merge_tree",
     "merge_tree_of_graph",
     "MergeTree",
+    "report_table",
+    "report_text",
 ]

@@ -1,7 +1,7 @@
 """Confidence intervals of shares and of means."""
 
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,3 +63,50 @@ def mean_interval(values: Any, confidence: float = 0.95) -> tuple[np.ndarray, np
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     half = stdtrit(num - 1, 0.5 + 0.5 * confidence) * values.std(axis=-1, ddof=1) / np.sqrt(num)
     return mean, mean - half, mean + half
+
+
+class Quantile(NamedTuple):
+    """A quantile of a distribution, and what it lies between at a stated confidence.
+
+    Attributes:
+        value: the smallest of the numbers at or below which such a share of them lies.
+        lower: lower end; minus infinity where there are too few numbers for one.
+        upper: upper end; infinity where there are too few.
+    """
+
+    value: float
+    lower: float
+    upper: float
+
+
+def quantile_interval(values: Any, share: float, confidence: float = 0.95) -> Quantile:
+    """A quantile of the distribution that independent numbers come from, with an interval that assumes nothing of it.
+
+    How many of `n` numbers lie below the true quantile is binomial, so it lies between two of them in order (Thompson
+    1936; David & Nagaraja 2003, section 7.1), each of the tails with a chance of at most half of what is left to
+    1. Infinite numbers are as good as others; 73 are needed for both ends at `share=.95` or `.05`.
+
+    Args:
+        values: the numbers, `(n,)`.
+        share: of the distribution that lies below, in (0, 1).
+        confidence: chance that the interval covers, in (0, 1).
+
+    Raises:
+        TypeError: the values are no real numbers, or a share is no number.
+        ValueError: there are no values, one is NaN, or a share is not within 0 and 1.
+    """
+    from scipy.special import bdtr
+
+    check_share("share", share)
+    check_share("confidence", confidence)
+    ordered, given = np.sort(reals("values", values)), values
+    if ordered.ndim != 1 or not ordered.size or np.isnan(ordered).any():
+        raise ValueError(f"values must be numbers in one row, none of them NaN, got {short(given)}")
+    num, tail = ordered.size, (1 - confidence) / 2
+    below = bdtr(np.arange(num), num, share)  # of at most 0, 1, .. numbers below the quantile
+    low, high = int(np.sum(below <= tail)), int(np.searchsorted(below, 1 - tail)) + 1
+    return Quantile(
+        float(ordered[min(num - 1, int(np.ceil(share * num)) - 1)]),
+        float(ordered[low - 1]) if low else -np.inf,
+        float(ordered[high - 1]) if high <= num else np.inf,
+    )

@@ -14,6 +14,7 @@ from landscape.checks import warn
 from landscape.curvature._products import Flat, check, widened
 from landscape.curvature._trace import Estimate, mean_and_sem
 from landscape.objective import Objective, check_objective, drawn
+from landscape.point import matmul_precision
 
 HOT = 0.05  # by how much the temperature may exceed 1 before a warning
 
@@ -90,14 +91,15 @@ def local_learning_coefficient(
             $1 / (1 - \epsilon (n \beta h + \gamma) / 4)$, and the chain diverges where that is infinite or negative.
             A flat direction is explored in $1 / (\epsilon \gamma)$ steps. The `temperature` of the result says what the
             step did.
-        num_examples: $n$, larger than 2; by default those of the data. Needed where the objective has none.
+        num_examples: $n$, larger than 2; by default those of the data, whatever their weights. Needed where the
+            objective has none.
         localization: $\gamma$, strength of the pull back to $w^*$.
         num_chains: independent chains, all started at $w^*$; at least 2. Memory: those of the
             parameters and of the activations, for each.
         num_steps: steps of each chain, rounded up to a multiple of `num_records`.
         burn_in: share of the steps that is left out, in [0, 1).
         num_records: stretches whose means are kept; at least 4.
-        batch_size: examples of a step, drawn without replacement; by default all.
+        batch_size: examples of a step, drawn without replacement; by default all. Not with `Objective.weight_fn`.
 
     Warns:
         UserWarning: a chain diverged, or the temperature exceeds 1 by more than 5 % and three standard errors; not
@@ -118,6 +120,11 @@ def local_learning_coefficient(
     _check(numbers, num_chains, num_records, num_steps, burn_in)
     if batch_size is not None:
         _tree.check_count("batch_size", batch_size, 1)
+    if batch_size is not None and objective.weight_fn is not None:
+        raise ValueError(
+            "batch_size= takes steps along the slopes of minibatches, biased for a weighted mean: leave it away "
+            "(Objective(batch_size=) bounds the memory of a pass)"
+        )
     if batch_size is not None and not (count and batch_size <= count):
         raise ValueError(f"batch_size must be from 1 to the number of examples, {count}, got {batch_size!r}")
     history, heat = _histories(
@@ -172,7 +179,7 @@ def _histories(
     key: Array, objective: Objective, params: PyTree, numbers: Any, *, chains: int, records: int, steps: int, size: Any
 ) -> tuple[Array, Array]:
     """Mean of the estimate and of the temperature in each stretch of each chain."""
-    with jax.default_matmul_precision("highest"):  # of all losses: their small differences are multiplied by n / log n
+    with matmul_precision():  # of all losses: their small differences are multiplied by n / log n
         objective, params = widened(objective, params)
         flat = Flat(objective, params)
         start, lowest, num = flat.start, objective(params), objective.num_examples or 0

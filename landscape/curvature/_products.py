@@ -1,7 +1,9 @@
 """Products with a curvature matrix, batch by batch: Hessian, Gauss-Newton, Fisher, empirical Fisher."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
@@ -11,7 +13,17 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape.objective import Objective, check_means, check_objective
+from landscape.objective import (
+    Objective,
+    batches_in,
+    check_means,
+    check_objective,
+    differentiated,
+    filled,
+    set_aside,
+    shared,
+)
+from landscape.point import matmul_precision
 
 MAX_DENSE = 4096  # parameters; the matrix then takes 128 MiB in float64
 COLUMNS = 128  # products at a time in a dense matrix
@@ -44,17 +56,20 @@ class GaussNewton:
         output_loss: `output_loss(outputs, batch)`, per-example losses `(n,)` or their mean, a scalar.
         data: pytree whose leaves share their leading axis, the examples.
         batch_size: examples per pass; `None` takes all at once.
+        weight_fn: weights as of an `Objective`: $\sum_i w_i$ in place of $n$, and $w_i$ times each term.
     """
 
     predict: Callable[[PyTree, PyTree], PyTree] = field(metadata=_static)
     output_loss: Callable[[PyTree, PyTree], Any] = field(metadata=_static)
     data: PyTree
     batch_size: int | None = field(default=None, metadata=_static)
+    weight_fn: Callable[[PyTree], Any] | None = field(default=None, metadata=_static)
 
     @property
     def objective(self) -> Objective:
         """The loss whose Gauss-Newton matrix it is."""
-        return Objective(_Composed(self.predict, self.output_loss), self.data, batch_size=self.batch_size)
+        loss = _Composed(self.predict, self.output_loss)
+        return Objective(loss, self.data, batch_size=self.batch_size, weight_fn=self.weight_fn)
 
     def products(self, params: PyTree) -> Linear:
         """Products at `params`.
@@ -64,10 +79,14 @@ class GaussNewton:
         """
 
         def curve(outputs: PyTree, batch: PyTree) -> Linear:
-            loss = Objective(self.output_loss, batch)  # refuses losses (n, c), whose mean would be c times too small
-            return jax.linearize(jax.grad(lambda z: loss(z)), outputs)[1]
+            # refuses losses (n, c), whose mean would be c times too small
+            loss = Objective(self.output_loss, batch, weight_fn=self.weight_fn)
+            return differentiated(
+                lambda: jax.linearize(jax.grad(lambda z: loss(z)), outputs)[1], lambda: loss(outputs),
+                "a GaussNewton needs second derivatives of output_loss", _BOTH_WAYS,
+            )  # fmt: skip
 
-        return _sandwich(self.predict, curve, self.objective, params)
+        return _sandwich("GaussNewton", self.predict, curve, self.objective, params)
 
 
 @dataclass(frozen=True)
@@ -95,12 +114,14 @@ class Fisher:
         family: `"categorical"`: outputs are logits, $F_z = \mathrm{diag}\,p - p p'$; `"gaussian"`: outputs are means
             of unit variance, $F_z = 1$ (for the loss $\frac12 |z - y|^2$).
         batch_size: examples per pass; `None` takes all at once.
+        weight_fn: weights as of an `Objective`: $\sum_i w_i$ in place of $n$, and $w_i$ times each term.
     """
 
     predict: Callable[[PyTree, PyTree], PyTree] = field(metadata=_static)
     data: PyTree
     family: Family = field(default="categorical", metadata=_static)
     batch_size: int | None = field(default=None, metadata=_static)
+    weight_fn: Callable[[PyTree], Any] | None = field(default=None, metadata=_static)
 
     def products(self, params: PyTree) -> Linear:
         """Products at `params`.
@@ -114,9 +135,11 @@ class Fisher:
                 raise ValueError(
                     f"a categorical Fisher needs logits (n, c), two classes two logits, got {_tree.describe(outputs)}"
                 )
-            return lambda u: _output_fisher(self.family, outputs, u) / len(outputs)
+            return lambda u: averaged(_output_fisher(self.family, outputs, u), batch)
 
-        return _sandwich(self.predict, curve, _data_only(self.data, self.batch_size), params)
+        data = _data_only(self.data, self.batch_size, self.weight_fn)
+        averaged = partial(_over_examples, data)
+        return _sandwich("Fisher", self.predict, curve, data, params)
 
 
 def _output_fisher(family: Family, outputs: Array, u: Array) -> Array:
@@ -132,7 +155,9 @@ class EmpiricalFisher:
     r"""The mean outer product of the gradients of the examples, $\frac1n \sum_i \nabla\ell_i \nabla\ell_i'$.
 
     Taken at the true labels: not the Fisher information, and no approximation of the Hessian away from a perfect fit
-    (Kunstner, Balles & Hennig 2019, arXiv 1905.12558). Its trace is the mean squared norm of those gradients.
+    (Kunstner, Balles & Hennig 2019, arXiv 1905.12558). Its trace is the mean squared norm of those gradients. With
+    `Objective.weight_fn` it is $\sum_i w_i \nabla\ell_i \nabla\ell_i' / \sum_i w_i$: a weight says how often an
+    example counts, so it is not squared.
 
     Attributes:
         objective: whose `loss_fn` returns the loss of each example.
@@ -151,9 +176,9 @@ class EmpiricalFisher:
             return replace(self.objective, data=batch, batch_size=None).per_example(p)
 
         def curve(outputs: Array, batch: PyTree) -> Linear:
-            return lambda u: u / len(outputs)
+            return lambda u: _over_examples(self.objective, u, batch)
 
-        return _sandwich(losses, curve, self.objective, params)
+        return _sandwich("EmpiricalFisher", losses, curve, self.objective, params)
 
 
 @jax.tree_util.register_dataclass
@@ -173,19 +198,42 @@ class Adaptive:
         return lambda vector: scaled(product(scaled(vector)))
 
 
-def _data_only(data: PyTree, batch_size: int | None) -> Objective:
+def _data_only(data: PyTree, batch_size: int | None, weight_fn: Any) -> Objective:
     """Data without a loss: what knows how to take a mean over batches."""
-    return Objective(lambda params, batch: jnp.zeros(()), data, batch_size=batch_size)
+    return Objective(lambda params, batch: jnp.zeros(()), data, batch_size=batch_size, weight_fn=weight_fn)
 
 
-def _sandwich(outputs_fn: Callable[..., PyTree], curve: Callable[..., Linear], data: Objective, at: PyTree) -> Linear:
+def _over_examples(data: Objective, u: Array, batch: PyTree) -> Array:
+    """What every example of a batch has, times its share of the mean."""
+    if data.weight_fn is None:
+        return u / len(u)
+    weights = replace(data, data=batch, batch_size=None).weights()
+    return shared((weights / jnp.sum(weights)).reshape(-1, *(1,) * (u.ndim - 1)), u)
+
+
+_BOTH_WAYS = (
+    "give loops a length that is known beforehand (jax.lax.scan or fori_loop in place of while_loop), and functions of "
+    "your own a jax.custom_jvp, which JAX differentiates in both directions, in place of a jax.custom_vjp"
+)
+
+
+def _sandwich(
+    name: str, outputs_fn: Callable[..., PyTree], curve: Callable[..., Linear], data: Objective, at: PyTree
+) -> Linear:
     """`J' C J` with the Jacobian of `outputs_fn` and `C = curve(outputs, batch)`, averaged over the batches."""
 
     def of_batch(batch: PyTree) -> Linear:
-        outputs, push = jax.linearize(lambda p: outputs_fn(p, batch), at)
+        def outputs_of(p: PyTree) -> PyTree:
+            return outputs_fn(p, batch)
+
+        def attempt(take: Callable[[], Any]) -> Any:
+            need = f"the products of {name} need derivatives of the outputs, forwards and backwards"
+            return differentiated(take, lambda: outputs_of(at), need, _BOTH_WAYS)
+
+        outputs, push = attempt(lambda: jax.linearize(outputs_of, at))
         pull = jax.linear_transpose(push, at)
         middle = curve(outputs, batch)
-        return lambda vector: pull(middle(push(vector)))[0]
+        return lambda vector: attempt(lambda: pull(middle(push(vector))))[0]
 
     return _averaged(of_batch, data, at)
 
@@ -193,7 +241,10 @@ def _sandwich(outputs_fn: Callable[..., PyTree], curve: Callable[..., Linear], d
 def _hessian_products(objective: Objective, params: PyTree) -> Linear:
     def of_batch(batch: PyTree) -> Linear:
         part = replace(objective, data=batch, batch_size=None)
-        return jax.linearize(jax.grad(lambda p: part(p)), params)[1]
+        return differentiated(
+            lambda: jax.linearize(jax.grad(lambda p: part(p)), params)[1], lambda: part(params),
+            "the Hessian needs second derivatives of the loss", _BOTH_WAYS,
+        )  # fmt: skip
 
     return _averaged(of_batch, objective, params)
 
@@ -213,10 +264,33 @@ def _averaged(of_batch: Callable[[PyTree], Linear], data: Objective, params: PyT
 
 def products(operator: Objective | Operator, params: PyTree) -> Linear:
     """`vector -> matrix @ vector` for an operator, or for the Hessian of an objective, in at least float32."""
+    if not isinstance(operator, Adaptive) and batches_in(operator):
+        return _products_over_blocks(operator, params)
     operator, params = widened(operator, params)
     if isinstance(operator, Objective):
         return _hessian_products(operator, params)
     return operator.products(params)
+
+
+def _products_over_blocks(operator: Any, params: PyTree) -> Linear:
+    """Products whose terms are summed over `Batches` on the host; a pass over the data for each."""
+    if isinstance(operator, Objective):
+        data = operator
+    elif isinstance(operator, Fisher):
+        data = _data_only(operator.data, operator.batch_size, operator.weight_fn)
+    else:
+        data = operator.objective
+    return lambda vector: data.over_blocks(lambda block: _block_product(filled(operator, block), params, vector))
+
+
+@jax.jit
+def _block_product(operator: Any, params: PyTree, vector: PyTree) -> PyTree:
+    return products(operator, params)(vector)
+
+
+def on_host(operator: Any) -> contextlib.AbstractContextManager[Any]:
+    """Where the loops of an algorithm run, so that each product can be a pass over `Batches`."""
+    return jax.disable_jit() if batches_in(operator) else contextlib.nullcontext()
 
 
 def widened(operator: Any, params: PyTree) -> tuple[Any, PyTree]:
@@ -240,24 +314,28 @@ def product(operator: Objective | Operator, params: PyTree, vector: PyTree) -> P
 
     Args:
         operator: an objective for its Hessian, or a `GaussNewton`, `Fisher` or `EmpiricalFisher`.
-        params: where.
+        params: where. Of an objective, arrays of integers and booleans are set aside, with a warning.
         vector: pytree like `params`.
 
     Returns:
-        A pytree like `params`, in at least float32.
+        A pytree like what moves of `params`, in at least float32.
 
     Raises:
         TypeError: `operator` is neither, or parameters are not real floating-point arrays.
         ValueError: `vector` does not look like `params`; a `Fisher` has an unknown family or no logits of classes; a
             loss is neither one number for each example nor a scalar.
     """
+    operator, moving = set_aside(operator, params)
+    if moving is not params and jax.tree.structure(vector) == jax.tree.structure(params):
+        vector = jax.tree.map(lambda _, v: v, moving, vector)
+    params = moving
     check(operator, params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(vector):
         text = isinstance(leaf, np.ndarray) and leaf.dtype.kind in _tree.NO_NUMBERS
         if text or (not isinstance(leaf, int | float) and not hasattr(leaf, "shape")):
             raise TypeError(f"vector.{_tree.key_name(path)} must be an array, got {_tree.describe(leaf)}")
     _tree.check_like(vector, params, "vector", "params")
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         return products(operator, jax.tree.map(jnp.asarray, params))(vector)
 
 
@@ -282,9 +360,9 @@ def hvp(objective: Objective, params: PyTree, vector: PyTree) -> PyTree:
 def check(operator: Any, params: PyTree) -> None:
     """Raise unless it is an objective or an operator, and parameters are real floating-point arrays."""
     if isinstance(operator, type) or not isinstance(operator, Operator):  # an operator itself, not its class
-        check_objective(operator, otherwise=", or pass a GaussNewton, Fisher or EmpiricalFisher")
+        check_objective(operator, otherwise=", or pass a GaussNewton, Fisher or EmpiricalFisher", streams=True)
     if isinstance(operator, EmpiricalFisher):
-        check_objective(operator.objective, "EmpiricalFisher.objective")
+        check_objective(operator.objective, "EmpiricalFisher.objective", streams=True)
     if isinstance(operator, Fisher) and operator.family not in ("categorical", "gaussian"):
         raise ValueError(f"Fisher.family must be 'categorical' or 'gaussian', got {operator.family!r}")
     _tree.check_params(params)
@@ -338,6 +416,9 @@ class Flat:
         """The dense Hessian at `x`, symmetric to the bit."""
         units = jnp.eye(len(x), dtype=x.dtype)
         column = self.products(x)
+        if batches_in(self.objective):
+            many = jnp.stack([column(unit) for unit in units])
+            return (many + many.T) / 2
         many = jax.vmap(column)(units) if len(x) <= COLUMNS else jax.lax.map(column, units, batch_size=COLUMNS)
         return (many + many.T) / 2
 
@@ -353,6 +434,7 @@ def hessian(objective: Objective | Operator, params: PyTree) -> Float[Array, "n 
         TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
         ValueError: more than 4,096 parameters.
     """
+    objective, params = set_aside(objective, params)
     check(objective, params)
     size = _tree.size(params)
     if size > MAX_DENSE:
@@ -360,11 +442,12 @@ def hessian(objective: Objective | Operator, params: PyTree) -> Float[Array, "n 
             f"a dense Hessian of {size} parameters has {size**2:.2g} entries; up to {MAX_DENSE} parameters are taken: "
             "use eigenpairs (extreme eigenvalues) or hvp (products) instead"
         )
-    return _hessian(objective, jax.tree.map(jnp.asarray, params))
+    with on_host(objective):
+        return _hessian(objective, jax.tree.map(jnp.asarray, params))
 
 
 @jax.jit
 def _hessian(objective: Any, params: PyTree) -> Array:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         return flat.hessian(flat.start)

@@ -55,14 +55,14 @@ def run(task: Task, drivers: Drivers) -> Landscape:
 
 def _doubts(landscape: Landscape) -> Iterator[str]:
     """What the caller must know: outputs that were left out, points that could not be saved, tolerances not met."""
-    refinement = landscape.meta["refinement"]
+    promise = landscape.promise
+    assert promise is not None
     missing = int((~landscape.computed).sum())
-    for name, why in refinement["left_out"].items() if missing else ():
+    for name, why in promise.left_out.items() if missing else ():
         yield f"{name!r} is NaN at the {missing:,} points that were not evaluated, since it {why}"
-    yield from refinement["warnings"]
-    reason = refinement.get("reason", "")
-    if reason and landscape.grid.size > SMALL:
-        yield f"{landscape.grid.size - missing:,} of {landscape.grid.size:,} points were evaluated: {reason}"
+    yield from promise.warnings
+    if promise.reason and landscape.grid.size > SMALL:
+        yield f"{landscape.grid.size - missing:,} of {landscape.grid.size:,} points were evaluated: {promise.reason}"
 
 
 @dataclass(frozen=True, eq=False)

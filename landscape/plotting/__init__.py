@@ -24,6 +24,8 @@ from landscape.plotting._line import profile
 from landscape.plotting._overview import overview
 from landscape.plotting._path import trajectory
 from landscape.plotting._plane import contours, heatmap, thin_labels
+from landscape.plotting._planes import planes, radial_profile
+from landscape.plotting._report import report
 from landscape.plotting._scale import dress_log_ticks
 from landscape.plotting._spectrum import spectrum
 from landscape.plotting._style import ACCENT, plain, save_figure, style
@@ -47,6 +49,9 @@ __all__ = [
     "train_test",
     "disconnectivity",
     "spectrum",
+    "planes",
+    "report",
+    "radial_profile",
     "endpoints",
     "animate",
     "style",

@@ -279,9 +279,15 @@ class Filters(NamedTuple):
 
 def filters_of(params: PyTree, filter_axis: Any) -> list[Filters]:
     """The filters of every leaf of `params`, by the `filter_axis` of `filter_normalize`, in the order of the leaves."""
+    filter_axis = _known(params, filter_axis)
     layers = _Layers(params)
     named = [(_tree.key_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
     return [_filters(name, leaf, _rule_for(name, leaf, layers, filter_axis)) for name, leaf in named]
+
+
+def _known(params: PyTree, filter_axis: Any) -> Any:
+    """What parameters that know their filters themselves say, where nothing else is asked for."""
+    return getattr(params, "filter_axis", None) if filter_axis is None else filter_axis
 
 
 def _rule_for(name: str, leaf: Any, layers: _Layers, filter_axis: Any) -> Rule:
@@ -321,6 +327,7 @@ def check_filter_axis(filter_axis: Any) -> None:
 
 def doubts(params: PyTree, filter_axis: Any) -> str:
     """What to say of the leaves of two axes or more whose filters are not known; nothing where all are."""
+    filter_axis = _known(params, filter_axis)
     if filter_axis is None:
         return _doubts_of_last_axis(params)
     if not isinstance(filter_axis, str):

@@ -52,13 +52,24 @@ class Flags:
     """i/n: compute only every n-th tile from the i-th, for jobs that share one folder."""
     figures: bool = True
     """Draw the figures."""
+    page: bool = True
+    """Write index.html, a page to look around in, beside the figures."""
     progress: bool | Literal["auto"] = "auto"
     """A progress bar: on a terminal only, always, or never."""
     compile_cache: bool = True
     """Keep compiled programs in the user's cache folder for the next run."""
 
 
-def main(experiment: str, config_type: type, smoke: Any, run: Any, plot: Any, findings: Any) -> None:
+def main(
+    experiment: str,
+    config_type: type,
+    smoke: Any,
+    run: Any,
+    plot: Any,
+    findings: Any,
+    *,
+    takes_problem: bool = True,
+) -> None:
     """Parse the command line, run the experiment, draw, and print the table. Ends the process.
 
     Args:
@@ -68,6 +79,7 @@ def main(experiment: str, config_type: type, smoke: Any, run: Any, plot: Any, fi
         run: `run(config, lab) -> {name: landscape}`.
         plot: `plot(result) -> {name: figure or animation}`.
         findings: `findings(result) -> [(what, expected, found)]`.
+        takes_problem: whether the user's own problem can take the place of those of the experiment.
     """
     defaults = smoke if "--smoke" in sys.argv else config_type()
     command: Any = dataclasses.make_dataclass("Command", [("config", config_type), ("flags", Flags)])
@@ -79,6 +91,8 @@ def main(experiment: str, config_type: type, smoke: Any, run: Any, plot: Any, fi
         config=(tyro.conf.OmitArgPrefixes,),
     )
     try:
+        if parsed.flags.problem and not takes_problem:
+            raise UsageError(f"{experiment} has problems of its own; leave --problem away (surface.py takes it)")
         settings = settings_rows(parsed.config, smoke if parsed.flags.smoke else None)
         status = _execute(
             experiment, parsed.config, parsed.flags, run, plot, lambda result: [*settings, *findings(result)]
@@ -189,6 +203,8 @@ def _finish(result: Mapping[str, Any], out: Path, flags: Flags, plot: Any, findi
     _write(out / "findings.json", json.dumps(record, indent=1).encode())
     if flags.figures:  # after the findings, which an error in a figure must not lose
         _draw(result, out, plot)
+    if flags.page:
+        _write_page(result, out)
     print(table(rows))
     say(f"results in {out}, {time.perf_counter() - start:.1f} s")
     return 0
@@ -196,7 +212,7 @@ def _finish(result: Mapping[str, Any], out: Path, flags: Flags, plot: Any, findi
 
 def _missing(landscape: Any) -> int:
     """Points that are left to other shards; those that a tolerance made unnecessary are not missing."""
-    return 0 if "refinement" in landscape.meta else int((~landscape.computed).sum())
+    return 0 if landscape.promise is not None else int((~landscape.computed).sum())
 
 
 def _draw(result: Mapping[str, Any], out: Path, plot: Any) -> None:
@@ -216,6 +232,18 @@ def _draw(result: Mapping[str, Any], out: Path, plot: Any) -> None:
             else:
                 plotting.save_figure(figure, out / name, meta)
         pyplot.close("all")
+
+
+def _write_page(result: Mapping[str, Any], out: Path) -> None:
+    """One page of all landscapes; where none can be made it is left away, and why is said."""
+    from landscape import view
+
+    try:
+        text = view.page(dict(result), title=out.name.replace("_", " "))
+    except (ImportError, ValueError) as reason:
+        say(f"no page: {reason}")
+        return
+    _write(out / "index.html", text.encode("utf-8"))
 
 
 def _flat_provenance(result: Mapping[str, Any]) -> dict[str, str]:
