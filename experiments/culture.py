@@ -107,7 +107,7 @@ SMOKE = Config(ks=(9,), learners=48, blocks=20, doses=9, factors=("passed",), si
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """The arms and the children of each k, and the doses of one."""
-    _check(config, lab)
+    _check(config)
     result: dict[str, ls.Landscape] = {}
     for k in config.ks:
         study = Study(config, lab, k)
@@ -119,9 +119,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return result
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("culture has its own problem; leave --problem away")
+def _check(config: Config) -> None:
     if not config.ks or not all(4 <= k <= 20 for k in config.ks):
         raise UsageError(f"--ks must lie within 4 and 20, got {config.ks}")
     if config.doses and config.doses not in config.ks:
@@ -309,4 +307,4 @@ def _dose_rows(result: Mapping[str, ls.Landscape]) -> list[tuple[str, str, str]]
 
 
 if __name__ == "__main__":
-    main("culture", Config, SMOKE, run, plot, findings)
+    main("culture", Config, SMOKE, run, plot, findings, takes_problem=False)

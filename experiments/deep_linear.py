@@ -113,7 +113,7 @@ class Training:
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """Critical points, slow trainings, and many random trainings of a shallow and a deep network."""
-    _check(config, lab)
+    _check(config)
     with jax.enable_x64(True):
         shallow = autoencoder(config.rank, config.spectrum, seed=config.seed)
         deep = deep_linear(config.widths, seed=config.seed)
@@ -130,9 +130,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return {name: landscape for name, landscape in result.items() if landscape is not None}
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("deep_linear has its own problems, linear networks; leave --problem away")
+def _check(config: Config) -> None:
     if min(config.starts, config.runs, config.slow_runs) < 1 or config.steps < 400 or not config.small > 0:
         raise UsageError("needs --starts, --runs and --slow-runs >= 1, --steps >= 400 and --small > 0")
 
@@ -287,4 +285,4 @@ def _draw_ends(ax: Any, result: Mapping[str, ls.Landscape]) -> None:
 
 
 if __name__ == "__main__":
-    main("deep_linear", Config, SMOKE, run, plot, findings)
+    main("deep_linear", Config, SMOKE, run, plot, findings, takes_problem=False)

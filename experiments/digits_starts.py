@@ -138,7 +138,7 @@ class Ends:
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """Ends at every scale, minima of every width, and two planes of starts."""
-    _check(config, lab)
+    _check(config)
     problem = digits_with_decay(config.hidden, config.decay, config.test_fraction)
     result: dict[str, Any] = {}
     for scale in dict.fromkeys((1.0, *config.scales)):
@@ -153,9 +153,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return {name: landscape for name, landscape in result.items() if landscape is not None}
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("digits_starts has its own problem; leave --problem away (optimizers.py takes it)")
+def _check(config: Config) -> None:
     if min(config.runs, config.scale_runs, config.polished) < 4 or config.polished > config.runs:
         raise UsageError("needs --runs, --scale-runs and --polished >= 4, and no more --polished than --runs")
     if config.steps < 1 or not config.learning_rate > 0 or not config.decay > 0:
@@ -471,4 +469,4 @@ def _draw_planes(result: Mapping[str, ls.Landscape]) -> Any:
 
 
 if __name__ == "__main__":
-    main("digits_starts", Config, SMOKE, run, plot, findings)
+    main("digits_starts", Config, SMOKE, run, plot, findings, takes_problem=False)

@@ -68,16 +68,14 @@ SMOKE = Config(steps=60, resolution=21, replicates=1000, marbles=40, learners=32
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """What the chosen ideas measure, named `NUMBER/name` where ideas share a measurement only once."""
-    _check(config, lab)
+    _check(config)
     result: dict[str, Any] = {}
     for number in chosen(config):
         result |= {f"{number}_{name}": value for name, value in idea(number).run(config, lab).items()}
     return {name: value for name, value in result.items() if value is not None}
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("doodles has its own problems; leave --problem away")
+def _check(config: Config) -> None:
     if config.idea is not None and config.idea not in IDEAS:
         raise UsageError(f"--idea must be one of 1 to {len(IDEAS)}, got {config.idea}")
     small = {"steps": 1, "resolution": 5, "replicates": 20, "marbles": 2, "learners": 2, "children": 2}
@@ -129,4 +127,4 @@ def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main("doodles", Config, SMOKE, run, plot, findings)
+    main("doodles", Config, SMOKE, run, plot, findings, takes_problem=False)

@@ -109,7 +109,7 @@ LANES = 20  # its draws at a time
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """`ridgeless`, risk by features and draw, and `nets_48` and so on: histories by width, noise and seed."""
-    _check(config, lab)
+    _check(config)
     with jax.enable_x64(True):
         fn = Ridgeless(jax.random.key(config.seed), SIGNAL, VARIANCE, NUM_EXAMPLES, max(config.features))
         grid = ls.Grid.of(features=sorted(config.features), draw=np.arange(config.draws))
@@ -124,9 +124,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return {name: landscape for name, landscape in result.items() if landscape is not None}
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("this experiment has data and networks of its own; leave --problem away")
+def _check(config: Config) -> None:
     if config.draws < 2 or min(config.seeds, config.epochs) < 1 or not config.noise:
         raise UsageError(f"needs --draws >= 2, --seeds and --epochs >= 1 and a level of --noise: {config}")
     if not config.features or min(config.features) < 1 or not config.widths or min(config.widths) < 1:
@@ -366,4 +364,4 @@ def _parting(curves: Curves) -> Any:
 
 
 if __name__ == "__main__":
-    main("double_descent", Config, SMOKE, run, plot, findings)
+    main("double_descent", Config, SMOKE, run, plot, findings, takes_problem=False)

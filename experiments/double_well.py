@@ -90,7 +90,7 @@ class Zoom:
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """The map of basins over learning rate and start, and zooms on the limit of each rate."""
-    _check(config, lab)
+    _check(config)
     basins = Basins(config.steps)
     with jax.enable_x64(True):
         axes = (
@@ -111,9 +111,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return {name: landscape for name, landscape in result.items() if landscape is not None}
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("double_well has its own problem; leave --problem away")
+def _check(config: Config) -> None:
     if not config.rates or not all(0 < rate < MAX_RATE for rate in config.rates):
         raise UsageError(f"--rates must lie between 0 and {MAX_RATE:.3f}, got {config.rates}")
     limit = DoubleWell().bounded_limit(min(config.rates))
@@ -302,4 +300,4 @@ def _draw_factors(ax: Any, found: Mapping[float, tuple[np.ndarray, float]]) -> N
 
 
 if __name__ == "__main__":
-    main("double_well", Config, SMOKE, run, plot, findings)
+    main("double_well", Config, SMOKE, run, plot, findings, takes_problem=False)

@@ -133,7 +133,7 @@ class BorderCounts:
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """Escape times over learning rates, zooms on their border, and the border of smoother functions."""
-    _check(config, lab)
+    _check(config)
     with jax.enable_x64(True):
         multiplied, added = (
             EscapeTime(RippledParabola(config.eps, config.lam, kind), config.start, config.max_loss, config.steps)
@@ -153,9 +153,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return {name: landscape for name, landscape in result.items() if landscape is not None}
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("fractal_1d has its own problem, the rippled parabola; leave --problem away")
+def _check(config: Config) -> None:
     least = {"--depth": config.depth, "--coarse-depth": config.coarse_depth, "--bar-depth": config.bar_depth}
     for flag, value in least.items():
         if value < 8:
@@ -380,4 +378,4 @@ def _draw_onset(ax: Any, landscape: ls.Landscape) -> None:
 
 
 if __name__ == "__main__":
-    main("fractal_1d", Config, SMOKE, run, plot, findings)
+    main("fractal_1d", Config, SMOKE, run, plot, findings, takes_problem=False)

@@ -130,15 +130,13 @@ def _of_run(objective: ls.Objective, number: jax.Array) -> ls.Objective:
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """The histories of all runs."""
-    _check(config, lab)
+    _check(config)
     # one run at a time on a CPU, whose caches its matrices fill
     runs = lab.at_once(1).sweep("runs", Grokking.of(config), ls.Grid.of(run=np.arange(config.runs)))
     return {} if runs is None else {"runs": runs}
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("grokking has its own problem; leave --problem away")
+def _check(config: Config) -> None:
     if min(config.runs, config.steps) < 1 or not config.rate > 0 or not config.decay >= 0 or not 0 < config.b2 < 1:
         raise UsageError(f"needs --runs, --steps >= 1, --rate > 0, --decay >= 0 and --b2 in (0, 1): {config}")
 
@@ -250,4 +248,4 @@ def _draw_delays(ax: Any, runs: ls.Landscape) -> None:
 
 
 if __name__ == "__main__":
-    main("grokking", Config, SMOKE, run, plot, findings)
+    main("grokking", Config, SMOKE, run, plot, findings, takes_problem=False)

@@ -179,7 +179,7 @@ def mate(key: Array, agents: Int[Array, "n loci"], fitness: Float[Array, " n"]) 
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """Populations with and without learning, and some that make every guess."""
-    _check(config, lab)
+    _check(config)
     lab = lab.at_once(LANES)
     about = {"settings": dataclasses.asdict(config)}
     grid = ls.Grid.of(arm=range(len(ARMS)), population=range(config.populations))
@@ -205,9 +205,7 @@ def world(config: Config, literal: bool = False) -> Evolution:
     )
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("hinton_nowlan has its own problem; leave --problem away")
+def _check(config: Config) -> None:
     if min(config.populations, config.agents, config.generations) < 2 or config.trials < 1 or config.literal < 0:
         raise UsageError(f"needs --populations, --agents, --generations >= 2, --trials >= 1, --literal >= 0: {config}")
     if not 2 <= config.loci <= MOST_LOCI or config.literal == 1:
@@ -353,4 +351,4 @@ def _draw_controls(ax: Any, evolved: ls.Landscape) -> None:
 
 
 if __name__ == "__main__":
-    main("hinton_nowlan", Config, SMOKE, run, plot, findings)
+    main("hinton_nowlan", Config, SMOKE, run, plot, findings, takes_problem=False)

@@ -98,7 +98,7 @@ SMOKE = Config(
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """Every arm on the usual network, then none and all hints on other networks and other numbers of concepts."""
-    _check(config, lab)
+    _check(config)
     lab = lab.at_once(LANES)
     usual, ends = Net(config.fields, width=config.width), (NONE, ALL)
     wanted: dict[str, tuple[Net, Sequence[Arm]]] = {"hints": (usual, arms(config))}
@@ -125,9 +125,7 @@ def arms(config: Config) -> tuple[Arm, ...]:
     return (NONE, ALL, *doses, *noises, *controls)
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("hints has its own problem; leave --problem away")
+def _check(config: Config) -> None:
     counts = (config.seeds - 1, config.fields, *config.concepts, *config.plain, config.more, config.width)
     if min(*counts, config.train, config.test) < 1 or min((*config.below, *config.above, 0)) < 0:
         raise UsageError(f"needs --seeds >= 2, positive sizes and no negative number of layers: {config}")
@@ -246,4 +244,4 @@ def _learned_text(values: np.ndarray) -> str:
 
 
 if __name__ == "__main__":
-    main("hints", Config, SMOKE, run, plot, findings)
+    main("hints", Config, SMOKE, run, plot, findings, takes_problem=False)

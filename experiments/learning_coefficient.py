@@ -99,7 +99,7 @@ class Coefficient:
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """One landscape over the number of examples for each minimum."""
-    _check(config, lab)
+    _check(config)
     lab = lab.at_once(1)  # a few numbers a step: on a CPU, more chains at a time only leave the cache
     result = {}
     for number, (name, (minimum, decades)) in enumerate(minima(config).items()):
@@ -131,9 +131,7 @@ def minima(config: Config) -> dict[str, tuple[Any, float]]:
     return {k: (m, config.crossing_decades) for k, m in few.items()} | {k: (m, config.decades) for k, m in many.items()}
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("learning_coefficient has its own minima; leave --problem away")
+def _check(config: Config) -> None:
     if not all(power >= 2 and power % 2 == 0 for power in config.powers):
         raise UsageError(f"--powers must be even, and at least 2, got {config.powers}")
     if not all(size >= 1 for sizes in config.networks for size in sizes):
@@ -249,4 +247,4 @@ def _legend() -> list[Any]:
 
 
 if __name__ == "__main__":
-    main("learning_coefficient", Config, SMOKE, run, plot, findings)
+    main("learning_coefficient", Config, SMOKE, run, plot, findings, takes_problem=False)

@@ -155,7 +155,7 @@ def descent(coords: jax.Array) -> dict[str, jax.Array]:
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """The laws over their own axes, and the two planes."""
-    _check(config, lab)
+    _check(config)
     with jax.enable_x64(True):
         regression = planes.regression(config.outliers, config.distance, config.seed)
         targets = jnp.asarray(planes.load("load_diabetes").target, jnp.float64)
@@ -176,9 +176,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return {name: landscape for name, landscape in found.items() if landscape is not None}
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("loss_functions has its own data; leave --problem away")
+def _check(config: Config) -> None:
     if config.samples < 2 * BATCHES or config.resolution < 5:
         raise UsageError(f"needs --samples >= {2 * BATCHES} and --resolution >= 5: {config}")
     if not (0 < config.outliers < 0.5 and 0 < config.mislabelled < 0.5 and config.distance > 0):
@@ -392,4 +390,4 @@ def _draw_aggregates(constants: ls.Landscape, path: ls.Landscape) -> Any:
 
 
 if __name__ == "__main__":
-    main("loss_functions", Config, SMOKE, run, plot, findings)
+    main("loss_functions", Config, SMOKE, run, plot, findings, takes_problem=False)

@@ -69,7 +69,7 @@ SMOKE = Config(shares=(0.0, 1.0), runs=4, examples=60, hidden=64, epochs=120, re
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """All runs of all shares, in one sweep."""
-    _check(config, lab)
+    _check(config)
     train, test = digits(1 - config.examples / TOTAL, config.seed)
     problem = classifier(*mlp((64, config.hidden, 10), jax.nn.relu), {"train": train, "test": test})
     per_epoch = config.examples // config.batch_size
@@ -90,9 +90,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return {} if found is None else {"runs": found}
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("memorization has its own problem; leave --problem away")
+def _check(config: Config) -> None:
     if not config.shares or len({*config.shares}) < len(config.shares) or not all(0 <= s <= 1 for s in config.shares):
         raise UsageError(f"--shares wants different shares between 0 and 1, got {config.shares}")
     if config.runs < 3 or min(config.hidden, config.epochs, config.record) < 1 or not config.learning_rate > 0:
@@ -184,4 +182,4 @@ def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main("memorization", Config, SMOKE, run, plot, findings)
+    main("memorization", Config, SMOKE, run, plot, findings, takes_problem=False)

@@ -97,7 +97,7 @@ SMOKE = Config(ks=(8,), more=((4, 6),), runs=32, max_steps=60_000)
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """Where the runs of each pair of sizes end, and the distinct minima among their ends."""
-    _check(config, lab)
+    _check(config)
     result = {}
     with jax.enable_x64(True):
         for k, n in cases(config):
@@ -109,9 +109,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return result
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("student_teacher has its own problem; leave --problem away")
+def _check(config: Config) -> None:
     if config.extra not in (0, 1):
         raise UsageError(f"--extra must be 0 or 1, got {config.extra}; --more takes any pair of sizes")
     if not cases(config) or not all(2 <= k <= 20 and k <= n <= k + 10 for k, n in cases(config)):
@@ -498,4 +496,4 @@ def _draw_spectra(ax: Any, result: Mapping[str, ls.Landscape], k: int, n: int) -
 
 
 if __name__ == "__main__":
-    main("student_teacher", Config, SMOKE, run, plot, findings)
+    main("student_teacher", Config, SMOKE, run, plot, findings, takes_problem=False)

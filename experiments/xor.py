@@ -69,7 +69,7 @@ SMOKE = Config(runs=48, longer=2, resolution=21)
 
 def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     """The runs, the stalled ones longer and with Adam, and a plane around the end of one of them."""
-    _check(config, lab)
+    _check(config)
     lab = lab.at_once(min(LANES, config.runs), config.runs)  # as many as fit into the cache of a CPU
     with jax.enable_x64(True):
         problem = xor()
@@ -91,9 +91,7 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return result
 
 
-def _check(config: Config, lab: Lab) -> None:
-    if lab.problem is not None:
-        raise UsageError("xor has its own problem; leave --problem away")
+def _check(config: Config) -> None:
     if min(config.runs, config.longer) < 1 or config.steps < RECORDS or config.resolution < 2 or not config.rate > 0:
         raise UsageError(
             f"needs --runs, --longer >= 1, --steps >= {RECORDS}, --resolution >= 2 and --rate > 0: {config}"
@@ -304,4 +302,4 @@ def _draw_plane(ax: Any, plane: ls.Landscape) -> None:
 
 
 if __name__ == "__main__":
-    main("xor", Config, SMOKE, run, plot, findings)
+    main("xor", Config, SMOKE, run, plot, findings, takes_problem=False)

@@ -15,6 +15,7 @@ _HOME = {
     "Axis": "grid",
     "Grid": "grid",
     "Landscape": "grid",
+    "Batches": "objective",
     "Objective": "objective",
     "Problem": "objective",
     "PointFunction": "point",
@@ -23,6 +24,8 @@ _HOME = {
     "BasinMap": "maps",
     "TrainabilityMap": "maps",
     "radius": "reach",
+    "auto_extent": "reach",
+    "report": "reporting",
     "Run": "training",
     "Outcome": "training",
     "train": "training",
@@ -50,6 +53,7 @@ _MODULES = (
     "losses",
     "maps",
     "minima",
+    "moving",
     "objective",
     "paths",
     "plotting",
@@ -57,6 +61,7 @@ _MODULES = (
     "problems",
     "recording",
     "reach",
+    "reporting",
     "store",
     "subspace",
     "training",
@@ -77,6 +82,7 @@ if TYPE_CHECKING:
     from landscape import losses as losses
     from landscape import maps as maps
     from landscape import minima as minima
+    from landscape import moving as moving
     from landscape import objective as objective
     from landscape import paths as paths
     from landscape import plotting as plotting
@@ -84,6 +90,7 @@ if TYPE_CHECKING:
     from landscape import problems as problems
     from landscape import reach as reach
     from landscape import recording as recording
+    from landscape import reporting as reporting
     from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
@@ -98,12 +105,15 @@ if TYPE_CHECKING:
     from landscape.maps import BasinMap as BasinMap
     from landscape.maps import LossSurface as LossSurface
     from landscape.maps import TrainabilityMap as TrainabilityMap
+    from landscape.objective import Batches as Batches
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
     from landscape.point import PointFunction as PointFunction
+    from landscape.reach import auto_extent as auto_extent
     from landscape.reach import radius as radius
     from landscape.recording import Recorder as Recorder
     from landscape.recording import Trajectory as Trajectory
+    from landscape.reporting import report as report
     from landscape.store import PlanMismatch as PlanMismatch
     from landscape.store import StoreError as StoreError
     from landscape.store import load as load

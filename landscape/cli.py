@@ -1,4 +1,4 @@
-"""The command line on saved runs: `landscape info | plot | view | export`, and live ones: `landscape serve`.
+"""The command line on saved runs, `landscape info | plot | view | export | report`, and live ones: `landscape serve`.
 
 Help must answer at once, so this module imports the standard library only; each command imports what it needs.
 
@@ -104,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_view(commands)
     _add_export(commands)
     _add_serve(commands)
+    _add_command(
+        commands, _report_of, "report", "Print the table and the paragraph of a run that `landscape.report` made."
+    )
     return parser
 
 
@@ -226,6 +229,20 @@ def _export(args: argparse.Namespace) -> None:
     if args.output is not None and args.output not in landscape:
         raise ValueError(f"no output {args.output!r} in this landscape; it has {', '.join(landscape)}")
     print(f"wrote {export(landscape, out, overwrite=args.force, output=args.output)}")
+
+
+# ---------------------------------------------------------------------------------------------------- report
+
+
+def _report_of(args: argparse.Namespace) -> None:
+    from landscape.analysis import report_table, report_text
+    from landscape.store import load
+
+    landscape = load(args.run)
+    rows = report_table(landscape)
+    width = max(len(what) for what, _ in rows)
+    print("\n".join(f"{what.ljust(width)}  {found}" for what, found in rows))
+    print(f"\n{report_text(landscape)}")
 
 
 # ------------------------------------------------------------------------------------------------------ view

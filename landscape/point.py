@@ -19,7 +19,8 @@ program and no constants in it, and `store=` knows by them what was computed. Wh
 direction 8), `Numbered` hands over whole numbers.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -142,6 +143,32 @@ def check_numbers(values: np.ndarray, what: str) -> None:
         )
 
 
+class SumOverBlocks(Protocol):
+    """What a point function is over data that come in blocks: a sum to which each block adds its part.
+
+    `batches` gives the blocks. `over(block)` is an ordinary point function, of one block alone; all have one program.
+    `add(total, index, part)` takes its values `(points, ...)` at all points of a tile, from block `index`, into the
+    total, which is `None` before the first; `finish(total)` makes the outputs of it.
+    """
+
+    @property
+    def batches(self) -> Any:
+        """The data, `objective.Batches`."""
+        ...
+
+    def over(self, block: Any) -> Any:
+        """A point function over one block."""
+        ...
+
+    def add(self, total: Any, index: int, part: dict[str, np.ndarray]) -> Any:
+        """The total with one more block."""
+        ...
+
+    def finish(self, total: Any) -> dict[str, np.ndarray]:
+        """The outputs."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Prepared:
     """A point function that was looked at once: what it returns, before anything is compiled.
@@ -149,10 +176,16 @@ class Prepared:
     Attributes:
         fn: the point function, a pytree.
         outputs: shape and type of each output at one point.
+        batches: data that come in blocks, `objective.Batches`; `fn` then holds the first block of each.
+        sums: the parts of the point function that are summed over blocks.
+        rest: the part that is not, or `None`.
     """
 
     fn: Any
     outputs: Mapping[str, jax.ShapeDtypeStruct]
+    batches: Sequence[Any] = ()
+    sums: Sequence[SumOverBlocks] = ()
+    rest: Any = None
 
     @property
     def types(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -213,7 +246,7 @@ def checked_value(value: Any, what: str) -> jax.Array:
 def output_shapes(fn: Any, num_coords: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of what the point function returns; traces it, in the precision that it will run in."""
     try:
-        with jax.default_matmul_precision("highest"):
+        with matmul_precision():
             return jax.eval_shape(evaluate_point, fn, jax.ShapeDtypeStruct((num_coords,), coords_dtype()))
     except jax.errors.JAXTypeError as error:
         error.add_note(
@@ -227,11 +260,43 @@ def refusal(fn: Any, num_coords: int) -> Exception | None:
     """What `jax.vmap` says against the point function, `None` where it takes it; traces alone."""
     coords = jax.ShapeDtypeStruct((2, num_coords), coords_dtype())
     try:
-        with jax.default_matmul_precision("highest"):
+        with matmul_precision():
             jax.eval_shape(jax.vmap(partial(evaluate_point, fn)), coords)
     except Exception as error:  # each primitive complains in its own way
         return error
     return None
+
+
+def precision_now() -> str:
+    """The precision of matrix products: JAX's own setting where the user has made one, else `"highest"`."""
+    return getattr(jax.config, "jax_default_matmul_precision", None) or "highest"
+
+
+def matmul_precision(asked: str | None = None) -> contextlib.AbstractContextManager[Any]:
+    """Matrix products traced inside have the precision asked for, else that of `precision_now`.
+
+    Every public function of this package traces inside it: a loss that is perturbed by a little must not be known to
+    three digits, as it is at the speed that accelerators prefer.
+    """
+    return jax.default_matmul_precision(precision_now() if asked is None else asked)
+
+
+def check_precision(asked: Any) -> None:
+    """Refuse what JAX does not know as a precision of matrix products.
+
+    Raises:
+        TypeError: no text.
+        ValueError: no such precision.
+    """
+    if asked is None:
+        return
+    if not isinstance(asked, str):
+        raise TypeError(f'precision must be the name of one, such as "highest" or "bfloat16", got {asked!r}')
+    try:
+        with jax.default_matmul_precision(asked):
+            pass
+    except ValueError as error:
+        raise ValueError(f'precision={asked!r}: JAX has "highest", "high", "default", .. ({error})') from None
 
 
 def coords_dtype() -> Any:

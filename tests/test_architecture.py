@@ -13,12 +13,14 @@ PACKAGE = ROOT / "landscape"
 ROWS = [
     ("__init__", "checks"),
     ("_tree", "grid", "affine"),
+    ("moving",),
     ("objective", "subspace", "losses", "point", "adaptive", "store"),
     ("engine", "curvature", "analysis", "problems", "bridges"),
     ("training", "minima", "plotting"),
     ("export",),
     ("maps", "paths", "view", "recording"),
     ("reach", "cli"),
+    ("reporting",),
     ("__main__",),
 ]
 NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "view", "cli"}

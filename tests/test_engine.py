@@ -20,6 +20,7 @@ import jax
 import jax.extend.core as jex
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.interpreters import mlir
 
@@ -756,3 +757,64 @@ def test_coordinates_of_any_size_in_double_precision(x64):
     values = [-1e300, 1e-60, 1e39]
     np.testing.assert_array_equal(ls.sweep(lambda c: 2 * c[0], ls.Grid.of(rate=values), progress=False)["value"],
                                   2 * np.array(values))  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------------ precision
+
+
+def _products(fn):
+    """The precisions at which the matrix products of a function are traced."""
+    precisions = []
+
+    def spy(c):
+        precisions.append(jax.config.jax_default_matmul_precision)
+        return fn(c)
+
+    return spy, precisions
+
+
+@pytest.mark.parametrize(("asked", "around", "expected"), [
+    (None, None, "highest"), ("bfloat16", None, "bfloat16"), (None, "high", "high"), ("default", "high", "default"),
+])  # fmt: skip
+def test_products_have_the_precision_asked_for(asked, around, expected):
+    spy, seen = _products(lambda c: {"value": c @ jnp.full((2, 2), 1.5) @ c})
+    options = {} if asked is None else {"precision": asked}
+    with jax.default_matmul_precision(around):
+        ls.sweep(spy, ls.Grid.square(1.0, 5), **options)
+        ls.plan(spy, ls.Grid.square(1.0, 5), **options)
+    assert set(seen) == {expected}
+
+
+def test_another_precision_is_another_plan(tmp_path):
+    def value(c):
+        return c @ jnp.full((2, 2), 1.5) @ c
+
+    grid = ls.Grid.square(1.0, 5)
+    first = ls.sweep(value, grid, store=tmp_path / "run.zarr")
+    assert first.meta["provenance"]["matmul_precision"] == "highest"
+    with pytest.raises(ls.PlanMismatch, match="matmul_precision"):
+        ls.sweep(value, grid, store=tmp_path / "run.zarr", precision="high")
+    other = ls.sweep(value, grid, store=tmp_path / "other.zarr", precision="high")
+    assert other.meta["plan"]["matmul_precision"] == other.meta["provenance"]["matmul_precision"] == "high"
+
+
+@pytest.mark.parametrize(("asked", "error"), [(3, TypeError), ("sharp", ValueError), (True, TypeError)])
+def test_unknown_precisions_are_named(asked, error):
+    with pytest.raises(error, match="precision"):
+        ls.sweep(lambda c: c[0], ls.Grid.square(1.0, 3), precision=asked)
+
+
+def test_training_and_curvature_keep_the_users_precision():
+    seen = []
+
+    def loss(p, _):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return jnp.sum((jnp.full((3, 3), 0.5) @ p) ** 2)
+
+    with jax.default_matmul_precision("high"):
+        ls.train(ls.Objective(loss), optax.sgd(0.1), jnp.ones(3), num_steps=2)
+        ls.curvature.hvp(ls.Objective(loss), jnp.ones(3), jnp.ones(3))
+    assert "highest" not in seen
+    seen.clear()
+    ls.curvature.eigenpairs(jax.random.key(0), ls.Objective(loss), jnp.ones(3), 1)
+    assert "highest" in seen

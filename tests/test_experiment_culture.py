@@ -426,11 +426,6 @@ def test_bad_settings_name_their_flag(changes, message):
         culture.run(dataclasses.replace(culture.SMOKE, **changes), Lab())
 
 
-def test_a_users_problem_is_refused():
-    with pytest.raises(UsageError, match="leave --problem away"):
-        culture.run(culture.SMOKE, Lab(problem=student_teacher(3)))
-
-
 @pytest.mark.slow
 def test_exchange_beats_mutation_and_the_isolated_agree_with_the_published_table(tmp_path):
     result = culture.run(Config(ks=(12, 16), doses=0), Lab(tmp_path, {"progress": False}))

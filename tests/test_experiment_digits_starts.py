@@ -241,11 +241,6 @@ def test_settings_that_make_no_sense_are_refused(changes, message):
         digits_starts.run(dataclasses.replace(TINY, **changes), Lab())
 
 
-def test_another_problem_is_refused():
-    with pytest.raises(UsageError, match="digits_starts has its own problem"):
-        digits_starts.run(TINY, Lab(problem=object()))
-
-
 def test_script(folder):
     files = {p.name for p in folder.iterdir()}
     assert {"starts.png", "minima.pdf", "plane.png", "starts_1.zarr", "minima.zarr"} <= files

@@ -30,7 +30,6 @@ from scipy import stats
 from scripts import run_script
 
 import landscape as ls
-from landscape.problems import himmelblau
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.xdist_group("doodles")  # the tests share one run of the script
@@ -370,11 +369,6 @@ def test_shares_are_counted_by_arm():
 def test_bad_settings_name_their_flag(changes, message):
     with pytest.raises(UsageError, match=message):
         doodles.run(dataclasses.replace(doodles.SMOKE, **changes), Lab())
-
-
-def test_a_users_problem_is_refused():
-    with pytest.raises(UsageError, match="leave --problem away"):
-        doodles.run(doodles.SMOKE, Lab(problem=himmelblau.problem))
 
 
 @pytest.mark.slow

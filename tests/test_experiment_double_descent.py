@@ -17,7 +17,6 @@ from _lab.command import settings_rows, table
 from _networks.wide_nets import Nets, draw_data, init, loss, padded_size, records
 
 import landscape as ls
-from landscape.problems import xor
 
 start = jax.jit(init, static_argnums=2)
 pytestmark = pytest.mark.xdist_group("double_descent")  # the tests share one run of the script
@@ -223,11 +222,6 @@ def test_the_script_draws_and_its_folder_is_resumed(smoke):
 def test_bad_settings_name_their_flag(changes, message):
     with pytest.raises(UsageError, match=message):
         double_descent.run(dataclasses.replace(double_descent.SMOKE, **changes), Lab())
-
-
-def test_a_users_problem_is_refused():
-    with pytest.raises(UsageError, match="leave --problem away"):
-        double_descent.run(double_descent.SMOKE, Lab(problem=xor()))
 
 
 @pytest.mark.slow

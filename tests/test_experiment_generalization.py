@@ -329,8 +329,6 @@ def test_random_labels_are_fitted_and_the_test_stays_at_chance(tmp_path):
 def test_bad_settings_of_memorization(changes, message):
     with pytest.raises(UsageError, match=message):
         memorization.run(dataclasses.replace(memorization.SMOKE, **changes), Lab())
-    with pytest.raises(UsageError, match="leave --problem away"):
-        memorization.run(memorization.SMOKE, Lab(problem=object()))
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from _lab import Lab, UsageError
 from _lab.command import settings_rows, table
 
 import landscape as ls
-from landscape.problems import modular_addition, xor
+from landscape.problems import modular_addition
 
 pytestmark = pytest.mark.xdist_group("grokking")  # the tests share one run of the script
 
@@ -109,11 +109,6 @@ def test_the_script_draws_and_its_folder_is_resumed(smoke):
 def test_bad_settings_name_their_flag(changes):
     with pytest.raises(UsageError, match=f"needs --runs.*{next(iter(changes))}={next(iter(changes.values()))}"):
         grokking.run(dataclasses.replace(grokking.SMOKE, **changes), Lab())
-
-
-def test_a_users_problem_is_refused():
-    with pytest.raises(UsageError, match="leave --problem away"):
-        grokking.run(grokking.SMOKE, Lab(problem=xor()))
 
 
 @pytest.mark.slow

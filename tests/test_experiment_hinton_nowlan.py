@@ -14,7 +14,6 @@ from _lab.command import settings_rows, table
 from scipy import stats
 
 import landscape as ls
-from landscape.problems import xor
 
 pytestmark = pytest.mark.xdist_group("hinton_nowlan")  # the tests share one run of the script
 
@@ -186,11 +185,6 @@ def test_findings_measure_shares_and_hits():
 def test_bad_settings_name_their_flag(changes, message):
     with pytest.raises(UsageError, match=message):
         hn.run(dataclasses.replace(hn.SMOKE, **changes), Lab())
-
-
-def test_a_users_problem_is_refused():
-    with pytest.raises(UsageError, match="leave --problem away"):
-        hn.run(hn.SMOKE, Lab(problem=xor()))
 
 
 @pytest.mark.slow

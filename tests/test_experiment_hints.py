@@ -13,7 +13,6 @@ from _lab.command import settings_rows, table
 from scipy import special, stats
 
 import landscape as ls
-from landscape.problems import xor
 
 pytestmark = pytest.mark.xdist_group("hints")  # the tests share one run of the script
 
@@ -227,11 +226,6 @@ def test_findings_are_means_over_seeds_with_their_intervals():
 def test_bad_settings_name_their_flag(changes, message):
     with pytest.raises(UsageError, match=message):
         hints.run(dataclasses.replace(hints.SMOKE, **changes), Lab())
-
-
-def test_a_users_problem_is_refused():
-    with pytest.raises(UsageError, match="leave --problem away"):
-        hints.run(hints.SMOKE, Lab(problem=xor()))
 
 
 @pytest.mark.slow

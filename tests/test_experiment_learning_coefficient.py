@@ -128,8 +128,3 @@ def test_rows_count_what_is_close_and_what_diverged(smoke):
 def test_settings_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(UsageError, match=message):
         run(dataclasses.replace(Config(), **changes), Lab())
-
-
-def test_the_users_own_problem_is_refused():
-    with pytest.raises(UsageError, match="has its own minima; leave --problem away"):
-        run(Config(), Lab(problem=object()))

@@ -171,8 +171,3 @@ def test_the_script_draws_and_its_folder_is_resumed(tmp_path):
 def test_bad_settings_name_their_flag(changes, message):
     with pytest.raises(UsageError, match=message):
         loss_functions.run(dataclasses.replace(loss_functions.SMOKE, **changes), Lab())
-
-
-def test_a_users_problem_is_refused():
-    with pytest.raises(UsageError, match="leave --problem away"):
-        loss_functions.run(loss_functions.SMOKE, Lab(problem=object()))

@@ -389,11 +389,6 @@ def test_bad_settings_name_their_flag(changes, message):
         student_teacher.run(dataclasses.replace(student_teacher.SMOKE, **changes), Lab())
 
 
-def test_a_users_problem_is_refused():
-    with pytest.raises(UsageError, match="leave --problem away"):
-        student_teacher.run(student_teacher.SMOKE, Lab(problem=problem_of(3)))
-
-
 @pytest.mark.slow
 def test_published_shares_and_families(tmp_path):
     config = Config(ks=(8, 10, 12), more=((13, 14), (10, 12)))

@@ -17,7 +17,6 @@ from scipy.special import expit
 from scripts import run_script
 
 import landscape as ls
-from landscape.problems import xor as problem_of
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.xdist_group("xor")  # the tests share one run of the script
@@ -152,11 +151,6 @@ def test_gaps_leave_out_the_runs_that_got_off():
 def test_bad_settings_name_their_flag(changes, message):
     with pytest.raises(UsageError, match=message):
         xor.run(dataclasses.replace(xor.SMOKE, **changes), Lab())
-
-
-def test_a_users_problem_is_refused():
-    with pytest.raises(UsageError, match="leave --problem away"):
-        xor.run(xor.SMOKE, Lab(problem=problem_of()))
 
 
 @pytest.mark.slow

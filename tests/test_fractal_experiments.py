@@ -114,12 +114,6 @@ def test_settings_that_make_no_sense_are_refused(experiment, changes, message):
         experiment.run(experiment.Config(**changes), Lab())
 
 
-@pytest.mark.parametrize("experiment", [fractal_1d, double_well, deep_linear])
-def test_experiments_with_their_own_problem_say_so(experiment):
-    with pytest.raises(UsageError, match="own problem.*leave --problem away"):
-        experiment.run(experiment.Config(), Lab(problem=problems.deep_linear()))
-
-
 def test_double_well_switches_where_theory_says():
     result = double_well.run(double_well.SMOKE, Lab(options={"progress": False}))
     well = problems.double_well()

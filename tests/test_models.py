@@ -23,6 +23,9 @@ NUM_PARAMS = 80 + 16 + 1168 + 32 + 7850  # two convolutions 3x3, each with batch
 FRAMEWORKS = ("flax linen", "flax nnx", "equinox")
 LAYOUTS = {"flax linen": "flax", "flax nnx": "flax", "equinox": "equinox"}
 GOES_ON_WITH = {"PyTorch weights": "flax linen", "The same model in the experiments": "flax linen"}
+GOES_ON_WITH |= dict.fromkeys(
+    ("Only some parameters move", "Means that are not plain", "Data larger than memory"), "Plain JAX"
+)
 
 
 @functools.cache
@@ -395,3 +398,40 @@ def test_surface_script_draws_the_documented_model(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "train loss at the centre" in done.stdout
+
+
+def test_only_some_parameters_move():
+    names = recipe("Only some parameters move")
+    moving, params = names["moving"], names["params"]
+    assert set(moving["second"]) == {"kernel", "bias"}
+    assert moving["first"] == {"kernel": None, "bias": None}
+    whole = float(measured(names["objectives"](names["loss_fn"])["train"], params)["loss"])
+    assert names["last_layer"]["train_loss"][1, 1] == pytest.approx(whole, rel=1e-5)
+    assert names["curvature"].vectors["second"]["kernel"].shape == (1, 32, 10)
+    assert [x.shape for x in jax.tree.leaves(names["adapter"])] == [(784, 4), (4, 32)]
+    assert names["of_matrix"]["train_loss"][1, 1] == pytest.approx(names["of_adapter"]["train_loss"][1, 1], rel=1e-4)
+
+
+def test_means_that_are_not_plain():
+    names = recipe("Means that are not plain")
+    params, data = names["params"], names["data"]["train"]
+    logits = np.asarray(names["predict"](params, data["x"]), float)
+    y, w = np.asarray(data["y"]), np.linspace(0.5, 2.0, 10)[np.asarray(data["y"])]
+    losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(y)), y]
+    assert float(names["by_class"]["train"](params)) == pytest.approx(np.sum(w * losses) / np.sum(w), rel=1e-5)
+    there = np.asarray(names["sentences"]["x"], float)[np.asarray(names["sentences"]["mask"])]
+    assert len(there) == 20
+    assert float(names["tokens"](1.5)) == pytest.approx(np.mean((1.5 * there - 1) ** 2), rel=1e-5)
+    inside = np.linspace(0, 1, 40)
+    assert float(names["at_once"](1.5)) == pytest.approx(np.mean((1.5 * inside - 0.5) ** 2) + 1.5**2 / 2, rel=1e-5)
+
+
+def test_data_larger_than_memory():
+    names = recipe("Data larger than memory")
+    params = names["params"]
+    held = names["objectives"](names["loss_fn"], batch_size=64)["train"]
+    assert names["landscape"]["loss"][1, 1] == float(measured(held, params)["loss"])
+    assert names["landscape"]["gradient"].shape == (3, 3, 2)
+    expected = ls.curvature.hvp(held, params, params)
+    for a, b in zip(jax.tree.leaves(names["product"]), jax.tree.leaves(expected)):
+        assert np.allclose(a, b, rtol=1e-4, atol=1e-5 * float(np.abs(b).max()))

@@ -1,5 +1,6 @@
 """The shared runner: settings and findings that belong together, the row of changed settings, points at a time."""
 
+import ast
 import json
 import sys
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import pytest
 from _lab import Lab, UsageError
 from _lab import command as _runner
 from _lab.command import Flags, settings_rows
+from scripts import ROOT, run_script
 
 import landscape as ls
 from landscape.adaptive import Labels
@@ -300,3 +302,21 @@ def test_settings_that_cannot_be_read_are_those_of_no_experiment(tmp_path):
     (tmp_path / "config.json").write_bytes(b"\xff\xfe{")
     with pytest.raises(UsageError, match="does not hold results of this experiment"):
         execute(tmp_path, run=never, resume=False)
+
+
+SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
+WITHOUT = [script.stem for script in SCRIPTS if "takes_problem=False" in script.read_text()]
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_experiments_with_problems_of_their_own_refuse_another(name, tmp_path):
+    done = run_script(name, "--problem", "mine.py:factory", "--out", tmp_path)
+    assert done.returncode == 2
+    assert f"{name} has problems of its own; leave --problem away" in done.stderr
+
+
+def test_every_experiment_without_a_problem_says_so_in_its_help():
+    assert len(WITHOUT) >= 15
+    for name in WITHOUT:
+        doc = ast.get_docstring(ast.parse((ROOT / "experiments" / f"{name}.py").read_text()))
+        assert "no --problem" in " ".join(doc.split()) or "of its own" in doc

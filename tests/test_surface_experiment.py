@@ -89,6 +89,27 @@ def test_centre_equals_the_trained_loss_to_the_bit(result):
             assert landscape[f"{name}_loss"][centre] == np.float32(loss)
 
 
+def test_random_planes_of_a_model_reach_to_where_the_loss_has_risen(result):
+    """The rise at the border is that of the rule, which the figure says; planes along a path go by the path."""
+    for kind in ("filter", "layer", "none"):
+        landscape = result[kind]
+        ends = np.abs([axis.values[[0, -1]] for axis in landscape.grid.axes])
+        assert np.all(ends == ends[0, 0])
+        loss, said = landscape["train_loss"], landscape.meta["surface"]["extent"]
+        assert said.startswith(f"drawn to {ends[0, 0]:g}, where the training loss has ")
+        level = float(said.split(" to ")[-1].split(",")[0])
+        border = np.concatenate([loss[0], loss[-1], loss[:, 0], loss[:, -1]])
+        assert np.median(border) == pytest.approx(level, rel=0.8)  # the border is a square, and not a circle
+    assert "extent" not in result["pca"].meta["surface"]
+
+
+def test_an_extent_that_is_given_is_taken(lab):
+    config = dataclasses.replace(SMALL, directions=("none",), metrics=(), extent=0.25)
+    landscape = surface.run(config, lab)["none"]
+    assert landscape.grid.axes[0].values[-1] == 0.25
+    assert "extent" not in landscape.meta["surface"]
+
+
 def test_the_trained_loss_is_that_of_the_parameters(result, lab):
     run = trained(SMALL, lab, lab.problem, 0)
     for name, objective in lab.problem.objectives.items():
@@ -302,3 +323,25 @@ def test_the_defaults_on_the_digits(tmp_path):
     assert landscape.grid.shape == (101, 101)
     assert landscape["test_accuracy"][50, 50] > 0.95
     assert jnp.all(landscape.computed)
+
+
+def test_only_some_parameters_move(tmp_path, capsys):
+    """By --trainable; a table of integers is set aside without being told to."""
+    start = {"w1": jnp.full((3, 5), 0.3), "w2": jnp.linspace(0.2, 0.7, 5), "order": np.array([4, 2, 0, 1, 3])}
+
+    def loss(params, batch):
+        hidden = jnp.tanh(batch["x"] @ params["w1"])[:, params["order"]]
+        return (hidden @ params["w2"] - batch["y"]) ** 2
+
+    x = np.random.default_rng(4).normal(size=(30, 3)).astype("float32")
+    problem = ls.Problem(
+        lambda key: start, {"train": ls.Objective(loss, {"x": x, "y": np.sin(2 * x[:, 0])})}, params=start
+    )
+    config = dataclasses.replace(surface.SMOKE, trainable="w1", resolution=3)
+    found = surface.run(config, Lab(tmp_path, {"progress": False}, problem))["filter"]
+    assert found["train_loss"][1, 1] == pytest.approx(float(problem.objectives["train"](start)), rel=1e-5)
+    assert "15 of 25 parameters move" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="set aside.*order"):
+        assert set(jax.tree.leaves(surface._parted(surface.SMOKE, problem).params)[0].shape) == {3, 5}
+    with pytest.raises(UsageError, match="--trainable.*matches no parameter"):
+        surface._parted(dataclasses.replace(config, trainable="lora*"), problem)

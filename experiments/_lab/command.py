@@ -60,7 +60,16 @@ class Flags:
     """Keep compiled programs in the user's cache folder for the next run."""
 
 
-def main(experiment: str, config_type: type, smoke: Any, run: Any, plot: Any, findings: Any) -> None:
+def main(
+    experiment: str,
+    config_type: type,
+    smoke: Any,
+    run: Any,
+    plot: Any,
+    findings: Any,
+    *,
+    takes_problem: bool = True,
+) -> None:
     """Parse the command line, run the experiment, draw, and print the table. Ends the process.
 
     Args:
@@ -70,6 +79,7 @@ def main(experiment: str, config_type: type, smoke: Any, run: Any, plot: Any, fi
         run: `run(config, lab) -> {name: landscape}`.
         plot: `plot(result) -> {name: figure or animation}`.
         findings: `findings(result) -> [(what, expected, found)]`.
+        takes_problem: whether the user's own problem can take the place of those of the experiment.
     """
     defaults = smoke if "--smoke" in sys.argv else config_type()
     command: Any = dataclasses.make_dataclass("Command", [("config", config_type), ("flags", Flags)])
@@ -81,6 +91,8 @@ def main(experiment: str, config_type: type, smoke: Any, run: Any, plot: Any, fi
         config=(tyro.conf.OmitArgPrefixes,),
     )
     try:
+        if parsed.flags.problem and not takes_problem:
+            raise UsageError(f"{experiment} has problems of its own; leave --problem away (surface.py takes it)")
         settings = settings_rows(parsed.config, smoke if parsed.flags.smoke else None)
         status = _execute(
             experiment, parsed.config, parsed.flags, run, plot, lambda result: [*settings, *findings(result)]
@@ -208,17 +220,15 @@ def _draw(result: Mapping[str, Any], out: Path, plot: Any) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.animation import Animation, PillowWriter
+    from matplotlib.animation import Animation
 
     from landscape import plotting
-    from landscape.plotting import whole_files
 
     with plotting.style("paper"):
         meta = {"Experiment": out.name, **_flat_provenance(result)}
         for name, figure in plot(result).items():
             if isinstance(figure, Animation):
-                with whole_files([out / f"{name}.gif"]) as (path,):
-                    figure.save(path, writer=PillowWriter(fps=12), dpi=100)
+                plotting.save_animation(figure, out / name, formats=["gif"], fps=12)
             else:
                 plotting.save_figure(figure, out / name, meta)
         pyplot.close("all")

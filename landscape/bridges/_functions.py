@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from landscape.bridges import _export, _module
 from landscape.bridges._graph import Graph
-from landscape.bridges._moving import listed
+from landscape.moving import listed
 
 
 def joined(graph: Graph, params: Any, state: Any) -> dict[str, Any]:

@@ -18,11 +18,12 @@ import numpy as np
 
 from landscape import _tree
 from landscape.bridges import _data
-from landscape.bridges._moving import listed, moving
 from landscape.bridges._parameters import Parameters, axes_by_layout
 from landscape.bridges._problem import LOG, Bridged, largest_difference
 from landscape.checks import check_count
+from landscape.moving import chosen, listed
 from landscape.objective import Objective
+from landscape.point import matmul_precision
 
 try:
     import keras
@@ -74,7 +75,7 @@ def problem(
         if not isinstance(tree, tuple) or len(tree) != 2:
             raise TypeError(f"{part} must be a pair (inputs, targets), or batches of them, got {type(tree).__name__}")
     by_path = {variable.path: variable for variable in model.trainable_variables}
-    names = moving(list(by_path), trainable, by_path.get)
+    names = chosen(list(by_path), trainable, by_path.get)
     program = _Program(model, _loss_of(model, loss))
     params = Parameters({one: _copied(by_path[one]) for one in names}, _filter_axes(by_path))
     staying = [one for one in by_path if one not in params]
@@ -211,7 +212,7 @@ def _only_norms(model: Any) -> Generator[None]:
 def _compared(program: _Program, arguments: tuple[Any, ...], tolerance: float) -> float:
     """The largest difference of outputs on a few examples, refused above the tolerance."""
     params, few, state = arguments
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         ours = jax.jit(program.outputs)(params, few[0], state)
         theirs = program.model(few[0], training=False)
     off = largest_difference(ours, theirs)

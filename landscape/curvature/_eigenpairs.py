@@ -20,8 +20,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from landscape import _tree
-from landscape.curvature._products import Flat, Operator, check
-from landscape.objective import Objective
+from landscape.curvature._products import Flat, Operator, check, on_host
+from landscape.objective import Objective, set_aside
+from landscape.point import matmul_precision
 
 DEPTH = 30  # products of a search for hidden copies
 LOSS_OF_DIGITS = 50  # in units of the precision: what a new direction must exceed to be more than rounding
@@ -91,11 +92,13 @@ def eigenpairs(
             finite, or `max_products` is below `k`.
     """
     _tree.check_key(key)
+    objective, params = set_aside(objective, params)
     check(objective, params)
     check_request(_tree.size(params), k, which, tol, max_products)
     params = jax.tree.map(jnp.asarray, params)
     tol = float(jnp.finfo(Flat(objective, params).dtype).eps) ** 0.5 if tol is None else tol
-    return _eigenpairs(key, objective, params, tol, max_products, k=k, which=which)
+    with on_host(objective):
+        return _eigenpairs(key, objective, params, tol, max_products, k=k, which=which)
 
 
 def check_request(size: int, k: int, which: str, tol: float | None, max_products: int) -> None:
@@ -116,7 +119,7 @@ def check_request(size: int, k: int, which: str, tol: float | None, max_products
 def _eigenpairs(
     key: Array, objective: Any, params: PyTree, tol: Any, max_products: Any, *, k: int, which: Which
 ) -> Eigenpairs:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         x = flat.start
         search = _Search(flat.products(x), x, k, which, tol)

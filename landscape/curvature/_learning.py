@@ -14,6 +14,7 @@ from landscape.checks import warn
 from landscape.curvature._products import Flat, check, widened
 from landscape.curvature._trace import Estimate, mean_and_sem
 from landscape.objective import Objective, check_objective, drawn
+from landscape.point import matmul_precision
 
 HOT = 0.05  # by how much the temperature may exceed 1 before a warning
 
@@ -178,7 +179,7 @@ def _histories(
     key: Array, objective: Objective, params: PyTree, numbers: Any, *, chains: int, records: int, steps: int, size: Any
 ) -> tuple[Array, Array]:
     """Mean of the estimate and of the temperature in each stretch of each chain."""
-    with jax.default_matmul_precision("highest"):  # of all losses: their small differences are multiplied by n / log n
+    with matmul_precision():  # of all losses: their small differences are multiplied by n / log n
         objective, params = widened(objective, params)
         flat = Flat(objective, params)
         start, lowest, num = flat.start, objective(params), objective.num_examples or 0

@@ -1,5 +1,6 @@
 """Products with a curvature matrix, batch by batch: Hessian, Gauss-Newton, Fisher, empirical Fisher."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,7 +13,17 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape.objective import Objective, check_means, check_objective, shared
+from landscape.objective import (
+    Objective,
+    batches_in,
+    check_means,
+    check_objective,
+    differentiated,
+    filled,
+    set_aside,
+    shared,
+)
+from landscape.point import matmul_precision
 
 MAX_DENSE = 4096  # parameters; the matrix then takes 128 MiB in float64
 COLUMNS = 128  # products at a time in a dense matrix
@@ -70,9 +81,12 @@ class GaussNewton:
         def curve(outputs: PyTree, batch: PyTree) -> Linear:
             # refuses losses (n, c), whose mean would be c times too small
             loss = Objective(self.output_loss, batch, weight_fn=self.weight_fn)
-            return jax.linearize(jax.grad(lambda z: loss(z)), outputs)[1]
+            return differentiated(
+                lambda: jax.linearize(jax.grad(lambda z: loss(z)), outputs)[1], lambda: loss(outputs),
+                "a GaussNewton needs second derivatives of output_loss", _BOTH_WAYS,
+            )  # fmt: skip
 
-        return _sandwich(self.predict, curve, self.objective, params)
+        return _sandwich("GaussNewton", self.predict, curve, self.objective, params)
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,7 @@ class Fisher:
 
         data = _data_only(self.data, self.batch_size, self.weight_fn)
         averaged = partial(_over_examples, data)
-        return _sandwich(self.predict, curve, data, params)
+        return _sandwich("Fisher", self.predict, curve, data, params)
 
 
 def _output_fisher(family: Family, outputs: Array, u: Array) -> Array:
@@ -164,7 +178,7 @@ class EmpiricalFisher:
         def curve(outputs: Array, batch: PyTree) -> Linear:
             return lambda u: _over_examples(self.objective, u, batch)
 
-        return _sandwich(losses, curve, self.objective, params)
+        return _sandwich("EmpiricalFisher", losses, curve, self.objective, params)
 
 
 @jax.tree_util.register_dataclass
@@ -197,14 +211,29 @@ def _over_examples(data: Objective, u: Array, batch: PyTree) -> Array:
     return shared((weights / jnp.sum(weights)).reshape(-1, *(1,) * (u.ndim - 1)), u)
 
 
-def _sandwich(outputs_fn: Callable[..., PyTree], curve: Callable[..., Linear], data: Objective, at: PyTree) -> Linear:
+_BOTH_WAYS = (
+    "give loops a length that is known beforehand (jax.lax.scan or fori_loop in place of while_loop), and functions of "
+    "your own a jax.custom_jvp, which JAX differentiates in both directions, in place of a jax.custom_vjp"
+)
+
+
+def _sandwich(
+    name: str, outputs_fn: Callable[..., PyTree], curve: Callable[..., Linear], data: Objective, at: PyTree
+) -> Linear:
     """`J' C J` with the Jacobian of `outputs_fn` and `C = curve(outputs, batch)`, averaged over the batches."""
 
     def of_batch(batch: PyTree) -> Linear:
-        outputs, push = jax.linearize(lambda p: outputs_fn(p, batch), at)
+        def outputs_of(p: PyTree) -> PyTree:
+            return outputs_fn(p, batch)
+
+        def attempt(take: Callable[[], Any]) -> Any:
+            need = f"the products of {name} need derivatives of the outputs, forwards and backwards"
+            return differentiated(take, lambda: outputs_of(at), need, _BOTH_WAYS)
+
+        outputs, push = attempt(lambda: jax.linearize(outputs_of, at))
         pull = jax.linear_transpose(push, at)
         middle = curve(outputs, batch)
-        return lambda vector: pull(middle(push(vector)))[0]
+        return lambda vector: attempt(lambda: pull(middle(push(vector))))[0]
 
     return _averaged(of_batch, data, at)
 
@@ -212,7 +241,10 @@ def _sandwich(outputs_fn: Callable[..., PyTree], curve: Callable[..., Linear], d
 def _hessian_products(objective: Objective, params: PyTree) -> Linear:
     def of_batch(batch: PyTree) -> Linear:
         part = replace(objective, data=batch, batch_size=None)
-        return jax.linearize(jax.grad(lambda p: part(p)), params)[1]
+        return differentiated(
+            lambda: jax.linearize(jax.grad(lambda p: part(p)), params)[1], lambda: part(params),
+            "the Hessian needs second derivatives of the loss", _BOTH_WAYS,
+        )  # fmt: skip
 
     return _averaged(of_batch, objective, params)
 
@@ -232,10 +264,33 @@ def _averaged(of_batch: Callable[[PyTree], Linear], data: Objective, params: PyT
 
 def products(operator: Objective | Operator, params: PyTree) -> Linear:
     """`vector -> matrix @ vector` for an operator, or for the Hessian of an objective, in at least float32."""
+    if not isinstance(operator, Adaptive) and batches_in(operator):
+        return _products_over_blocks(operator, params)
     operator, params = widened(operator, params)
     if isinstance(operator, Objective):
         return _hessian_products(operator, params)
     return operator.products(params)
+
+
+def _products_over_blocks(operator: Any, params: PyTree) -> Linear:
+    """Products whose terms are summed over `Batches` on the host; a pass over the data for each."""
+    if isinstance(operator, Objective):
+        data = operator
+    elif isinstance(operator, Fisher):
+        data = _data_only(operator.data, operator.batch_size, operator.weight_fn)
+    else:
+        data = operator.objective
+    return lambda vector: data.over_blocks(lambda block: _block_product(filled(operator, block), params, vector))
+
+
+@jax.jit
+def _block_product(operator: Any, params: PyTree, vector: PyTree) -> PyTree:
+    return products(operator, params)(vector)
+
+
+def on_host(operator: Any) -> contextlib.AbstractContextManager[Any]:
+    """Where the loops of an algorithm run, so that each product can be a pass over `Batches`."""
+    return jax.disable_jit() if batches_in(operator) else contextlib.nullcontext()
 
 
 def widened(operator: Any, params: PyTree) -> tuple[Any, PyTree]:
@@ -259,24 +314,28 @@ def product(operator: Objective | Operator, params: PyTree, vector: PyTree) -> P
 
     Args:
         operator: an objective for its Hessian, or a `GaussNewton`, `Fisher` or `EmpiricalFisher`.
-        params: where.
+        params: where. Of an objective, arrays of integers and booleans are set aside, with a warning.
         vector: pytree like `params`.
 
     Returns:
-        A pytree like `params`, in at least float32.
+        A pytree like what moves of `params`, in at least float32.
 
     Raises:
         TypeError: `operator` is neither, or parameters are not real floating-point arrays.
         ValueError: `vector` does not look like `params`; a `Fisher` has an unknown family or no logits of classes; a
             loss is neither one number for each example nor a scalar.
     """
+    operator, moving = set_aside(operator, params)
+    if moving is not params and jax.tree.structure(vector) == jax.tree.structure(params):
+        vector = jax.tree.map(lambda _, v: v, moving, vector)
+    params = moving
     check(operator, params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(vector):
         text = isinstance(leaf, np.ndarray) and leaf.dtype.kind in _tree.NO_NUMBERS
         if text or (not isinstance(leaf, int | float) and not hasattr(leaf, "shape")):
             raise TypeError(f"vector.{_tree.key_name(path)} must be an array, got {_tree.describe(leaf)}")
     _tree.check_like(vector, params, "vector", "params")
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         return products(operator, jax.tree.map(jnp.asarray, params))(vector)
 
 
@@ -301,9 +360,9 @@ def hvp(objective: Objective, params: PyTree, vector: PyTree) -> PyTree:
 def check(operator: Any, params: PyTree) -> None:
     """Raise unless it is an objective or an operator, and parameters are real floating-point arrays."""
     if isinstance(operator, type) or not isinstance(operator, Operator):  # an operator itself, not its class
-        check_objective(operator, otherwise=", or pass a GaussNewton, Fisher or EmpiricalFisher")
+        check_objective(operator, otherwise=", or pass a GaussNewton, Fisher or EmpiricalFisher", streams=True)
     if isinstance(operator, EmpiricalFisher):
-        check_objective(operator.objective, "EmpiricalFisher.objective")
+        check_objective(operator.objective, "EmpiricalFisher.objective", streams=True)
     if isinstance(operator, Fisher) and operator.family not in ("categorical", "gaussian"):
         raise ValueError(f"Fisher.family must be 'categorical' or 'gaussian', got {operator.family!r}")
     _tree.check_params(params)
@@ -357,6 +416,9 @@ class Flat:
         """The dense Hessian at `x`, symmetric to the bit."""
         units = jnp.eye(len(x), dtype=x.dtype)
         column = self.products(x)
+        if batches_in(self.objective):
+            many = jnp.stack([column(unit) for unit in units])
+            return (many + many.T) / 2
         many = jax.vmap(column)(units) if len(x) <= COLUMNS else jax.lax.map(column, units, batch_size=COLUMNS)
         return (many + many.T) / 2
 
@@ -372,6 +434,7 @@ def hessian(objective: Objective | Operator, params: PyTree) -> Float[Array, "n 
         TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
         ValueError: more than 4,096 parameters.
     """
+    objective, params = set_aside(objective, params)
     check(objective, params)
     size = _tree.size(params)
     if size > MAX_DENSE:
@@ -379,11 +442,12 @@ def hessian(objective: Objective | Operator, params: PyTree) -> Float[Array, "n 
             f"a dense Hessian of {size} parameters has {size**2:.2g} entries; up to {MAX_DENSE} parameters are taken: "
             "use eigenpairs (extreme eigenvalues) or hvp (products) instead"
         )
-    return _hessian(objective, jax.tree.map(jnp.asarray, params))
+    with on_host(objective):
+        return _hessian(objective, jax.tree.map(jnp.asarray, params))
 
 
 @jax.jit
 def _hessian(objective: Any, params: PyTree) -> Array:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         return flat.hessian(flat.start)

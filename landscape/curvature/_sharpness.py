@@ -12,6 +12,7 @@ from landscape.checks import check_flag
 from landscape.curvature._eigenpairs import eigenpairs
 from landscape.curvature._products import Adaptive, Operator, check, widened
 from landscape.objective import Objective, check_objective
+from landscape.point import matmul_precision
 
 
 class Sharpness(NamedTuple):
@@ -78,7 +79,7 @@ def ascent_sharpness(
 
 @partial(jax.jit, static_argnames="adaptive")
 def _ascent(objective: Objective, params: PyTree, rho: Any, *, adaptive: bool) -> Array:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         objective, params = widened(objective, params)
         size = jax.tree.map(jnp.abs if adaptive else jnp.ones_like, params)
         loss, gradient = objective.value_and_grad(params)

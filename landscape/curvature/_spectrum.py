@@ -13,9 +13,10 @@ from matfree import decomp
 
 from landscape import _tree
 from landscape.checks import check_share, reals
-from landscape.curvature._products import Flat, Operator, check
+from landscape.curvature._products import Flat, Operator, check, on_host
 from landscape.curvature._trace import Estimate, mean_and_sem
-from landscape.objective import Objective
+from landscape.objective import Objective, batches_in, set_aside
+from landscape.point import matmul_precision
 
 Points = Float[Array, "*q"] | Float[np.ndarray, "*q"] | float
 
@@ -190,16 +191,18 @@ def spectral_density(
         ValueError: fewer than 2 probes, or fewer than 1 step.
     """
     _tree.check_key(key)
+    objective, params = set_aside(objective, params)
     check(objective, params)
     _tree.check_count("num_probes", num_probes, 2)
     _tree.check_count("num_steps", num_steps, 1)
     params, steps = jax.tree.map(jnp.asarray, params), min(num_steps, _tree.size(params))
-    return _spectral_density(key, objective, params, num=num_probes, steps=steps)
+    with on_host(objective):
+        return _spectral_density(key, objective, params, num=num_probes, steps=steps)
 
 
 @partial(jax.jit, static_argnames=("num", "steps"))
 def _spectral_density(key: Array, objective: Any, params: PyTree, *, num: int, steps: int) -> SpectralDensity:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         x = flat.start
         lanczos = decomp.tridiag_sym(steps, materialize=False, reortho="full", custom_vjp=False)
@@ -209,11 +212,27 @@ def _spectral_density(key: Array, objective: Any, params: PyTree, *, num: int, s
         unit = _tree.power_of_two_near(product(jax.random.normal(keys[0], x.shape, x.dtype)))
 
         def probe(key: Array) -> tuple[Array, Array]:
-            run = lanczos(lambda v: product(v) / unit, jax.random.normal(key, x.shape, x.dtype))
-            return _quadrature(*run.J_small)
+            start = jax.random.normal(key, x.shape, x.dtype)
+            if batches_in(objective):
+                return _quadrature(*_lanczos_on_host(lambda v: product(v) / unit, start, steps))
+            return _quadrature(*lanczos(lambda v: product(v) / unit, start).J_small)
 
         nodes, weights = jax.lax.map(probe, keys)
         return SpectralDensity(nodes * unit, weights)
+
+
+def _lanczos_on_host(product: Callable[[Array], Array], start: Array, steps: int) -> tuple[Array, Array]:
+    """Diagonal and its neighbours, fully reorthogonalised; matfree traces the product, which a loop cannot be."""
+    basis, diagonal, beside = [start / jnp.linalg.norm(start)], [], []
+    for _ in range(steps):
+        image = product(basis[-1])
+        diagonal.append(basis[-1] @ image)
+        rows = jnp.stack(basis)
+        for _ in range(2):
+            image = image - (rows @ image) @ rows
+        beside.append(jnp.linalg.norm(image))
+        basis.append(image / beside[-1])
+    return jnp.stack(diagonal), jnp.stack(beside[:-1]) if steps > 1 else jnp.zeros(0, start.dtype)
 
 
 def _quadrature(diagonal: Array, beside: Array) -> tuple[Array, Array]:

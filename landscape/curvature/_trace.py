@@ -12,8 +12,9 @@ from matfree import stochtrace
 
 from landscape import _tree
 from landscape.checks import check_choice
-from landscape.curvature._products import Flat, Operator, check, products
-from landscape.objective import Objective
+from landscape.curvature._products import Flat, Operator, check, on_host, products
+from landscape.objective import Objective, set_aside
+from landscape.point import matmul_precision
 
 Product = Callable[[Array], Array]
 Method = Literal["hutch++", "xtrace", "hutchinson"]
@@ -69,12 +70,14 @@ def trace(
             products is no integer.
         ValueError: fewer than 6 products, or an unknown method.
     """
+    objective, params = set_aside(objective, params)
     _check_samples(key, objective, params, num_products, 6, "num_products")
     check_choice("method", method, _METHODS)
     params = jax.tree.map(jnp.asarray, params)
-    if num_products >= _tree.size(params):
-        return _exact(objective, params)
-    return _estimated(key, objective, params, num=num_products, method=method)
+    with on_host(objective):
+        if num_products >= _tree.size(params):
+            return _exact(objective, params)
+        return _estimated(key, objective, params, num=num_products, method=method)
 
 
 def layer_traces(key: Array, objective: Objective | Operator, params: PyTree, *, num_samples: int = 100) -> Estimate:
@@ -97,8 +100,10 @@ def layer_traces(key: Array, objective: Objective | Operator, params: PyTree, *,
             is no integer.
         ValueError: fewer than 2 samples.
     """
+    objective, params = set_aside(objective, params)
     _check_samples(key, objective, params, num_samples, 2, "num_samples")
-    return _layers(key, objective, jax.tree.map(jnp.asarray, params), num=num_samples)
+    with on_host(objective):
+        return _layers(key, objective, jax.tree.map(jnp.asarray, params), num=num_samples)
 
 
 def _check_samples(key: Any, objective: Any, params: PyTree, num: Any, least: int, name: str) -> None:
@@ -109,7 +114,7 @@ def _check_samples(key: Any, objective: Any, params: PyTree, num: Any, least: in
 
 @jax.jit
 def _exact(objective: Any, params: PyTree) -> Estimate:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         exact = jnp.trace(flat.hessian(flat.start))
     return Estimate(exact, jnp.where(jnp.isfinite(exact), 0, jnp.nan).astype(exact.dtype))
@@ -117,7 +122,7 @@ def _exact(objective: Any, params: PyTree) -> Estimate:
 
 @partial(jax.jit, static_argnames=("num", "method"))
 def _estimated(key: Array, objective: Any, params: PyTree, *, num: int, method: Method) -> Estimate:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         return _METHODS[method](key, flat.products(flat.start), flat.start, num)
 
@@ -165,7 +170,7 @@ def _layers(key: Array, objective: Any, params: PyTree, *, num: int) -> Estimate
 
 def _sign_samples(key: Array, objective: Any, params: PyTree, num: int) -> PyTree:
     """For each sample and parameter array, signs times their part of the product, a tree of `(num,)`."""
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         linear = products(objective, params)
         leaves, structure = jax.tree.flatten(jax.tree.map(_tree.at_least_single, params))
 

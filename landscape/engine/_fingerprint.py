@@ -13,16 +13,17 @@ from landscape import _tree
 from landscape.affine._program import is_program
 from landscape.checks import warn
 from landscape.grid import Grid
-from landscape.point import Prepared, coords_dtype, evaluate_point
+from landscape.point import Prepared, coords_dtype, evaluate_point, matmul_precision, precision_now
 
 
 def fingerprint(point: Prepared, grid: Grid) -> dict[str, Any]:
     """Everything that the values depend on: grid, program, arrays, precision and versions."""
     coords = jax.ShapeDtypeStruct((grid.ndim,), coords_dtype())
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         program = jax.make_jaxpr(evaluate_point)(point.fn, coords)
     if "callback" in str(program.jaxpr):
         warn("the function calls back to Python; a store cannot tell whether that code has changed")
+    data = {"data": [batches.survey.digest for batches in point.batches]} if point.batches else {}
     outputs = {name: f"{s.dtype}{list(s.shape)}" for name, s in point.outputs.items()}
     return {
         "axes": list(grid.names),
@@ -30,8 +31,9 @@ def fingerprint(point: Prepared, grid: Grid) -> dict[str, Any]:
         "outputs": outputs,
         "function": function_digests(program, point.fn),
         "precision": str(coords_dtype()),
+        **({} if precision_now() == "highest" else {"matmul_precision": precision_now()}),  # stores of before have none
         "versions": {"jax": jax.__version__, "platform": jax.default_backend()},
-    }
+    } | data
 
 
 def function_digests(program: Any, arrays: Any) -> dict[str, Any]:

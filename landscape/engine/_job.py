@@ -17,12 +17,13 @@ from landscape.engine._kernel import Strategy, capacity
 from landscape.engine._runners import Batch, Runner
 from landscape.engine._tuning import Timing
 from landscape.grid import Grid
-from landscape.point import Prepared, coords_dtype
+from landscape.point import Prepared, coords_dtype, precision_now
 from landscape.store import PlanMismatch, RunStore, check_place, is_run, open_run
 from landscape.store._layout import Layout, check_storable, row_tile
 
 TILE_SECONDS = 1.0
 MAX_TILES = 4096
+READING_SHARE = 0.1  # of the time of a tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +113,12 @@ def record(store: RunStore, meta: dict[str, Any], call: dict[str, Any]) -> None:
 
 
 def layout_for(point: Prepared, grid: Grid, timing: Timing) -> Layout:
-    """Tiles of about a second, so that little is lost when a run is killed, but not too many files."""
-    wanted = max(TILE_SECONDS / max(timing.seconds, 1e-9), grid.size / MAX_TILES, timing.strategy.width)
+    """Tiles of about a second, so that little is lost when a run is killed, but not too many files.
+
+    Where a tile takes a pass over data, that is to be a small share of its time.
+    """
+    tile_seconds = max(TILE_SECONDS, timing.overhead / READING_SHARE)
+    wanted = max(tile_seconds / max(timing.seconds, 1e-9), grid.size / MAX_TILES, timing.strategy.width)
     target = int(min(wanted, capacity(point.outputs, grid.ndim)))
     return Layout(grid, point.types, row_tile(grid.shape, target, timing.strategy.width))
 
@@ -153,6 +158,6 @@ def provenance() -> dict[str, Any]:
         "numpy": np.__version__,
         "python": platform.python_version(),
         "precision": str(coords_dtype()),
-        "matmul_precision": "highest",
+        "matmul_precision": precision_now(),
         "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from landscape.affine import distribute, num_hoisted
 from landscape.affine._lanes import lanewise
-from landscape.point import coords_dtype, evaluate_point, output_shapes
+from landscape.point import coords_dtype, evaluate_point, matmul_precision, output_shapes
 
 T = TypeVar("T")
 
@@ -127,6 +127,15 @@ class Kernel:
             rows = min(rows, _rows_for(-(-num_points // (len(devices) * threads))))
         return cls(fn, devices, num_coords, rows, threads=threads)
 
+    def over(self, fn: Any) -> "Kernel":
+        """The same kernel, and its program, with other arrays of the same shapes."""
+        placement: Any = (
+            self.devices[0] if len(self.devices) == 1 else NamedSharding(_mesh(self.devices), PartitionSpec())
+        )
+        other = dataclasses.replace(self, fn=jax.device_put(fn, placement))
+        vars(other).update({name: vars(self)[name] for name in ("program", "overlaps") if name in vars(self)})
+        return other
+
     @property
     def max_points(self) -> int:
         """Points under way at a time."""
@@ -178,7 +187,7 @@ class Kernel:
     def num_hoisted(self) -> int:
         """Contractions that the points of a step would share; tracing alone."""
         coords = jax.ShapeDtypeStruct((self.num_coords,), coords_dtype())
-        with jax.default_matmul_precision("highest"):
+        with matmul_precision():
             return num_hoisted(partial(evaluate_point, self.fn), coords)
 
     def __call__(self, points: np.ndarray) -> "Pending":
@@ -213,7 +222,7 @@ class Kernel:
         shape = (self.capacity * len(self.devices), self.num_coords)
         coords = jax.ShapeDtypeStruct(shape, coords_dtype(), sharding=self._sharding())
         counts = jax.ShapeDtypeStruct((len(self.devices),), jnp.int32, sharding=self._sharding())
-        with jax.default_matmul_precision("highest"):
+        with matmul_precision():
             lowered = _evaluate.lower(self.fn, coords, counts, strategy=self.strategy, mesh=mesh)
         return result_of(begin(_compile, lowered, coords_dtype() == jnp.float64), self.patience)
 

@@ -17,7 +17,7 @@ import numpy as np
 from landscape.engine._kernel import Kernel, Pending, Strategy, is_out_of_memory
 from landscape.engine._tuning import Timing, time_once, tune
 from landscape.grid import Grid
-from landscape.point import coords_dtype
+from landscape.point import coords_dtype, matmul_precision, precision_now
 
 IN_FLIGHT = 32  # jobs given to an executor at a time
 MAX_KNOWN = 8  # point functions that a worker keeps
@@ -77,6 +77,12 @@ class Local:
     def values_at(self, strategy: Strategy, max_memory: int | None, points: np.ndarray) -> Values:
         """Values at some points, for whoever hands out the jobs."""
         return self._fitted(strategy, max_memory).start(points, print)()
+
+    def feed(self, fn: Any) -> None:
+        """Go on with other arrays of the same shapes."""
+        self.kernel = self.kernel.over(fn)
+        for shrinking in self._shrinking.values():
+            shrinking.kernel = shrinking.kernel.over(self.kernel.fn)
 
     def _fitted(self, strategy: Strategy, max_memory: int | None) -> "_Shrinking":
         """The kernel of a strategy, kept from call to call, so that what did not fit is not tried again."""
@@ -165,7 +171,8 @@ class Remote:
 
     def __init__(self, fn: Any, grid: Grid, executor: concurrent.futures.Executor) -> None:
         self.payload = _pickle((fn, grid))
-        self.digest, self.x64 = hashlib.sha256(self.payload).hexdigest(), coords_dtype() == jnp.float64
+        self.digest = hashlib.sha256(self.payload).hexdigest()
+        self.settings = (coords_dtype() == jnp.float64, precision_now())
         self.executor = executor
         self.names = [f"workers of {type(executor).__name__}"]
 
@@ -203,7 +210,7 @@ class Remote:
                 future.cancel()
 
     def _submit(self, payload: bytes | None, method: str, *arguments: Any) -> concurrent.futures.Future:
-        return self.executor.submit(_at_worker, self.digest, payload, self.x64, method, *arguments)
+        return self.executor.submit(_at_worker, self.digest, payload, self.settings, method, *arguments)
 
 
 def _pickle(value: Any) -> bytes:
@@ -223,20 +230,21 @@ def _pickle(value: Any) -> bytes:
 _KNOWN: dict[Any, Local] = {}  # at a worker, kept between jobs so that it compiles once
 
 
-def _at_worker(digest: str, payload: bytes | None, x64: bool, method: str, *arguments: Any) -> Any:
+def _at_worker(digest: str, payload: bytes | None, settings: tuple[bool, str], method: str, *arguments: Any) -> Any:
     """Call a method of `Local` at a worker; None where the point function is not known there and was not sent.
 
     A value, not an exception: some executors log every exception as a failure.
     """
-    with jax.enable_x64(x64):
-        local = _KNOWN.get((digest, x64))
+    x64, precision = settings
+    with jax.enable_x64(x64), matmul_precision(precision):
+        local = _KNOWN.get((digest, settings))
         if local is None:
             if payload is None:
                 return None
             local = Local(*pickle.loads(payload), tuple(jax.local_devices()))
             while len(_KNOWN) >= MAX_KNOWN:
                 _KNOWN.pop(next(iter(_KNOWN)), None)  # another thread may have been first
-            _KNOWN[digest, x64] = local
+            _KNOWN[digest, settings] = local
         return getattr(local, method)(*arguments)
 
 

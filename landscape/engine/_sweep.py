@@ -1,6 +1,7 @@
 """The public entry: `sweep` and `plan`, their checks and options."""
 
 import concurrent.futures
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from landscape.adaptive import Labels, Smooth, drivers
 from landscape.checks import warn
 from landscape.engine import _at_tolerance, _every_point, _job
 from landscape.engine._kernel import MAX_WIDTH, Strategy, last_line
-from landscape.engine._runners import Batch, Local, Remote
+from landscape.engine._runners import Batch, Local, Remote, Runner
+from landscape.engine._streams import Streamed
 from landscape.grid import Grid, Landscape
-from landscape.point import Prepared, coords_dtype, prepare, refusal
+from landscape.objective import batches_in, filled
+from landscape.point import Prepared, check_precision, coords_dtype, matmul_precision, prepare, refusal
 
 MAX_BATCH = 16 * MAX_WIDTH  # points at a time that may be asked for, or all points of the grid if those are more
 
@@ -61,6 +64,7 @@ def sweep(
     executor: concurrent.futures.Executor | None = None,
     shard: tuple[int, int] | None = None,
     max_memory: int | None = None,
+    precision: str | None = None,
     progress: bool | Literal["auto"] = "auto",
 ) -> Landscape:
     """Evaluate `fn` at every point of `grid`.
@@ -94,6 +98,9 @@ def sweep(
         max_memory: bytes that the temporaries of one device may take. By default half of a GPU's memory, or a quarter
             of the machine's, which the devices of a CPU share. A `batch` that was given is narrowed to fit into what is
             given here, or once the device is really out of memory; `store` knows the run by the `batch` asked for.
+        precision: of matrix products inside `fn`, by JAX's names: `"highest"`, or what an accelerator does faster and
+            less exactly (`"high"`, `"default"`, `"bfloat16"`, ..). By default that of `jax.default_matmul_precision`
+            where you have set it, else `"highest"`. It is part of the plan. CPUs know no lower one.
         progress: a bar on a terminal and a line every 30 s elsewhere (`"auto"`), always a bar, or nothing.
 
     Returns:
@@ -120,14 +127,19 @@ def sweep(
         )
     if shard is not None and tolerance is not None:
         raise ValueError("shard= cannot divide a sweep with tolerance=: its rounds depend on each other; use executor=")
-    point = _prepare(fn, grid)
-    _check_batch(point.fn, grid, batch)
-    if shard is None and executor is None:
-        _warn_of_repetition()
-    driven = None if tolerance is None else _drivers(point, tolerance)
-    runner = Local(point.fn, grid, _resolve_devices(devices)) if executor is None else Remote(point.fn, grid, executor)
-    task = _job.Task(point, grid, runner, batch, max_memory, store, progress)
-    return _every_point.run(task, shard) if driven is None else _at_tolerance.run(task, driven)
+    check_precision(precision)
+    with matmul_precision(precision):
+        point = _prepare(fn, grid)
+        _check_batch(point.fn, grid, batch)
+        if shard is None and executor is None:
+            _warn_of_repetition()
+        driven = None if tolerance is None else _drivers(point, tolerance)
+        if executor is None:
+            runner: Runner = _local(point, grid, _resolve_devices(devices))
+        else:
+            runner = _remote(point, grid, executor)
+        task = _job.Task(point, grid, runner, batch, max_memory, store, progress)
+        return _every_point.run(task, shard) if driven is None else _at_tolerance.run(task, driven)
 
 
 def plan(
@@ -137,15 +149,18 @@ def plan(
     batch: Batch = "auto",
     devices: Devices = None,
     max_memory: int | None = None,
+    precision: str | None = None,
 ) -> Plan:
     """What `sweep` with the same arguments would do, estimated from a timed step; nothing is written."""
     batch = _checked_batch(batch)
     _check_options(None, None, max_memory)
-    point = _prepare(fn, grid)
-    _check_batch(point.fn, grid, batch)
-    chosen = _resolve_devices(devices)
-    timing = Local(point.fn, grid, chosen).timing(batch, max_memory, grid.size)
-    layout = _job.layout_for(point, grid, timing)
+    check_precision(precision)
+    with matmul_precision(precision):
+        point = _prepare(fn, grid)
+        _check_batch(point.fn, grid, batch)
+        chosen = _resolve_devices(devices)
+        timing = _local(point, grid, chosen).timing(batch, max_memory, grid.size)
+        layout = _job.layout_for(point, grid, timing)
     row = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout.outputs.values()) + 1
     return Plan(
         points=grid.size,
@@ -232,18 +247,41 @@ def _prepare(fn: Any, grid: Grid) -> Prepared:
     _tree.check_takes(fn, "fn", "coords", advice="; the coordinates come as one array, x, y = coords")
     grid.check()
     _check_precision(grid)
+    _tree.check_whole(fn)
     check = getattr(fn, "check_grid", None)
     if check is not None:
         check(grid)
     _warn_of_copies(fn)
     fn = jax.tree_util.tree_map_with_path(_usable_leaf, fn)
-    return prepare(fn, grid)
+    batches = batches_in(fn)
+    if not batches:
+        return prepare(fn, grid)
+    if not hasattr(fn, "block_sums"):
+        raise TypeError(
+            "the point function holds Batches, which are read by a loop on the host: a LossSurface takes them, "
+            "elsewhere the data have to be in memory"
+        )
+    sums, rest = fn.block_sums()
+    return dataclasses.replace(prepare(filled(fn), grid), batches=batches, sums=sums, rest=rest)
+
+
+def _local(point: Prepared, grid: Grid, devices: tuple[jax.Device, ...]) -> Local | Streamed:
+    """What computes points in this process."""
+    return Streamed(point.sums, point.rest, grid, devices) if point.sums else Local(point.fn, grid, devices)
+
+
+def _remote(point: Prepared, grid: Grid, executor: concurrent.futures.Executor) -> Remote:
+    if point.sums:
+        raise ValueError(
+            "executor= sends the data to its workers, which Batches are not; divide the tiles by shard=(i, n)"
+        )
+    return Remote(point.fn, grid, executor)
 
 
 def _usable_leaf(path: Any, leaf: Any) -> Any:
     """Functions among the leaves become part of the program; everything else must be a number or a whole array."""
     if isinstance(leaf, jax.Array) or not getattr(leaf, "is_fully_addressable", True):
-        return _whole_array(path, leaf)
+        return _whole_array(leaf)
     if _tree.is_function(leaf):
         return _tree.static_function(leaf)
     if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
@@ -254,16 +292,10 @@ def _usable_leaf(path: Any, leaf: Any) -> Any:
     return leaf
 
 
-def _whole_array(path: Any, leaf: Any) -> Any:
+def _whole_array(leaf: Any) -> Any:
     """An array on one device, from where the engine copies it to those that evaluate points."""
     if leaf.is_fully_replicated:
         return leaf.addressable_data(0) if len(leaf.sharding.device_set) > 1 else leaf
-    if not leaf.is_fully_addressable:
-        raise ValueError(
-            f"{_tree.key_name(path)} {_tree.describe(leaf)} is a global array: other processes of jax.distributed "
-            "hold some of it, and a sweep runs within each process. Gather it first, by "
-            "jax.experimental.multihost_utils.process_allgather(tree, tiled=True)"
-        )
     # as a sharding: put on a plain device, it would keep a type that says how it was sharded
     return jax.device_put(leaf, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
 

@@ -27,7 +27,7 @@ from landscape.engine._kernel import (
     is_out_of_memory,
     last_line,
 )
-from landscape.point import coords_dtype, refusal
+from landscape.point import coords_dtype, precision_now, refusal
 
 # Ratio of neighbouring widths tried first, and of those tried around the best. Steps of hoisted widths are finer: what
 # a step shares soon outweighs what each point adds, and then more points only fill the cache.
@@ -59,6 +59,7 @@ class Timing:
         num_points: points evaluated with it so far, or about to be.
         tuned_for: how many there were when it was chosen.
         tried: the timings that it was chosen from.
+        overhead: seconds that a tile takes whatever its points, to read data.
     """
 
     strategy: Strategy
@@ -70,6 +71,7 @@ class Timing:
     num_points: int = 0
     tuned_for: int = 0
     tried: tuple["Timing", ...] = ()
+    overhead: float = 0.0
 
 
 def measure(kernel: Kernel, points: np.ndarray, max_memory: float = math.inf) -> Timing | None:
@@ -321,7 +323,7 @@ class _Climb:
 
 def _key(kernel: Kernel, request: Any) -> Any:
     shape = kernel.num_coords, kernel.capacity, kernel.threads
-    return _function(kernel), shape, str(coords_dtype()), request
+    return _function(kernel), shape, str(coords_dtype()), precision_now(), request
 
 
 def _function(kernel: Kernel) -> Any:

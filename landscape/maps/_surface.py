@@ -13,7 +13,18 @@ from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
 from landscape.grid import Grid
-from landscape.objective import Objective, check_means, check_named, check_objective, joined, shared
+from landscape.maps._blocks import ObjectiveOverBlocks
+from landscape.objective import (
+    Objective,
+    batches_in,
+    check_means,
+    check_named,
+    check_objective,
+    differentiated,
+    filled,
+    joined,
+    shared,
+)
 from landscape.point import checked_value, coords_dtype
 from landscape.subspace import Subspace, least_squares
 from landscape.training._descent import (
@@ -73,26 +84,54 @@ class LossSurface:
             values = joined(values, {name: checked_value(fn(params), f"the output {name!r}")})
         return values
 
+    def block_sums(self) -> tuple[list[ObjectiveOverBlocks], "LossSurface | None"]:
+        """The objectives over `Batches`, each as a sum over blocks, and the surface of what there is beside them."""
+        named = dict(self._named())
+        outputs = tuple(output for output in self.outputs if output == "gradient")
+        streams = {prefix: objective for prefix, objective in named.items() if batches_in(objective)}
+        rest = {prefix[:-1]: objective for prefix, objective in named.items() if prefix not in streams}
+        alone = dataclasses.replace(self, objectives={}, outputs=outputs)
+        sums = [ObjectiveOverBlocks(alone, *both, "sem" in self.outputs) for both in streams.items()]
+        beside = rest or any(callable(output) or isinstance(output, tuple) for output in self.outputs)
+        return sums, dataclasses.replace(self, objectives=rest) if beside else None
+
     def check_grid(self, grid: Grid) -> None:
         """Raise `TypeError` or `ValueError` where the outputs, the objectives or the subspace are not usable."""
         self._check_fields()
+        if batches_in(self):
+            self._check_blocks()
+            filled(self)._check_at(grid)
+        else:
+            self._check_at(grid)
+        for prefix, objective in self._named():
+            name = f"objectives[{prefix[:-1]!r}]" if prefix else "objectives"
+            check_means(objective, partial(self.at, middle(grid)), name, per_example="sem" in self.outputs)
+
+    def _check_blocks(self) -> None:
+        """Refuse what would take the gradient of every point, or a further pass for each."""
+        for output in ("gradient_norm", "off_plane"):
+            if output in self.outputs:
+                raise ValueError(
+                    f"the output {output!r} takes the whole gradient at every point of a tile, as many trees of "
+                    "parameters as there are points, summed over all Batches: leave it away, or hold the data in memory"
+                )
+        if self.recalibrate:
+            raise ValueError("recalibrate=True measures the state at each point by a pass of its own: not with Batches")
+
+    def _check_at(self, grid: Grid) -> None:
         check_at(self.at, grid)
         _check_returned(self.at, grid)
         if isinstance(self.at, Subspace):
             self.at.check_rounding(grid, lambda params: [objective(params) for _, objective in self._named()])
-        params = partial(self.at, middle(grid))
-        for prefix, objective in self._named():
-            name = f"objectives[{prefix[:-1]!r}]" if prefix else "objectives"
-            check_means(objective, params, name, per_example="sem" in self.outputs)
 
     def _check_fields(self) -> None:
         _tree.check_takes(self.at, "LossSurface.at", "coords")
         if not isinstance(self.objectives, Objective | Mapping):
             raise TypeError(f"objectives must be an Objective or a dict of them, got {type(self.objectives).__name__}")
         if isinstance(self.objectives, Mapping):
-            check_named(self.objectives, "objectives", at_least=1)
+            check_named(self.objectives, "objectives", at_least=1, streams=True)
         else:
-            check_objective(self.objectives, "objectives")
+            check_objective(self.objectives, "objectives", streams=True)
         if not isinstance(self.outputs, tuple):
             raise TypeError(f"outputs must be a tuple of names and functions, got {type(self.outputs).__name__}")
         for output in self.outputs:
@@ -182,14 +221,8 @@ def check_track(track: Any) -> None:
 
 def _backward(objective: Objective, params: PyTree, output: str) -> PyTree:
     """The gradient for the parameters."""
-    try:
-        return objective.value_and_grad(params)[1]
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise ValueError(
-            f"the output {output!r} needs the gradient of the loss, and JAX has none: {str(error).splitlines()[0]} "
-            "Give loops a length that is known beforehand, give functions of your own a jax.custom_vjp, or leave the "
-            "output away"
-        ) from error
+    need = f"the output {output!r} needs the gradient of the loss"
+    return differentiated(lambda: objective.value_and_grad(params)[1], lambda: objective(params), need)
 
 
 def point_like(grid: Grid) -> jax.ShapeDtypeStruct:

@@ -14,11 +14,12 @@ from jaxtyping import Array, PyTree
 from landscape import _tree, curvature
 from landscape.curvature import Flat
 from landscape.objective import Objective
+from landscape.point import matmul_precision
 
 
 @jax.jit
 def dense(objective: Objective, params: PyTree, key: Array) -> dict[str, Array]:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         x = flat.start
         loss, gradient = flat.value_and_grad(x)
@@ -38,7 +39,7 @@ def dense(objective: Objective, params: PyTree, key: Array) -> dict[str, Array]:
 
 @partial(jax.jit, static_argnames="num")
 def sparse(key: Array, objective: Objective, params: PyTree, num: int) -> dict[str, Array]:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         x, keys = flat.start, jax.random.split(key, 3)
         loss, gradient = flat.value_and_grad(x)

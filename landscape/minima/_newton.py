@@ -29,6 +29,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from landscape import _tree
 from landscape.curvature import Flat
 from landscape.objective import Objective
+from landscape.point import matmul_precision
 
 ROUNDING = 64  # gradient tolerance, in units of precision * |H| * max(1, |x|): how far x itself is rounded
 ALIKE = 0.25  # by how much the fall by the gradients may differ from that of the model
@@ -99,7 +100,7 @@ class _Step:
 @partial(jax.jit, static_argnums=0)
 def run(settings: Settings, objective: Objective, params: PyTree, tol: Any, radius: Any) -> Minimum:
     """Polish `params`; `tol` is an absolute gradient norm or None for rounding, `radius` that of the first step."""
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, params)
         start = flat.start
         loss, gradient = flat.value_and_grad(start)

@@ -20,8 +20,34 @@ Examples may have weights, $L(\theta) = \sum_i w_i \ell(\theta; z_i) / \sum_i w_
 0.625
 """
 
+from landscape.objective._batches import Batches, batches_in, filled
+from landscape.objective._derivatives import differentiated
 from landscape.objective._division import check_means
-from landscape.objective._objective import Objective, check_named, check_objective, drawn, joined, shared
+from landscape.objective._objective import (
+    Objective,
+    added,
+    check_named,
+    check_objective,
+    drawn,
+    joined,
+    set_aside,
+    shared,
+)
 from landscape.objective._problem import Problem
 
-__all__ = ["Objective", "Problem", "check_means", "check_named", "check_objective", "drawn", "joined", "shared"]
+__all__ = [
+    "Batches",
+    "Objective",
+    "Problem",
+    "added",
+    "batches_in",
+    "filled",
+    "check_means",
+    "check_named",
+    "check_objective",
+    "differentiated",
+    "drawn",
+    "joined",
+    "set_aside",
+    "shared",
+]

@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 from landscape import _tree
 from landscape.checks import warn
+from landscape.objective._batches import Batches
 from landscape.objective._inputs import is_float, promote, tree_as_jax
 from landscape.objective._objective import Objective, shared
 
@@ -41,6 +42,9 @@ def check_means(
         ValueError: `per_example`, and examples interact; or a metric has the shape `(n,)` of per-example numbers by
             chance, as it keeps it for another number of examples.
     """
+    if isinstance(objective.data, Batches):
+        _check_block_means(objective, params, name, per_example)
+        return
     count, size = objective._count_and_size()
     if count is None or count < 2:
         return
@@ -57,6 +61,21 @@ def check_means(
             raise ValueError(f"{name}: {said}, so there are no independent examples to measure; {_INSTEAD}")
         if batched:
             warn(f"{name}: {said}, so the answer depends on batch_size={size}; leave it away, or {_INSTEAD}")
+
+
+def _check_block_means(objective: Objective, params: Callable[[], PyTree], name: str, per_example: bool) -> None:
+    """The same for `Batches`, by halves of the first one."""
+    first = objective.data.first()
+    rows = len(jax.tree.leaves(first)[0]) // 2
+    at = params()
+    if rows < 2 or any(map(_tree.is_traced, jax.tree.leaves((objective, at)))):
+        return
+    block = objective.over(first)
+    _check_axes(block, at, rows, name)
+    for said, of_rows in _interactions(block, at, rows):
+        if per_example and of_rows:
+            raise ValueError(f"{name}: {said}, so there are no independent examples to measure; {_INSTEAD}")
+        warn(f"{name}: {said}, so the answer depends on how the data are cut into batches; {_INSTEAD}")
 
 
 _INSTEAD = (

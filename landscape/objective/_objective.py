@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,9 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from landscape import _tree
 from landscape.checks import check_flag
+from landscape.moving import join, split
+from landscape.objective._batches import Batches
+from landscape.objective._derivatives import differentiated
 from landscape.objective._inputs import (
     check_data,
     check_weights,
@@ -40,7 +44,8 @@ class Objective:
             `has_aux` a pair of that and a dict of metrics, each per example `(n,)` or a scalar mean. Always given JAX
             arrays. It may be any callable, a method or an object with arrays in it too; by the rule of `jax.jit` these
             are part of the compiled program, so they must not change after.
-        data: pytree whose leaves share their leading axis, the examples. `None` for a plain function.
+        data: pytree whose leaves share their leading axis, the examples; `Batches` for data larger than memory. `None`
+            for a plain function.
         has_aux: whether `loss_fn` also returns metrics.
         batch_size: examples per pass; `None` takes all at once. Bounds the memory and leaves the answer as it is, to
             rounding, where the loss of an example has nothing to do with the others of its batch. Where it has, as
@@ -56,6 +61,9 @@ class Objective:
             data at once, a graph, a contrastive loss, sets of unequal sizes: it returns a scalar, the leaves of the
             data may have any shapes, and whatever would divide the data (`batch_size`, `weight_fn`, the loss of each
             example) is refused.
+        frozen: parameters that stay, the other part of `subspace.split(params, trainable)`. Parameters are then those
+            that move, and `loss_fn` and `update_state` get the whole. An argument
+            of every compiled program, no constant in it.
     """
 
     loss_fn: Callable[..., Any] = field(metadata=_static)
@@ -66,6 +74,7 @@ class Objective:
     update_state: Callable[..., PyTree] | None = field(default=None, metadata=_static)
     weight_fn: Callable[[PyTree], Any] | None = field(default=None, metadata=_static)
     batched: bool = field(default=True, metadata=_static)
+    frozen: PyTree = None
 
     @property
     def num_examples(self) -> int | None:
@@ -75,6 +84,8 @@ class Objective:
             TypeError: a leaf is no array of numbers, of NumPy or JAX.
             ValueError: the leaves disagree, one has no leading axis, or there are no examples.
         """
+        if isinstance(self.data, Batches):
+            return self.data.survey.num_examples
         sizes = {}
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.data, is_leaf=lambda x: isinstance(x, Iterator)):
             check_data(f"Objective.data.{_tree.key_name(path)}" if path else "Objective.data", leaf)
@@ -96,26 +107,32 @@ class Objective:
         if self.update_state is not None:
             _tree.check_takes(self.update_state, f"{name}.update_state", "params", "batch", "state")
         check_flag(f"{name}.batched", self.batched)
+        _tree.check_whole(self.data, f"{name}.data")
+        _tree.check_whole(self.state, f"{name}.state")
         self._count_and_size()
         if self.weight_fn is not None:
             _tree.check_takes(self.weight_fn, f"{name}.weight_fn", "batch")
-            check_weights(*_extremes_of(self), f"{name}.weight_fn")
+            if isinstance(self.data, Batches):
+                self.block_shares()
+            else:
+                check_weights(*_extremes_of(self), f"{name}.weight_fn")
 
     def __call__(self, params: PyTree) -> Float[Array, ""]:
         """Mean loss."""
-        return self.mean(lambda batch: self._batch_means(params, batch)["loss"])
+        return self._mean_of(_loss, params)
 
     def evaluate(self, params: PyTree) -> dict[str, Float[Array, ""]]:
         """Mean loss and mean metrics: `{"loss": .., **metrics}`."""
-        return self.mean(lambda batch: self._batch_means(params, batch))
+        return self._mean_of(_means, params)
 
     def value_and_grad(self, params: PyTree) -> tuple[Float[Array, ""], PyTree]:
-        """Mean loss and its gradient, with the memory of one batch."""
+        """Mean loss and its gradient, with the memory of one batch.
 
-        def loss(p: PyTree, batch: PyTree) -> Array:
-            return self._batch_means(p, batch)["loss"]
-
-        return self.mean(lambda batch: jax.value_and_grad(loss)(params, batch))
+        Raises:
+            ValueError: JAX can evaluate the loss and has no gradient of it.
+        """
+        need = "going down on a loss needs its gradient"
+        return differentiated(lambda: self._mean_of(_slope, params), lambda: self(params), need)
 
     def per_example(self, params: PyTree) -> Float[Array, " n"]:
         """The loss of each example.
@@ -155,6 +172,9 @@ class Objective:
 
     def _each(self, of_batch: Callable[[PyTree], Any]) -> Any:
         """What every example has, of all batches."""
+        if isinstance(self.data, Batches):
+            parts = [jax.jit(of_batch)(block) for block in self.data.blocks()]
+            return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
         count, size = self._count_and_size()
         if count is None or size is None or size >= count:
             return of_batch(self._whole())
@@ -178,6 +198,8 @@ class Objective:
             ValueError: the data have no common axis of examples, or the batch size makes no sense.
         """
         _tree.check_takes(fn, "fn", "batch")
+        if isinstance(self.data, Batches):
+            return self.over_blocks(jax.jit(fn))
         count, size = self._count_and_size()
         if count is None or size is None or size >= count:
             return self._defined(self._whole(), fn(self._whole()))
@@ -185,8 +207,9 @@ class Objective:
         share = self._shares(count)
 
         def add(total: PyTree, batch: PyTree) -> PyTree:
-            part, of_all = fn(batch), share(batch)
-            return jax.tree.map(lambda t, p: t + shared(of_all, promote(p)), total, part)
+            part, of_all = jax.tree.map(promote, fn(batch)), share(batch)
+            part = jax.lax.optimization_barrier(part)  # else XLA rounds it otherwise than `Batches` do
+            return jax.tree.map(lambda t, p: t + shared(of_all, p), total, part)
 
         def step(total: PyTree, index: Array) -> tuple[PyTree, None]:
             return add(total, self._slice(index * size, size)), None
@@ -195,6 +218,42 @@ class Objective:
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
         total, _ = jax.lax.scan(step, zero, jnp.arange(full))
         return add(total, self._slice(full * size, rest)) if rest else total
+
+    def over(self, batch: PyTree) -> "Objective":
+        """This objective over one batch alone."""
+        return dataclasses.replace(self, data=batch, batch_size=None)
+
+    def _mean_of(self, measure: Callable[..., PyTree], *arguments: Any) -> PyTree:
+        """Mean over all batches of `measure(objective over a batch, *arguments)`, a function of a module."""
+        if isinstance(self.data, Batches):
+            return self.over_blocks(lambda block: _compiled(self.over(block), *arguments, measure=measure))
+        return self.mean(lambda batch: measure(self.over(batch), *arguments))
+
+    def over_blocks(self, fn: Callable[[PyTree], PyTree]) -> PyTree:
+        """`mean` over `Batches`: a loop on the host, one block after the other, by a function that was compiled."""
+        self._count_and_size()
+        shares, total = self.block_shares(), None
+        with jax.disable_jit(False):
+            for index, block in enumerate(self.data.blocks()):
+                part = jax.tree.map(promote, fn(block))
+                if any(map(_tree.is_traced, jax.tree.leaves(part))):
+                    raise TypeError(_NOT_TRACED)
+                total = added(total, part, shares[index])
+        return total
+
+    def block_shares(self) -> list[Any]:
+        """What share of the whole each block of `Batches` has."""
+        if self.weight_fn is None:
+            survey = self.data.survey
+            return [size / survey.num_examples for size in survey.sizes]
+        known, key = self.data.weights, _tree.fixed(self.weight_fn)
+        if key not in known:
+            bare = Objective(_nothing, weight_fn=self.weight_fn)
+            extremes = [tuple(map(np.asarray, _extremes(bare.over(block)))) for block in self.data.blocks()]
+            check_weights(min(x[0] for x in extremes), sum(x[1] for x in extremes), "weight_fn")
+            known[key] = tuple(x[1] for x in extremes)
+        whole = sum(known[key])
+        return [jnp.asarray(weight / whole) for weight in known[key]]
 
     def _shares(self, count: int) -> Callable[[PyTree], Any]:
         """What share of the whole a batch has."""
@@ -210,6 +269,10 @@ class Objective:
             return means
         defined = jnp.sum(self._weights(batch)) > 0
         return jax.tree.map(lambda x: jnp.where(defined, x, jnp.nan), means)
+
+    def whole(self, params: PyTree) -> PyTree:
+        """All parameters of the model: those that move with those that are frozen."""
+        return params if self.frozen is None else join(params, self.frozen)
 
     def take(self, indices: Int[Array, " b"] | Int[np.ndarray, " b"]) -> "Objective":
         """The objective over some of the examples, as one batch.
@@ -240,7 +303,7 @@ class Objective:
             raise ValueError("recalibrating needs Objective(update_state=...), the state as measured on one batch")
         update = self.update_state
         _tree.check_takes(update, "Objective.update_state", "params", "batch", "state")
-        params, old_state = tree_as_jax((params, self.state))
+        params, old_state = tree_as_jax((self.whole(params), self.state))
         leaves, treedef = jax.tree.flatten(old_state)
 
         def floats(batch: PyTree) -> list[Array]:
@@ -255,6 +318,11 @@ class Objective:
     def _count_and_size(self) -> tuple[int | None, int | None]:
         if not self.batched:
             self._refuse_division()
+        if isinstance(self.data, Batches) and (self.batch_size is not None or not self.batched):
+            option = "batched=False" if not self.batched else f"batch_size={self.batch_size}"
+            raise ValueError(
+                f"{option} does not go with Batches: what they give is taken batch by batch; leave it away"
+            )
         if self.batch_size is None:
             return self.num_examples, None
         _tree.check_count("Objective.batch_size", self.batch_size, 1)
@@ -284,6 +352,7 @@ class Objective:
     def _returned(self, params: PyTree, batch: PyTree) -> dict[str, Any]:
         """Loss and metrics of a batch by name."""
         self._check_loss_fn("Objective.loss_fn")
+        params = self.whole(params)
         arguments = (params, batch) if self.state is None else (params, batch, self.state)
         result = self.loss_fn(*tree_as_jax(arguments))
         check_flag("Objective.has_aux", self.has_aux)
@@ -313,9 +382,45 @@ class Objective:
         return jnp.where(weights >= 0, weights, jnp.nan)
 
 
+def _means(part: Objective, params: PyTree) -> dict[str, Array]:
+    return part._batch_means(params, part.data)
+
+
+def _loss(part: Objective, params: PyTree) -> Array:
+    return _means(part, params)["loss"]
+
+
+def _slope(part: Objective, params: PyTree) -> tuple[Array, PyTree]:
+    return jax.value_and_grad(lambda p: _loss(part, p))(params)
+
+
+@partial(jax.jit, static_argnames="measure")
+def _compiled(part: Objective, *arguments: Any, measure: Callable[..., PyTree]) -> PyTree:
+    """What is measured on one block, compiled once for its shape."""
+    return measure(part, *arguments)
+
+
+@partial(jax.jit, static_argnames="share")
+def _plus(total: PyTree, part: PyTree, weight: Any = None, *, share: float | None = None) -> PyTree:
+    """The term of one block added, in the arithmetic of `Objective.mean`: there too numbers are part of the program."""
+    return jax.tree.map(lambda t, p: t + shared(weight if share is None else share, p), total, part)
+
+
+def added(total: PyTree, part: PyTree, share: Any) -> PyTree:
+    """The sum over blocks with one more: `total + share * part`, from `None` on."""
+    total = jax.tree.map(jnp.zeros_like, part) if total is None else total
+    return _plus(total, part, share=share) if type(share) is float else _plus(total, part, share)
+
+
+_NOT_TRACED = (
+    "Batches are read by a loop on the host, so an objective over them cannot be part of jax.jit, grad or vmap; call "
+    "objective.value_and_grad, curvature.hvp or sweep, or hold the data in memory as arrays"
+)
+
+
 def shared(share: Any, value: Array) -> Array:
     """A value times its share of the whole; what has none does not count, whatever its value."""
-    if isinstance(share, float):
+    if type(share) is float:
         return share * value
     return jnp.where(share == 0, 0, share.astype(value.dtype) * value)
 
@@ -354,24 +459,53 @@ def drawn(key: Array, num: int, size: int) -> Int[Array, " size"]:
     return jax.lax.top_k(jax.random.uniform(key, (num,)), size)[1]
 
 
-def check_objective(value: Any, name: str = "objective", otherwise: str = "") -> None:
-    """Raise unless it is an objective whose fields are what they should be; `otherwise` says what else would do."""
+def check_objective(value: Any, name: str = "objective", otherwise: str = "", streams: bool = False) -> None:
+    """Raise unless it is an objective whose fields are what they should be.
+
+    Args:
+        value: what was given.
+        name: what it is called in messages.
+        otherwise: what else would do.
+        streams: whether its data may come as `Batches`.
+    """
     if not isinstance(value, Objective):
         raise TypeError(
             f"{name} must be a landscape.Objective, got {type(value).__name__}; "
             f"wrap a plain function as Objective(lambda params, _: fn(params)){otherwise}"
         )
+    if isinstance(value.data, Batches) and not streams:
+        raise TypeError(
+            f"{name} has its data in Batches, which LossSurface and the curvature functions take; here they are needed "
+            "in memory: collect them, data = jax.tree.map(lambda *parts: np.concatenate(parts), *batches.blocks())"
+        )
     value.check(name)
 
 
-def check_named(objectives: Mapping[Any, Any], what: str, at_least: int = 0) -> None:
+def set_aside(objective: Any, params: PyTree) -> tuple[Any, PyTree]:
+    """The objective and what moves of the parameters, where there are integers or booleans among them, with a warning.
+
+    For entries that take one model's parameters with an objective: integers then stay (`Objective.frozen`). Where there
+    is nothing that could move, or something else that cannot, all is as it was, for checks to refuse.
+    """
+    leaves = jax.tree.leaves(params)
+    kinds, arrays = (jnp.integer, jnp.bool_), jax.Array | np.ndarray | np.generic
+    whole = [isinstance(x, arrays) and any(jnp.issubdtype(x.dtype, kind) for kind in kinds) for x in leaves]
+    able = [isinstance(x, float) or (hasattr(x, "dtype") and is_float(x)) for x in leaves]
+    mixed = any(whole) and any(able) and all(a or b for a, b in zip(whole, able))
+    if not mixed or not isinstance(objective, Objective) or objective.frozen is not None:
+        return objective, params
+    parts = split(params)
+    return dataclasses.replace(objective, frozen=parts.frozen), parts.moving
+
+
+def check_named(objectives: Mapping[Any, Any], what: str, at_least: int = 0, streams: bool = False) -> None:
     """Raise unless they are objectives by name."""
     if len(objectives) < at_least:
         raise ValueError(f"{what} must hold at least one Objective, got none")
     for name, objective in objectives.items():
         if not isinstance(name, str) or not name:
             raise TypeError(f"{what} must be named by strings, got {name!r}")
-        check_objective(objective, f"{what}[{name!r}]")
+        check_objective(objective, f"{what}[{name!r}]", streams=streams)
 
 
 def joined(*measured: Mapping[str, Any]) -> dict[str, Any]:

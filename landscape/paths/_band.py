@@ -28,6 +28,7 @@ from landscape.curvature import Flat
 from landscape.minima import Minimum, check_options, polish
 from landscape.objective import Objective, check_means, check_objective
 from landscape.paths._curves import Chain
+from landscape.point import matmul_precision
 from landscape.subspace import check_pair, line
 from landscape.training._descent import select
 
@@ -230,7 +231,7 @@ class _Relaxation:
 
 @partial(jax.jit, static_argnums=0)
 def _relax(settings: tuple[bool, int], objective: Objective, images: PyTree, spring: Any, tol: Any) -> Band:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         flat = Flat(objective, jax.tree.map(lambda x: x[0], images))
         state, relaxation = _prepared(settings, flat, images, spring, tol)
 

@@ -22,6 +22,7 @@ from landscape import _tree
 from landscape.checks import reals
 from landscape.grid import Grid
 from landscape.objective import Objective, check_means
+from landscape.point import matmul_precision
 from landscape.subspace import check_pair, line
 from landscape.training import check_optimizer, check_run
 from landscape.training._descent import Spec, batch_of, check_loss, updated
@@ -237,7 +238,7 @@ def _checked_fit(spec: _Spec, key: Any, objective: Any, a: PyTree, b: PyTree) ->
     check_optimizer(spec.optimizer)
     check_run(objective, Spec(spec.optimizer, spec.num_steps, 1, batch_size=spec.batch_size), key, None)
     check_means(objective, lambda: a)
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         return _fit(_tree.Fixed(spec), key, objective, a, b)
 
 

@@ -12,6 +12,7 @@ from landscape.checks import check_count, check_share
 from landscape.maps import Reached
 from landscape.maps._radius import NOISE, moved
 from landscape.objective import Objective, check_objective
+from landscape.point import matmul_precision
 
 JUMP = 32.0  # how much farther, or nearer, the next look may be
 
@@ -92,14 +93,14 @@ def critical_sharpness(
 
 @jax.jit
 def _gradient(objective: Objective, params: PyTree) -> PyTree:
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         return objective.value_and_grad(jax.tree.map(jnp.asarray, params))[1]
 
 
 @partial(jax.jit, static_argnums=5)
 def _critical(objective: Objective, params: PyTree, update: PyTree, rate: Any, precision: Any, most: int) -> Any:
     update = jax.tree.map(_tree.at_least_single, update)
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         base = objective(params)
 
         def slope(step: Array) -> Array:

@@ -15,9 +15,11 @@ leading axis of length `k`.
 [0.5, -0.25]
 """
 
+from landscape.moving import Parts, join, split
 from landscape.subspace._draws import Draws, Planes
 from landscape.subspace._draws import check_draw as check_draw
 from landscape.subspace._draws import direction_of as direction_of
+from landscape.subspace._draws import size_of as size_of
 from landscape.subspace._draws import units_of as units_of
 from landscape.subspace._filters import LAYOUTS, Description, FilterAxis, flax_filter_axis, torch_filter_axis
 from landscape.subspace._subspace import (
@@ -40,8 +42,8 @@ from landscape.subspace._subspace import (
 from landscape.subspace._subspace import check_pair as check_pair
 
 __all__ = [
-    "Description", "Draws", "FilterAxis", "LAYOUTS", "Planes", "Subspace", "as_stack", "describe",
-    "filter_normalize", "flax_filter_axis", "gram", "layer_normalize", "least_squares", "line", "mask",
+    "Description", "Draws", "FilterAxis", "LAYOUTS", "Parts", "Planes", "Subspace", "as_stack", "describe",
+    "filter_normalize", "flax_filter_axis", "gram", "join", "layer_normalize", "least_squares", "line", "mask",
     "orthonormalize", "pca_directions", "plane_through", "random_directions", "random_walk_explained",
-    "random_walks_explained", "torch_filter_axis",
+    "random_walks_explained", "split", "torch_filter_axis",
 ]  # fmt: skip

@@ -361,6 +361,19 @@ def _beside(piece: Array, leaf: Any, stacked: bool) -> Array:
     return piece
 
 
+def _warn_of_zeros(params: PyTree) -> None:
+    """Say which matrices are zero, so that directions as long as they are do not move them."""
+    leaves = [(_tree.key_name(p), x) for p, x in jax.tree_util.tree_leaves_with_path(params) if jnp.ndim(x) > 1]
+    nonzero = [(name, jnp.any(jnp.asarray(x) != 0)) for name, x in leaves]
+    zero = [name for name, some in nonzero if not _tree.is_traced(some) and not some]
+    if zero:
+        warn(
+            f"{', '.join(zero[:3])}{f' and {len(zero) - 3} more' if len(zero) > 3 else ''} of params are all zero, and "
+            "directions of the norm of zero move nothing: with one factor of a low-rank adapter zero, as before its "
+            "training, the picture is blank. Train it first, or leave out filter_normalize"
+        )
+
+
 def filter_normalize(
     dirs: PyTree,
     params: PyTree,
@@ -397,6 +410,7 @@ def filter_normalize(
     doubts = _filters.doubts(params, filter_axis)
     if doubts:
         warn(doubts)
+    _warn_of_zeros(params)
     axes = {row.name: row.axes for row in _filters.filters_of(params, filter_axis)}
 
     def normalize(name: str, w: Any, d: Array) -> Array:

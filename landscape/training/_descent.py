@@ -347,7 +347,7 @@ def check_loss(objective: Any, params: PyTree, name: str = "objective") -> None:
     kinds: list[Any] = []
 
     def look(params: PyTree, batch: PyTree) -> Array:
-        given = (params, batch) if objective.state is None else (params, batch, objective.state)
+        given = (objective.whole(params), batch, *(() if objective.state is None else (objective.state,)))
         result = objective.loss_fn(*given)
         loss = result[0] if objective.has_aux and isinstance(result, tuple) and result else result
         kinds.append(getattr(loss, "dtype", None))

@@ -1,7 +1,7 @@
 """`train`: one run, and the checks that every kind of training shares."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ from jaxtyping import Array, PyTree
 from landscape import _tree
 from landscape.checks import check_flag
 from landscape.engine._kernel import machine_memory
-from landscape.objective import Objective, check_means, check_named, check_objective
+from landscape.objective import Objective, check_means, check_named, check_objective, set_aside
+from landscape.point import matmul_precision
 from landscape.training._descent import Descent, Outcome, Spec
 
 static: Any = {"static": True}
@@ -103,7 +104,8 @@ def train(
         optimizer: any optax optimizer, `optax.MultiSteps` included. Those that need more than the gradient get it:
             `value`, `grad`, `value_fn` (`optax.lbfgs`) and `grad_fn` (`optax.contrib.sam`).
         params: starting point. For `optax.lookahead`, `optax.LookaheadParams.init_synced(params)`: the loss is that
-            of the fast ones, and `track` measures the slow ones.
+            of the fast ones, and `track` measures the slow ones. Arrays of integers and booleans stay as they are, with
+            a warning; snapshots are then of what moves. `Objective.frozen` holds what else is to stay.
         num_steps: steps at most.
         key: random key for minibatches; needed with `batch_size`. Step `t` draws with `fold_in(key, t)`.
         batch_size: examples per step, drawn anew without replacement each step; all of them by default. With
@@ -117,7 +119,7 @@ def train(
             step, whatever is recorded. By default as for `record_every`.
         snapshots: whether to keep the parameters at every entry.
         tol: stop at a look where the norm of the full gradient is at most this: of all parameters, those too that the
-            optimizer leaves alone. What is frozen belongs into `Objective.state` or the data, where it has no gradient.
+            optimizer leaves alone. What is frozen belongs into `Objective.frozen`, where it has no gradient.
         max_loss: call the run diverged at a look where the full loss exceeds this or is NaN.
         track: further objectives to record, for example `{"test": objective}`.
 
@@ -133,10 +135,14 @@ def train(
     spec = Spec(optimizer, num_steps, record_every, check_every, batch_size, snapshots)
     check_run(objective, spec, key, track, (tol, max_loss))
     check_optimizer(optimizer)
-    _tree.check_params(params)
-    check_all_means(objective, track, lambda: params)
-    check_memory(f"num_steps={num_steps}", "entries", spec.num_rows(objective), ENTRY + snapshots * num_bytes(params))
-    return _train(Descent(objective, key, (tol, max_loss), dict(track or {}), spec), params)
+    objective, moving = set_aside(objective, params)
+    if moving is not params:
+        track = {name: replace(other, frozen=objective.frozen) for name, other in (track or {}).items()}
+    _tree.check_params(moving)
+    check_all_means(objective, track, lambda: moving)
+    check_memory(f"num_steps={num_steps}", "entries", spec.num_rows(objective), ENTRY + snapshots * num_bytes(moving))
+    done = _train(Descent(objective, key, (tol, max_loss), dict(track or {}), spec), moving)
+    return done if moving is params else replace(done, params=objective.whole(done.params))
 
 
 @jax.jit
@@ -146,7 +152,7 @@ def _train(descent: Descent, params: PyTree) -> Run:
 
 def run(descent: Descent, params: PyTree) -> Run:
     """Carry a training out."""
-    with jax.default_matmul_precision("highest"):
+    with matmul_precision():
         state, history, snapshots = descent.run(params)
     return Run(state.params, history, snapshots, state.outcome_code, state.step, state.optimizer_state)
 

@@ -1,0 +1,302 @@
+"""Which parameters move: patterns, masks and filters, programs without constants, adapters, integer leaves."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import landscape as ls
+
+RNG = np.random.default_rng(2)
+PARAMS = {
+    "encoder": {"kernel": RNG.normal(size=(5, 4)).astype(np.float32), "bias": RNG.normal(size=4).astype(np.float32)},
+    "decoder": {"kernel": RNG.normal(size=(4, 3)).astype(np.float32), "table": np.array([2, 0, 1], np.int8)},
+    "steps": np.int32(7),
+}
+DATA = {"x": RNG.normal(size=(11, 5)).astype(np.float32), "y": RNG.integers(0, 3, 11)}
+
+
+def loss_fn(params, batch):
+    hidden = jnp.tanh(batch["x"] @ params["encoder"]["kernel"] + params["encoder"]["bias"])
+    logits = (hidden @ params["decoder"]["kernel"])[:, params["decoder"]["table"]]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]) * params["steps"] / 7
+
+
+def names(tree):
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def is_kernel(name, leaf):
+    return name.endswith("kernel") and leaf.ndim == 2
+
+
+def is_small(leaf):
+    return leaf.size < 13
+
+
+KERNELS = ["['decoder']['kernel']", "['encoder']['kernel']"]
+
+
+@pytest.mark.parametrize(
+    ("trainable", "moving"),
+    [
+        ("*kernel", KERNELS),
+        (re.compile("kern"), KERNELS),
+        ({"encoder.kernel": True, "decoder.kernel": True}, KERNELS),
+        ("encoder.*", ["['encoder']['bias']", "['encoder']['kernel']"]),
+        (["decoder.*", "*.bias"], ["['decoder']['kernel']", "['encoder']['bias']"]),
+        (is_kernel, KERNELS),
+        (is_small, ["['decoder']['kernel']", "['encoder']['bias']"]),
+        (jax.tree.map(lambda x: np.ndim(x) == 2, PARAMS), KERNELS),
+        (jax.tree.map(lambda x: jnp.bool_(np.ndim(x) == 2), PARAMS), KERNELS),
+    ],
+)
+def test_what_moves(trainable, moving):
+    parts = ls.subspace.split(PARAMS, trainable)
+    assert names(parts.moving) == moving
+    assert sorted(names(parts.moving) + names(parts.frozen)) == sorted(names(PARAMS))
+    whole = ls.subspace.join(*parts)
+    assert jax.tree.structure(whole) == jax.tree.structure(PARAMS)
+    assert all(a is b for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(PARAMS)))
+
+
+def test_integers_are_set_aside_in_one_line():
+    with pytest.warns(UserWarning, match=r"stay as they are: decoder\.table int8\[3\], steps int32\[\]$") as said:
+        parts = ls.subspace.split(PARAMS)
+    assert len(said) == 1
+    assert names(parts.frozen) == ["['decoder']['table']", "['steps']"]
+
+
+def test_a_pattern_that_matches_everything_says_so():
+    with pytest.warns(UserWarning, match="chooses all 3 parameters, so nothing is frozen"):
+        ls.subspace.split(PARAMS, "*")
+
+
+@pytest.mark.parametrize(
+    ("trainable", "kind", "match"),
+    [
+        (
+            "*lora*",
+            ValueError,
+            r"matches no parameter; they are called decoder\.kernel, encoder\.bias, encoder\.kernel",
+        ),
+        ("*table", ValueError, "matches no parameter"),
+        (3, TypeError, "must be a pattern such as"),
+        ([], ValueError, "leaves nothing that moves"),
+        ({"encoder": True}, ValueError, "has no parameters called encoder"),
+        ([True, False], ValueError, "trainable must have the structure of params"),
+        (lambda leaf: False, ValueError, "leaves nothing that moves; the parameters are"),
+    ],
+)
+def test_what_cannot_be_told(trainable, kind, match):
+    with pytest.raises(kind, match=match):
+        ls.subspace.split(PARAMS, trainable)
+    with pytest.raises(ValueError, match="no floating-point array, so nothing can move"):
+        ls.subspace.split({"steps": 3})
+
+
+def parted(trainable="*kernel"):
+    parts = ls.subspace.split(PARAMS, trainable)
+    return parts.moving, ls.Objective(loss_fn, DATA, frozen=parts.frozen)
+
+
+def test_everything_sees_what_moves():
+    """Against the loss as a function of the moving leaves alone, closed over by hand."""
+    moving, objective = parted()
+
+    def by_hand(p, batch):
+        whole = {
+            "encoder": {"kernel": p[0], "bias": PARAMS["encoder"]["bias"]},
+            "decoder": {"kernel": p[1], "table": PARAMS["decoder"]["table"]},
+            "steps": 7,
+        }
+        return loss_fn(whole, batch)
+
+    p, plain = [PARAMS["encoder"]["kernel"], PARAMS["decoder"]["kernel"]], ls.Objective(by_hand, DATA)
+    assert float(objective(moving)) == pytest.approx(float(plain(p)), rel=1e-6)
+    _, slope = objective.value_and_grad(moving)
+    assert np.allclose(slope["encoder"]["kernel"], plain.value_and_grad(p)[1][0], rtol=1e-5, atol=1e-7)
+    assert slope["encoder"]["bias"] is None
+    vector = jax.tree.map(jnp.ones_like, moving)
+    ours = ls.curvature.hvp(objective, moving, vector)
+    assert np.allclose(
+        ours["decoder"]["kernel"], ls.curvature.hvp(plain, p, [jnp.ones((5, 4)), jnp.ones((4, 3))])[1], atol=1e-6
+    )
+    assert ls.curvature.hessian(objective, moving).shape == (32, 32)
+    top, theirs = (
+        ls.curvature.eigenpairs(jax.random.key(1), o, at, 1).values for o, at in ((objective, moving), (plain, p))
+    )
+    assert float(top[0]) == pytest.approx(float(theirs[0]), rel=1e-4)
+    run = ls.train(objective, optax.sgd(0.2), moving, num_steps=3)
+    other = ls.train(plain, optax.sgd(0.2), p, num_steps=3)
+    assert np.allclose(run.params["encoder"]["kernel"], other.params[0], rtol=1e-5)
+    assert float(run.history["grad_norm"][0]) == pytest.approx(float(other.history["grad_norm"][0]), rel=1e-5)
+    directions = ls.subspace.random_directions(jax.random.key(3), moving)
+    directions = ls.subspace.filter_normalize(directions, moving, filter_axis="flax")
+    assert names(directions) == KERNELS
+    fn = ls.LossSurface(ls.Subspace(moving, directions), objective, outputs=("gradient_norm",))
+    found = ls.sweep(fn, ls.Grid.square(0.5, 3), batch=1, progress=False)
+    assert found["loss"][1, 1] == pytest.approx(float(plain(p)), rel=1e-6)
+    assert found["gradient_norm"][1, 1] == pytest.approx(float(other.history["grad_norm"][0]), rel=1e-5)
+
+
+def test_integers_do_not_stop_a_newcomer():
+    """A training and curvature of all floating-point arrays, by the whole tree; the parts are the oracle."""
+    with pytest.warns(UserWarning, match="set aside"):
+        moving, frozen = ls.subspace.split(PARAMS)
+    of_parts, plain = ls.Objective(loss_fn, DATA, frozen=frozen), ls.Objective(loss_fn, DATA)
+    with pytest.warns(UserWarning, match="set aside.*decoder.table"):
+        run = ls.train(plain, optax.sgd(0.2), PARAMS, num_steps=2, track={"test": plain})
+    parts = ls.train(of_parts, optax.sgd(0.2), moving, num_steps=2)
+    assert np.array_equal(run.params["decoder"]["table"], PARAMS["decoder"]["table"])
+    assert np.allclose(run.params["encoder"]["bias"], parts.params["encoder"]["bias"])
+    assert float(run.history["test_loss"][-1]) == pytest.approx(float(plain(run.params)), rel=1e-6)
+    with pytest.warns(UserWarning, match="set aside"):
+        ours = ls.curvature.hvp(plain, PARAMS, PARAMS)
+    theirs = ls.curvature.hvp(of_parts, moving, moving)
+    assert np.allclose(ours["encoder"]["kernel"], theirs["encoder"]["kernel"])
+    with pytest.warns(UserWarning, match="set aside"):
+        assert (
+            ls.curvature.trace(jax.random.key(0), plain, PARAMS).mean
+            == ls.curvature.trace(jax.random.key(0), of_parts, moving).mean
+        )
+
+
+def test_what_stays_is_an_argument_and_no_constant():
+    moving, objective = parted()
+    program = jax.make_jaxpr(lambda o, p: o(p))(objective, moving)
+    assert not program.consts
+    traces = []
+
+    def counted(params, batch):
+        traces.append(1)
+        return loss_fn(params, batch)
+
+    evaluate = jax.jit(lambda o, p: o(p))
+    for seed in (1, 2):
+        encoder = jax.tree.map(lambda x, seed=seed: x * seed, PARAMS["encoder"])
+        parts = ls.subspace.split({**PARAMS, "encoder": encoder}, "decoder.*")
+        evaluate(ls.Objective(counted, DATA, frozen=parts.frozen), parts.moving)
+    assert len(traces) == 1
+
+
+def test_batches_and_frozen_parameters_go_together():
+    moving, objective = parted()
+    read = ls.Objective(loss_fn, ls.Batches([jax.tree.map(lambda x: x[i : i + 4], DATA) for i in (0, 4, 8)]))  # noqa: B023
+    read = ls.Objective(loss_fn, read.data, frozen=objective.frozen)
+    assert float(read(moving)) == pytest.approx(float(objective(moving)), rel=1e-6)
+
+
+def test_parts_of_another_tree():
+    _, objective = parted()
+    with pytest.raises(ValueError, match="must be the two parts of one tree"):
+        objective({"encoder": PARAMS["encoder"]["kernel"]})
+
+
+def test_a_problem_of_some_parameters():
+    problem = ls.Problem(
+        lambda key: jax.tree.map(lambda x: x * 2 if x.dtype == np.float32 else x, PARAMS),
+        {"train": ls.Objective(loss_fn, DATA)},
+        predict=lambda params, x: x @ params["encoder"]["kernel"] + params["encoder"]["bias"],
+        params=PARAMS,
+        snapshots=jax.tree.map(lambda x: np.stack([x, x, x]), PARAMS),
+    )
+    only = problem.only("*kernel")
+    assert names(only.params) == names(only.init(jax.random.key(0))) == names(only.snapshots) == KERNELS
+    assert only.snapshots["encoder"]["kernel"].shape == (3, 5, 4)
+    assert only.init(jax.random.key(0))["encoder"]["kernel"][0, 0] == 2 * PARAMS["encoder"]["kernel"][0, 0]
+    assert float(only.objectives["train"](only.params)) == pytest.approx(
+        float(ls.Objective(loss_fn, DATA)(PARAMS)), rel=1e-6
+    )
+    assert np.allclose(only.predict(only.params, DATA["x"]), problem.predict(PARAMS, DATA["x"]))
+    with pytest.warns(UserWarning, match="set aside"):
+        assert len(names(problem.only().params)) == 3
+
+
+# ------------------------------------------------------------------------------------------------------- adapters
+
+BASE = {"kernel": RNG.normal(size=(5, 3)).astype(np.float32), "bias": RNG.normal(size=3).astype(np.float32)}
+SCALE = 0.5
+
+
+def adapted(params, batch):
+    base, lora = params["base"], params["lora"]
+    logits = batch["x"] @ (base["kernel"] + SCALE * lora["a"] @ lora["b"]) + base["bias"]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+
+
+def adapter(b):
+    return {"base": BASE, "lora": {"a": RNG.normal(size=(5, 2)).astype(np.float32), "b": b}}
+
+
+def test_an_adapter_and_the_merged_matrix():
+    params = adapter(RNG.normal(size=(2, 3)).astype(np.float32))
+    moving, frozen = ls.subspace.split(params, "lora.*")
+    directions = ls.subspace.random_directions(jax.random.key(4), moving)
+    directions = ls.subspace.filter_normalize(directions, moving, filter_axis=-1)
+    grid = ls.Grid.square(0.7, 3)
+    own = ls.LossSurface(ls.Subspace(moving, directions), ls.Objective(adapted, DATA, frozen=frozen))
+    of_adapter = ls.sweep(own, grid, batch=1, progress=False)["loss"]
+    a, b = (
+        np.asarray(moving["lora"][n] + 0.7 * directions["lora"][n][0] - 0.7 * directions["lora"][n][1]) for n in "ab"
+    )
+    logits = DATA["x"] @ (BASE["kernel"] + SCALE * a @ b) + BASE["bias"]
+    logp = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    assert of_adapter[2, 0] == pytest.approx(-logp[np.arange(11), DATA["y"]].mean(), rel=1e-5)
+    lora = params["lora"]
+    merged = {
+        "base": BASE | {"kernel": BASE["kernel"] + SCALE * lora["a"] @ lora["b"]},
+        "lora": jax.tree.map(np.zeros_like, lora),
+    }
+    moving, frozen = ls.subspace.split(merged, "base.kernel")
+    directions = ls.subspace.random_directions(jax.random.key(4), moving)
+    directions = ls.subspace.filter_normalize(directions, moving, filter_axis=-1)
+    fn = ls.LossSurface(ls.Subspace(moving, directions), ls.Objective(adapted, DATA, frozen=frozen))
+    of_matrix = ls.sweep(fn, grid, batch=1, progress=False)["loss"]
+    assert of_matrix[1, 1] == pytest.approx(of_adapter[1, 1], rel=1e-5)
+    assert abs(of_matrix[0, 0] - of_adapter[0, 0]) > 1e-3
+
+
+def test_an_untrained_adapter_is_warned_of():
+    moving, _ = ls.subspace.split(adapter(np.zeros((2, 3), np.float32)), "lora.*")
+    directions = ls.subspace.random_directions(jax.random.key(4), moving)
+    with pytest.warns(UserWarning, match=r"lora\.b of params are all zero.*the picture is blank"):
+        ls.subspace.filter_normalize(directions, moving, filter_axis=-1)
+
+
+# ----------------------------------------------------------------------------------------------- equinox, flax.nnx
+
+
+def test_an_equinox_filter():
+    eqx = pytest.importorskip("equinox", reason="equinox is not installed")
+    model = eqx.nn.MLP(5, 3, 4, 1, key=jax.random.key(0))
+    with pytest.warns(UserWarning, match="chooses all 4"):
+        parts = ls.subspace.split(model, eqx.is_inexact_array)
+    objective = ls.Objective(
+        lambda m, b: optax.softmax_cross_entropy_with_integer_labels(jax.vmap(m)(b["x"]), b["y"]),
+        DATA,
+        frozen=parts.frozen,
+    )
+    direct = optax.softmax_cross_entropy_with_integer_labels(jax.vmap(model)(jnp.asarray(DATA["x"])), DATA["y"]).mean()
+    assert float(objective(parts.moving)) == pytest.approx(float(direct), rel=1e-6)
+    run = ls.train(objective, optax.sgd(0.1), parts.moving, num_steps=2)
+    assert float(run.history["loss"][-1]) < float(direct)
+
+
+def test_an_nnx_filter():
+    nnx = pytest.importorskip("flax.nnx", reason="flax is not installed")
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.first, self.norm = nnx.Linear(5, 4, rngs=rngs), nnx.BatchNorm(4, rngs=rngs)
+            self.last = nnx.Linear(4, 3, rngs=rngs)
+
+    _, state = nnx.split(Net(nnx.Rngs(0)))
+    parts = ls.subspace.split(state, nnx.Param)
+    assert len(jax.tree.leaves(parts.moving)) == 6
+    assert len(jax.tree.leaves(parts.frozen)) == 2  # the running mean and variance
+    last = ls.subspace.split(state, nnx.PathContains("last")).moving
+    assert len(jax.tree.leaves(last)) == 2
