@@ -21,11 +21,13 @@ NAMES = (
     "hoisting",
     "imports",
     "page",
+    "recorder",
     "scaling",
     "tolerance",
     "curvature",
     "convolutions",
     "training",
+    "bridges",
     "peers",
 )
 

@@ -30,7 +30,7 @@ MAX_LOAD = 0.10
 MAX_CALLS = 64
 SHORT_SECONDS = 0.25  # runs that are shorter are repeated
 PAUSE_SECONDS = 0.25  # before each run: other load is measured, and threads that spin fall asleep
-DISTRIBUTIONS = ("loss-atlas", "jax", "jaxlib", "numpy", "torch", "loss-landscapes", "zarr", "psutil")
+DISTRIBUTIONS = ("loss-atlas", "jax", "jaxlib", "numpy", "torch", "transformers", "loss-landscapes", "zarr", "psutil")
 
 Times = dict[str, float]
 

@@ -14,6 +14,7 @@ Cost: under a minute on two CPU cores for the defaults, 101 x 101 points in each
 """
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -50,8 +51,10 @@ class Config:
     tolerance: float | None = None
     """Evaluate only as many points as it takes to know every loss to this share of its range; every point by default.
     Metrics that jump, such as accuracies, are then known only at the points evaluated."""
-    extent: float = 1.0
-    """Half-width of the random planes and of the hessian plane, in units of the directions."""
+    extent: float | Literal["auto"] | None = None
+    """Half-width of the random planes and of the hessian plane, in units of the directions. auto reaches to where the
+    loss has doubled, or risen half-way to that of zero weights, in the median direction: the default for a model of
+    your own, and 1 for the digits."""
     metrics: tuple[Literal["sem", "gradient", "gradient_norm", "off_plane"], ...] = ()
     """More outputs on the map, beside the losses and the model's own metrics."""
     layout: Literal["flax", "haiku", "torch", "equinox"] = "flax"
@@ -129,7 +132,7 @@ def _kinds(config: Config, lab: Lab, problem: ls.Problem) -> tuple[Directions, .
     if config.tolerance is not None and lab.options.get("shard") is not None:
         raise UsageError("--tolerance cannot be divided by --shard: each round depends on the one before")
     for flag, size in (("--extent", config.extent), ("--learning-rate", config.learning_rate)):
-        if not 0 < size < float("inf"):
+        if not isinstance(size, str | None) and not 0 < size < float("inf"):
             raise UsageError(f"{flag} must be positive and finite, got {size}")
     examples = problem.objectives["train"].num_examples
     if config.train_batch is not None and not 1 <= config.train_batch <= (examples or 0):
@@ -192,7 +195,10 @@ def plot(result: Mapping[str, ls.Landscape]) -> dict[str, Any]:
     """Figures of every plane from above and in 3-D, and a summary of the first and the last."""
     figures = {}
     for kind, landscape in result.items():
-        title = f"{landscape.meta['surface']['model']}, {TITLES[kind]}"
+        about = landscape.meta["surface"]
+        title = f"{about['model']}, {TITLES[kind]}"
+        if "extent" in about:
+            title += "\n" + "\n".join(textwrap.wrap(about["extent"], 70))
         figures[kind] = ls.plotting.overview(landscape)
         figures[kind].suptitle(title)
         figures[f"{kind}_3d"] = _view(landscape, title)
@@ -254,6 +260,8 @@ def _summary(planes: list[tuple[str, ls.Landscape]]) -> Any:
     for axis, letter, title in zip(axes, "abcd", titles):
         if title:
             axis.set_title(f"({letter}) {title}", loc="left")
+    if "extent" in first.meta["surface"]:
+        figure.suptitle(f"(a) - (c) {first.meta['surface']['extent']}", fontsize="medium")
     return figure
 
 

@@ -24,6 +24,8 @@ _HOME = {
     "BasinMap": "maps",
     "TrainabilityMap": "maps",
     "radius": "reach",
+    "auto_extent": "reach",
+    "report": "reporting",
     "Run": "training",
     "Outcome": "training",
     "train": "training",
@@ -59,6 +61,7 @@ _MODULES = (
     "problems",
     "recording",
     "reach",
+    "reporting",
     "store",
     "subspace",
     "training",
@@ -87,6 +90,7 @@ if TYPE_CHECKING:
     from landscape import problems as problems
     from landscape import reach as reach
     from landscape import recording as recording
+    from landscape import reporting as reporting
     from landscape import store as store
     from landscape import subspace as subspace
     from landscape import training as training
@@ -105,9 +109,11 @@ if TYPE_CHECKING:
     from landscape.objective import Objective as Objective
     from landscape.objective import Problem as Problem
     from landscape.point import PointFunction as PointFunction
+    from landscape.reach import auto_extent as auto_extent
     from landscape.reach import radius as radius
     from landscape.recording import Recorder as Recorder
     from landscape.recording import Trajectory as Trajectory
+    from landscape.reporting import report as report
     from landscape.store import PlanMismatch as PlanMismatch
     from landscape.store import StoreError as StoreError
     from landscape.store import load as load

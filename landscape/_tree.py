@@ -51,7 +51,7 @@ def check_params(params: PyTree, what: str = "params") -> None:
 
     Raises:
         TypeError: a leaf is an integer, boolean, complex, a function, a tensor of PyTorch or no array at all.
-        ValueError: there is no leaf.
+        ValueError: there is no leaf, or one is a global array.
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
@@ -62,6 +62,20 @@ def check_params(params: PyTree, what: str = "params") -> None:
             raise TypeError(
                 f"{_named(what, path)} must be a real floating-point array, got {describe(leaf)}; {_advice(leaf)}"
             )
+    check_whole(params, what)
+
+
+def check_whole(tree: PyTree, what: str = "") -> None:
+    """Raise `ValueError` for a leaf of which other processes hold what this one does not."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if is_traced(leaf) or getattr(leaf, "is_fully_addressable", True) or leaf.is_fully_replicated:
+            continue
+        name = _named(what, path) if what else key_name(path)
+        raise ValueError(
+            f"{name} {describe(leaf)} is a global array: other processes of jax.distributed hold some of it, and "
+            "everything here runs within each process. Gather it first, by "
+            "jax.experimental.multihost_utils.process_allgather(tree, tiled=True)"
+        )
 
 
 def _named(what: str, path: KeyPath) -> str:
@@ -553,7 +567,7 @@ def norm(tree: PyTree) -> Float[Array, ""]:
 
     def summed(carry: Any) -> Any:
         scale, _, _ = carry
-        total = jnp.sum(apart([jnp.sum(jax.lax.square(x * scale)) for x in leaves]))
+        total = jnp.sum(apart([jax.lax.reduce_sum(jax.lax.square(x * scale), range(x.ndim)) for x in leaves]))
         small, large = total < 1 / near, ~jnp.isfinite(total)
         further = jnp.where(small, jnp.where(scale == 1, near, far), jnp.where(scale == 1, 1 / near, 1 / far))
         again = ((small & (scale >= 1)) | (large & (scale <= 1))) & (scale < far) & (scale > 1 / far)
@@ -574,9 +588,11 @@ def _norm_jvp(primals: tuple[PyTree], tangents: tuple[PyTree]) -> tuple[Array, A
     return length, jnp.sum(jnp.stack(along))
 
 
-def all_finite(tree: PyTree) -> Bool[Array, ""]:
-    """Whether every number is."""
-    return ~greatest([jnp.any(~jnp.isfinite(x)) for x in jax.tree.leaves(tree)])
+def all_finite(tree: PyTree, *given: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Whether every number is, and all that is `given` holds, which is then worked out once and not for each leaf."""
+    leaves = map(jnp.asarray, jax.tree.leaves(tree))
+    sound = [*given, *(jax.lax.reduce_and(jax.lax.is_finite(x), range(x.ndim)) for x in leaves)]
+    return apart(sound)[0] if len(sound) > FEW else jnp.all(jnp.stack(sound))
 
 
 def greatest(numbers: list[Array]) -> Shaped[Array, ""]:

@@ -1,4 +1,4 @@
-"""The command line on saved runs: `landscape info | plot | view | export`.
+"""The command line on saved runs, `landscape info | plot | view | export | report`, and live ones: `landscape serve`.
 
 Help must answer at once, so this module imports the standard library only; each command imports what it needs.
 
@@ -103,6 +103,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_plot(commands)
     _add_view(commands)
     _add_export(commands)
+    _add_serve(commands)
+    _add_command(
+        commands, _report_of, "report", "Print the table and the paragraph of a run that `landscape.report` made."
+    )
     return parser
 
 
@@ -172,11 +176,24 @@ def _add_view(commands: Any) -> None:
 
 
 def _add_export(commands: Any) -> None:
-    summary = "Write a file for other programs; its suffix says which: json npz csv nc h5 vti vtr."
+    summary = "Write a file for other programs; its suffix says which: json npz csv nc h5 vti vtr glb ply stl."
     parser = _add_command(commands, _export, "export", summary)
     parser.add_argument("out", type=Path, metavar="OUT", help="file to write, for example loss.nc")
+    parser.add_argument("--output", metavar="NAME", help="the output of which a mesh (glb, ply, stl) is made")
     _add_slice(parser)
     _add_force(parser)
+
+
+def _add_serve(commands: Any) -> None:
+    summary = "Serve a plane that moves to your own browser, until Ctrl-C: what is zoomed to is swept."
+    parser = commands.add_parser("serve", help=summary, description=summary)
+    parser.set_defaults(command=_serve)
+    add = parser.add_argument
+    add("target", metavar="FILE.py:FACTORY", help="or MODULE:FACTORY, a function that returns (surface, grid)")
+    add("--store", type=Path, metavar="DIR", help="folder to keep the views in; a temporary one by default")
+    add("--port", type=int, default=0, help="one that is free by default")
+    add("--tolerance", type=float, default=0.01, help="share of the range by which values may be off; 0 for none")
+    add("--open", action="store_true", help="show it in the browser")
 
 
 def _load(args: argparse.Namespace, run: Path | None = None) -> "Landscape":
@@ -208,7 +225,24 @@ def _export(args: argparse.Namespace) -> None:
     from landscape.export import export
 
     out = _target(args.out, args.force)
-    print(f"wrote {export(_load(args), out, overwrite=args.force)}")
+    landscape = _load(args)
+    if args.output is not None and args.output not in landscape:
+        raise ValueError(f"no output {args.output!r} in this landscape; it has {', '.join(landscape)}")
+    print(f"wrote {export(landscape, out, overwrite=args.force, output=args.output)}")
+
+
+# ---------------------------------------------------------------------------------------------------- report
+
+
+def _report_of(args: argparse.Namespace) -> None:
+    from landscape.analysis import report_table, report_text
+    from landscape.store import load
+
+    landscape = load(args.run)
+    rows = report_table(landscape)
+    width = max(len(what) for what, _ in rows)
+    print("\n".join(f"{what.ljust(width)}  {found}" for what, found in rows))
+    print(f"\n{report_text(landscape)}")
 
 
 # ------------------------------------------------------------------------------------------------------ view
@@ -235,6 +269,21 @@ def _view(args: argparse.Namespace) -> None:
     print(f"wrote {out}")
     if args.open and not webbrowser.open(out.resolve().as_uri()):
         print(f"landscape: no browser was found; open {out} in one", file=sys.stderr)
+
+
+def _serve(args: argparse.Namespace) -> None:
+    import webbrowser
+
+    from landscape.view import serve
+    from landscape.view._serve import load_factory
+
+    def ready(address: str) -> None:
+        print(f"serving {address} until Ctrl-C", flush=True)
+        if args.open:
+            webbrowser.open(address)
+
+    surface, grid = load_factory(args.target)
+    serve(surface, grid, port=args.port, tolerance=args.tolerance or None, store=args.store, ready=ready)
 
 
 # ------------------------------------------------------------------------------------------------------ info

@@ -1,4 +1,4 @@
-"""Files of a landscape for other programs: JSON, NPZ, CSV, netCDF, Li et al.'s HDF5 and ParaView.
+"""Files of a landscape for other programs: JSON, NPZ, CSV, netCDF, Li et al.'s HDF5, ParaView and meshes.
 
 Every format but one keeps the array order of `Landscape`: `values[i, j]` belongs to `axes[0].values[i]` and
 `axes[1].values[j]`. The exception is `.h5`, whose order is that of Li et al. (2018), `[y, x]`: see `export`.
@@ -20,6 +20,7 @@ alpha,loss,computed
 
 import contextlib
 import csv
+import dataclasses
 import importlib
 import json
 import os
@@ -34,6 +35,7 @@ from landscape.grid import Axis, Landscape, dims, slice_advice
 from landscape.store import DONE, beside, check_plain, encode, local_path
 
 RECORD = "landscape"  # the name under which a file keeps axes, errors and meta as JSON text
+MESHES = ("glb", "ply", "stl")
 UNIFORM = 1e-6  # largest distance from equal spacing, in steps, of an axis of ImageData
 LI_KEYS = {  # key of Li et al.: the output that it holds, the first one that is there
     "train_loss": ("train_loss", "loss"),
@@ -44,7 +46,12 @@ LI_KEYS = {  # key of Li et al.: the output that it holds, the first one that is
 
 
 def export(
-    landscape: Landscape, path: str | os.PathLike[str], format: str | None = None, *, overwrite: bool = False
+    landscape: Landscape,
+    path: str | os.PathLike[str],
+    format: str | None = None,
+    *,
+    overwrite: bool = False,
+    output: str | None = None,
 ) -> Path:
     """Write a landscape to one file that other programs read.
 
@@ -60,7 +67,14 @@ def export(
     `vti`: ParaView ImageData for one to three equally spaced axes, which become x, y, z. No meta.
     `vtr`: ParaView RectilinearGrid for one to three axes with any spacing. No meta.
 
-    Numbers are exact in all of them. Outputs that hold several numbers a point keep their shape, but in
+    `glb`, `ply`, `stl`: the surface of one output over two axes as a mesh of triangles, for slides, Blender and
+        3-D printing. The ground has the coordinates of the grid; heights are brought to 0.4 of its longer side, on
+        the scale of the colours (logarithmic where `plotting` draws it so). `glb` and `ply` have the colours of
+        `plotting.heatmap` at their vertices; `glb` lies with its height along y, as glTF has it, and its colours are
+        linear. `stl` has no colours, and is a solid with walls and a ground, in no unit. Triangles with a corner that
+        is not finite are left out.
+
+    Numbers are exact in all but meshes. Outputs that hold several numbers a point keep their shape, but in
     `csv`, `vti` and `vtr` they become `name_0`, `name_1`, ... (`name_0_1` for a matrix).
 
     In `h5`, `xcoordinates` is the first axis, `ycoordinates` the second, and arrays have shape `(ny, nx)`.
@@ -77,12 +91,14 @@ def export(
         path: the file; missing folders are made.
         format: one of the names above, by default the suffix of `path`.
         overwrite: replace a file that is there.
+        output: the output of which a mesh is made; the training loss, or the first with one number a point.
 
     Returns:
         The path written.
 
     Raises:
         TypeError: `landscape` is not a `Landscape`, `path` no path, or a value no real number.
+        KeyError: there is no such output.
         ValueError: an unknown format, or one that cannot hold this landscape; the message says which can.
         FileExistsError: the file is there and `overwrite` is off.
         OSError: the file cannot be written; what was there before is.
@@ -93,6 +109,7 @@ def export(
     path = local_path(path)
     kind = _format(path, format)
     _check(landscape, kind)
+    landscape = _cut(landscape, kind, output)
     if not overwrite or path.is_dir():
         refuse_existing(path, "pass overwrite=True")
     with appearing(path, f".{kind}") as building:
@@ -127,12 +144,28 @@ def _check(landscape: Any, kind: str) -> None:
     for name, value in landscape.values.items():
         if value.dtype.kind not in "biuf":
             raise ValueError(f"cannot export {name!r}: {kind} holds real numbers, not {value.dtype}; leave it out")
-    limit = {"h5": 2, "vti": 3, "vtr": 3}.get(kind, landscape.grid.ndim)
+    limit = {"h5": 2, "vti": 3, "vtr": 3, **dict.fromkeys(MESHES, 2)}.get(kind, landscape.grid.ndim)
     if landscape.grid.ndim > limit:
         raise ValueError(
             f".{kind} holds at most {limit} axes, this landscape has {landscape.grid.ndim}; fix some, as in "
             f"{slice_advice(landscape.grid, limit)}, or write .nc or .npz"
         )
+
+
+def _cut(landscape: Landscape, kind: str, output: Any) -> Landscape:
+    """The landscape with the output of which a mesh is made alone; other formats take all."""
+    if output is not None and not isinstance(output, str):
+        raise TypeError(f"output must be the name of one, got {output!r}")
+    if kind not in MESHES:
+        if output is not None:
+            raise ValueError(f".{kind} holds all outputs; output is for meshes ({', '.join(MESHES)})")
+        return landscape
+    plain = [name for name in landscape if landscape[name].ndim == landscape.grid.ndim]
+    first = [name for name in ("train_loss", "loss") if name in plain] + plain
+    if output is None and not first:
+        raise ValueError(f"no output of this landscape is one number a point, so .{kind} has no surface to hold")
+    name = output or first[0]
+    return dataclasses.replace(landscape, values={name: landscape[name]})
 
 
 @contextlib.contextmanager
@@ -301,6 +334,29 @@ def _point_data(landscape: Landscape) -> dict[str, np.ndarray]:
     return data
 
 
+# ----------------------------------------------------------------------------------------------------- meshes
+
+
+def _write_mesh(landscape: Landscape, path: Path) -> None:
+    from landscape.plotting._mesh import solid, surface_mesh
+
+    kind, trimesh = path.suffix[1:], _library("trimesh", path.suffix[1:])
+    mesh = surface_mesh(landscape, landscape.names[0])
+    mesh = solid(mesh) if kind == "stl" else mesh
+    vertices, colors = mesh.vertices, mesh.colors
+    if kind == "glb":  # height along y, and linear colours: glTF 2.0, 3.4 and 3.7.2.1
+        vertices, colors = vertices[:, [0, 2, 1]] * [1, 1, -1], _linear(colors)
+    made = trimesh.Trimesh(vertices, mesh.faces, vertex_colors=colors, process=False)
+    path.write_bytes(made.export(file_type=kind))
+
+
+def _linear(colors: np.ndarray) -> np.ndarray:
+    """sRGB bytes as bytes of linear light; opacity stays."""
+    share = colors[:, :3] / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    return np.column_stack([np.round(255 * linear).astype(np.uint8), colors[:, 3]])
+
+
 _WRITERS: dict[str, Callable[[Landscape, Path], None]] = {
     "json": _write_json,
     "npz": _write_npz,
@@ -309,4 +365,5 @@ _WRITERS: dict[str, Callable[[Landscape, Path], None]] = {
     "h5": _write_h5,
     "vti": _write_vti,
     "vtr": _write_vtr,
+    **dict.fromkeys(MESHES, _write_mesh),
 }

@@ -93,6 +93,33 @@ class Numbered:
             check_numbers(axis.values, f"the coordinates of {axis.name!r}")
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class OnPlane:
+    """A point function of `k` coordinates on a plane through their space: `coords -> fn(origin + coords @ directions)`.
+
+    The plane is data, so that another one of the same function does not compile anew.
+
+    Attributes:
+        fn: the point function of `k` coordinates.
+        origin: where the plane's own coordinates are 0, shape `(k,)`.
+        directions: what its coordinates move along, shape `(m, k)`.
+    """
+
+    fn: Any
+    origin: Float[Array, " k"]
+    directions: Float[Array, "m k"]
+
+    def __call__(self, coords: Float[Array, " m"]) -> Any:
+        """The outputs at one point of the plane."""
+        return self.fn(self.origin + coords @ self.directions)
+
+    @property
+    def refined(self) -> Any:
+        """The outputs that `fn` would have refined, if it says so."""
+        return getattr(self.fn, "refined", None)
+
+
 def as_number(coordinate: Float[Array, "..."]) -> Array:
     """Coordinates that number something, as int32."""
     return jnp.round(coordinate).astype(jnp.int32)
@@ -242,7 +269,7 @@ def refusal(fn: Any, num_coords: int) -> Exception | None:
 
 def precision_now() -> str:
     """The precision of matrix products: JAX's own setting where the user has made one, else `"highest"`."""
-    return jax.config.jax_default_matmul_precision or "highest"
+    return getattr(jax.config, "jax_default_matmul_precision", None) or "highest"
 
 
 def matmul_precision(asked: str | None = None) -> contextlib.AbstractContextManager[Any]:

@@ -15,10 +15,12 @@ ROWS = [
     ("_tree", "grid", "affine"),
     ("moving",),
     ("objective", "subspace", "losses", "point", "adaptive", "store"),
-    ("engine", "curvature", "analysis", "problems", "export", "recording", "bridges"),
+    ("engine", "curvature", "analysis", "problems", "bridges"),
     ("training", "minima", "plotting"),
-    ("maps", "paths", "view"),
+    ("export",),
+    ("maps", "paths", "view", "recording"),
     ("reach", "cli"),
+    ("reporting",),
     ("__main__",),
 ]
 NUMPY_ONLY = {"checks", "grid", "adaptive", "store", "analysis", "export", "plotting", "view", "cli"}

@@ -201,3 +201,65 @@ def test_a_categorical_fisher_refuses_what_are_no_logits(outputs):
     data, params = examples(), net()
     with pytest.raises(ValueError, match=rf"needs logits \(n, c\), two classes two logits, got float32\[{NUM}"):
         curvature.product(curvature.Fisher(outputs, data), params, params)
+
+
+# ------------------------------------------------------------------------------------------------- no derivative
+
+
+@jax.custom_vjp
+def _backwards_only(x):
+    return x**2
+
+
+_backwards_only.defvjp(lambda x: (x**2, x), lambda x, up: (2 * x * up,))
+ROWS = np.array([[0.5, 2.0], [-1.5, 0.25], [3.0, -0.75]], np.float32)
+
+
+def _until(x):
+    return jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, 0.5 * c[1]), (0, x))[1]
+
+
+def _operators(inner):
+    def loss(p, batch):
+        return jnp.sum(inner(batch * p), axis=1)
+
+    data = jnp.asarray(ROWS)
+    return {
+        "GaussNewton": curvature.GaussNewton(lambda p, x: inner(x * p), lambda z, x: jnp.sum(z**2, axis=1), data),
+        "Fisher": curvature.Fisher(lambda p, x: inner(x * p), data),
+        "EmpiricalFisher": curvature.EmpiricalFisher(Objective(loss, data)),
+        "the Hessian": Objective(loss, data),
+    }
+
+
+@pytest.mark.parametrize("inner", [_backwards_only, _until], ids=["custom_vjp", "while_loop"])
+@pytest.mark.parametrize("name", ["GaussNewton", "Fisher", "EmpiricalFisher"])
+def test_operators_that_cannot_be_differentiated_are_named(name, inner):
+    at = jnp.array([0.5, -0.25])
+    operator = _operators(inner)[name]
+    words = rf"products of {name} need derivatives.*and JAX has none: .*What helps: .*jax.custom_jvp"
+    with pytest.raises(ValueError, match=words):
+        curvature.hvp(operator, at, at)
+    with pytest.raises(ValueError, match=words):
+        curvature.eigenpairs(jax.random.key(2), operator, at, 1)
+
+
+def test_a_hessian_over_a_loop_of_no_known_length_is_refused_by_name():
+    at = jnp.array([0.5, -0.25])
+    words = r"the Hessian needs second derivatives.*JAX has none: Reverse-mode.*jax.lax.scan"
+    with pytest.raises(ValueError, match=words):
+        curvature.hvp(_operators(_until)["the Hessian"], at, at)
+
+
+def test_a_hessian_over_a_custom_vjp_is_that_of_its_rule():
+    at = jnp.array([0.5, -0.25])
+    found = curvature.hessian(_operators(_backwards_only)["the Hessian"], at)
+    np.testing.assert_allclose(found, np.diag(2 * np.mean(ROWS**2, axis=0)), rtol=1e-6)
+
+
+def test_what_the_loss_itself_raises_is_not_called_a_missing_derivative():
+    def broken(p, batch):
+        raise ValueError("my own words")
+
+    with pytest.raises(ValueError, match="^my own words"):
+        curvature.hvp(Objective(broken), jnp.ones(2), jnp.ones(2))

@@ -101,15 +101,17 @@ def test_student_teacher_at_its_global_minimum(x64):
     found = sweep(Radius(origin, objective, draw, rise=0.05), 5)
     loss = jax.jit(jax.vmap(lambda r, d: objective(jax.tree.map(lambda o, x: o + r * x, origin, d)), (0, None)))
     for i in range(5):
-        direction = draw(i)
-        unit = jax.tree.map(lambda x: x / np.sqrt(sum(np.sum(np.square(y)) for y in jax.tree.leaves(direction))), direction)
+        direction = np.asarray(draw(i)["w"])
+        unit = {"w": direction / np.linalg.norm(direction)}
         fine = np.linspace(0, 2 * found["radius"][i], 4001)
         expected = fine[np.argmax(np.asarray(loss(fine, unit)) >= 0.05)]
         assert found["radius"][i] == pytest.approx(expected, rel=2e-3)
 
 
 def test_a_shell_of_nan_ends_the_radius_and_is_said():
-    shell = along(lambda x: jnp.where((x > 1.7) & (x < 2.9), jnp.nan, x**2), 25.0, distances=maps.geometric(0.1, 9, 1.4))
+    shell = along(
+        lambda x: jnp.where((x > 1.7) & (x < 2.9), jnp.nan, x**2), 25.0, distances=maps.geometric(0.1, 9, 1.4)
+    )
     assert shell["status"] == Reached.NOT_FINITE
     assert shell["radius"] == pytest.approx(1.7, rel=1e-3)
     assert shell["last"] == pytest.approx(5.0, rel=1e-3)
@@ -150,7 +152,7 @@ def test_relative_rise_and_fall_of_a_metric():
     thresholds = jnp.linspace(0.02, 2, 100)
 
     def loss(params, batch):  # an example is right until its threshold is passed
-        return jnp.zeros(100), {"accuracy": params[0] < batch}
+        return 0 * batch, {"accuracy": params[0] < batch}
 
     found = Radius(jnp.zeros(1), ls.Objective(loss, thresholds, has_aux=True), jnp.ones((1, 1)), rise=Fall(0.245))
     values = sweep(found, 1)
@@ -163,7 +165,10 @@ def test_norm_of_the_parameters_sets_the_default_distances():
     assert far["radius"] == pytest.approx(3.0, rel=1e-3)
 
 
-PARAMS = {"dense": {"kernel": jnp.full((6, 4), 0.5), "bias": jnp.full(4, 0.3)}, "head": {"kernel": jnp.full((4, 3), 2.0)}}
+PARAMS = {
+    "dense": {"kernel": jnp.full((6, 4), 0.5), "bias": jnp.full(4, 0.3)},
+    "head": {"kernel": jnp.full((4, 3), 2.0)},
+}
 
 
 def test_draws_are_independent_of_each_other_and_normal():
@@ -177,7 +182,9 @@ def test_draws_are_independent_of_each_other_and_normal():
 
 @pytest.mark.parametrize("kind", ["filter", "layer"])
 def test_draws_are_normalised_as_directions_are(kind):
-    draw = subspace.Draws(jax.random.key(3), PARAMS, normalization=kind, filter_axis="flax" if kind == "filter" else None)
+    draw = subspace.Draws(
+        jax.random.key(3), PARAMS, normalization=kind, filter_axis="flax" if kind == "filter" else None
+    )
     direction = draw(11)
     axis = 0 if kind == "filter" else None
     for layer in ("dense", "head"):
@@ -202,7 +209,7 @@ def test_quantile_interval_is_that_of_the_binomial_distribution():
     assert value == 20.0
     assert below.cdf(low - 1) <= 0.05 < below.cdf(low)
     assert below.sf(high - 1) <= 0.05 < below.sf(high - 2)
-    assert analysis.quantile_interval([3.0, 4.0], 0.1) == (3.0, -np.inf, np.inf)
+    assert analysis.quantile_interval([3.0, 4.0], 0.1) == (3.0, -np.inf, 4.0)
 
 
 def test_quantile_interval_covers():
@@ -214,7 +221,7 @@ def test_quantile_interval_covers():
 
 
 def one_outlier(dim, share, large=50.0, small=0.7):
-    """A spectrum with one large eigenvalue, and the quantile of the radius: u'Hu = b + (a - b) Beta(1/2, (n - 1) / 2)."""
+    """One large eigenvalue, and the quantile of the radius: u'Hu = b + (a - b) Beta(1/2, (n - 1) / 2)."""
     beta = stats.beta(0.5, (dim - 1) / 2).ppf(share)
     spectrum = np.concatenate([[large], np.full(dim - 1, small)])
     return spectrum, np.sqrt(2 * RISE / (small + (large - small) * beta))
@@ -273,19 +280,19 @@ def test_units_and_restriction_by_name():
 def test_filter_normalised_directions_reach_one_filter_norm():
     params = {"kernel": jnp.full((30, 20), 0.5)}
     objective = ls.Objective(lambda p, _: jnp.sum((p["kernel"] - 0.5) ** 2))
-    found = ls.radius(
-        jax.random.key(0), objective, params, rise=0.25 * 600, normalization="filter", filter_axis="flax"
-    )
+    found = ls.radius(jax.random.key(0), objective, params, rise=0.25 * 600, normalization="filter", filter_axis="flax")
     assert found.in_units("filters")[0] == pytest.approx(1.0, rel=1e-3)
 
 
 def test_what_was_met_is_said():
-    back = ls.Objective(lambda p, _: jnp.where(jnp.abs(p[0]) < 2.0, 1.0, 0.1) * p[0] ** 2)
+    back = ls.Objective(lambda p, _: jnp.where(jnp.abs(p[0]) < 2.0, 1.0, 0.01) * p[0] ** 2)
     found = ls.radius(jax.random.key(0), back, jnp.zeros(1), rise=0.5, width=0.9)
     assert found.value == pytest.approx(np.sqrt(0.5), rel=1e-3)
     assert any("comes back" in note for note in found.notes)
     slope = ls.Objective(lambda p, _: p[0] + p[0] ** 2)
-    assert any("falls before it rises" in note for note in ls.radius(jax.random.key(0), slope, jnp.zeros(1), rise=0.5).notes)
+    assert any(
+        "falls before it rises" in note for note in ls.radius(jax.random.key(0), slope, jnp.zeros(1), rise=0.5).notes
+    )
     shell = ls.Objective(lambda p, _: jnp.where(jnp.linalg.norm(p) > 0.25, jnp.nan, 0.0) + jnp.sum(p**2))
     found = ls.radius(jax.random.key(0), shell, jnp.zeros(9), rise=0.5)
     assert found.value == pytest.approx(0.25, rel=1e-3)

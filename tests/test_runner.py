@@ -2,6 +2,7 @@
 
 import ast
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,6 +93,22 @@ def test_starting_over_forgets_the_findings_too(tmp_path):
 def test_a_figure_that_fails_loses_no_findings(tmp_path):
     with pytest.raises(ZeroDivisionError):
         execute(tmp_path, plot=lambda result: 1 / 0)
+    assert found_in(tmp_path) == ["4.375"]
+
+
+def test_a_page_stands_beside_the_findings_unless_it_is_not_wanted(tmp_path, capsys):
+    pytest.importorskip("plotly", reason="pages need the extra `view`")
+    assert execute(tmp_path / "with") == 0
+    assert '"label": "loss"' in (tmp_path / "with" / "index.html").read_text(encoding="utf-8")
+    assert execute(tmp_path / "without", page=False) == 0
+    assert not (tmp_path / "without" / "index.html").exists()
+    assert found_in(tmp_path / "without") == ["4.375"]
+
+
+def test_without_plotly_there_is_no_page_and_no_harm(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
+    assert execute(tmp_path) == 0
+    assert "no page: a page needs plotly" in "".join(capsys.readouterr())
     assert found_in(tmp_path) == ["4.375"]
 
 

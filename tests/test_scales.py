@@ -212,6 +212,68 @@ def test_basins_and_families_of_any_size():
         assert minima.student_family(scale * np.diag([1.0, 1.0, 2.0])) == (1, 2)
 
 
+UNITS = [1e-12, 1e-6, 1.0, 1e6, 1e12]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_minima_are_told_apart_in_any_unit_of_their_parameters(unit):
+    points = np.array([[3.0, -2.0], [3.0, -2.0 + 1e-7], [3.0, 2.0], [-0.5, 0.25], [3.0 + 1e-7, -2.0]])
+    found = minima.distinct(jnp.asarray(unit * points), np.full(5, 0.25))
+    assert found.labels.tolist() == [0, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_units_of_a_net_with_symmetries(unit):
+    shuffled = [{"kernel": NET[0]["kernel"][:, ::-1], "bias": NET[0]["bias"][::-1]}, {**NET[1]}]
+    shuffled[1]["kernel"] = NET[1]["kernel"][::-1]
+    trees = [jax.tree.map(lambda x: unit * np.asarray(x, np.float64), net) for net in (NET, shuffled, SWAPPED)]
+    stacked = jax.tree.map(lambda *x: np.stack(x), *trees)
+    found = minima.distinct(stacked, np.full(3, 0.5), symmetry=minima.HiddenUnits())
+    assert found.labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_losses_of_any_unit_join_one_minimum(unit):
+    """The losses differ by what is left of numbers of that unit after rounding."""
+    points = np.array([[3.0, -2.0], [3.0, -2.0], [1.0, 2.0]])
+    found = minima.distinct(points, unit * np.array([1e-16, 3e-12, 7.0]))
+    assert found.labels.tolist() == [0, 0, 1]
+
+
+def test_what_is_left_of_a_minimum_at_zero_is_one_and_said_to_be():
+    points = 1e-9 * np.array([[3.0, -2.0], [0.5, 1.5], [-2.5, 0.75]])
+    with pytest.warns(UserWarning, match=r"within 3.61e-09 of 0, and no two agree.*multiply them up"):
+        found = minima.distinct(points, np.array([2e-18, 3e-18, 5e-18]))
+    assert found.labels.tolist() == [0, 0, 0]
+
+
+def _two_wells(p, unit):
+    """Minima at 1 with loss 0 and near -1 with loss 2 tilt, written out so that it is rounded."""
+    x = p["x"]
+    return unit[0] * (x**4 - 2 * x**2 + 1 + 0.125 * (1 - x))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_only_the_global_minimum_is_global_in_any_unit_of_the_loss(unit):
+    with jax.enable_x64(True):
+        objective = Objective(_two_wells, jnp.full(1, unit))
+        slope = [4.0, 0.0, -4.0, -0.125]
+        kinds = []
+        for x in np.sort(np.roots(slope)):
+            lowest = unit * np.polyval([1.0, 0.0, -2.0, -0.125, 1.125], np.max(np.roots(slope)))
+            kinds.append(minima.classify(objective, {"x": jnp.asarray(x)}, global_loss=float(lowest)).kind)
+    assert kinds == ["local", "maximum", "global"]
+
+
+@pytest.mark.parametrize("unit", [1e6, 1e12])
+def test_the_rounding_of_a_large_loss_does_not_hide_the_global_minimum(unit):
+    with jax.enable_x64(True):
+        objective = Objective(lambda p, u: u[0] * (p["x"] ** 4 / 3 - 6 * p["x"] ** 2 + 27), jnp.full(1, unit))
+        at = {"x": jnp.asarray(3.0 + 1e-9)}  # (x^2 - 9)^2 / 3 written out
+        assert abs(float(objective(at))) < unit * 1e-13
+        assert minima.classify(objective, at, global_loss=-unit * 2e-14).kind == "global"
+
+
 # ------------------------------------------------------------------------------------------------- half precision
 
 

@@ -89,6 +89,27 @@ def test_centre_equals_the_trained_loss_to_the_bit(result):
             assert landscape[f"{name}_loss"][centre] == np.float32(loss)
 
 
+def test_random_planes_of_a_model_reach_to_where_the_loss_has_risen(result):
+    """The rise at the border is that of the rule, which the figure says; planes along a path go by the path."""
+    for kind in ("filter", "layer", "none"):
+        landscape = result[kind]
+        ends = np.abs([axis.values[[0, -1]] for axis in landscape.grid.axes])
+        assert np.all(ends == ends[0, 0])
+        loss, said = landscape["train_loss"], landscape.meta["surface"]["extent"]
+        assert said.startswith(f"drawn to {ends[0, 0]:g}, where the training loss has ")
+        level = float(said.split(" to ")[-1].split(",")[0])
+        border = np.concatenate([loss[0], loss[-1], loss[:, 0], loss[:, -1]])
+        assert np.median(border) == pytest.approx(level, rel=0.8)  # the border is a square, and not a circle
+    assert "extent" not in result["pca"].meta["surface"]
+
+
+def test_an_extent_that_is_given_is_taken(lab):
+    config = dataclasses.replace(SMALL, directions=("none",), metrics=(), extent=0.25)
+    landscape = surface.run(config, lab)["none"]
+    assert landscape.grid.axes[0].values[-1] == 0.25
+    assert "extent" not in landscape.meta["surface"]
+
+
 def test_the_trained_loss_is_that_of_the_parameters(result, lab):
     run = trained(SMALL, lab, lab.problem, 0)
     for name, objective in lab.problem.objectives.items():

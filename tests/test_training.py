@@ -9,6 +9,7 @@ import optax
 import pytest
 import scipy.stats
 
+import landscape as ls
 from landscape import Objective, Outcome, Run, train, train_many
 from landscape.training import _descent
 
@@ -673,3 +674,21 @@ def test_tracked_outputs_of_one_name_are_refused_and_optimizers_with_state_told_
         optimizer = optax.GradientTransformation(lambda params: (), Rate(rate))
         run = train(Objective(lambda p, _: jnp.sum(p**2)), optimizer, jnp.full(2, 3.0), num_steps=1)
         np.testing.assert_allclose(run.params, [3 - 6 * rate] * 2)
+
+
+@pytest.mark.parametrize("call", ["train", "train_many", "polish", "BasinMap"])
+def test_a_loss_without_a_gradient_is_refused_with_what_helps(call):
+    def until(p, _):
+        return jax.lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, 0.5 * c[1]), (0, jnp.sum(p**2)))[1]
+
+    objective, sgd, start = Objective(until), optax.sgd(0.125), jnp.array([0.5, -0.25])
+    assert float(objective(start)) == pytest.approx(0.3125 / 8)
+    calls = {
+        "train": lambda: train(objective, sgd, start, num_steps=2),
+        "train_many": lambda: train_many(objective, sgd, start[None], num_steps=2, progress=False),
+        "polish": lambda: ls.minima.polish(objective, start),
+        "BasinMap": lambda: ls.sweep(ls.BasinMap(None, objective, sgd, 2), ls.Grid.square(1.0, 3), progress=False),
+    }
+    words = r"needs its gradient, and JAX has none: Reverse-mode.*What helps: .*jax.lax.scan"
+    with pytest.raises(ValueError, match=words):
+        calls[call]()

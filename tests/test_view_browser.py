@@ -523,7 +523,7 @@ def test_nothing_is_wider_than_the_screen(opened, stored, width, height):
     page.locator(".plot > svg").first.focus()
     page.keyboard.press("ArrowRight")
     assert np.float64(said(page, "coord-0")) == X[16]
-    size = page.evaluate("parseFloat(getComputedStyle(document.body).fontSize)")
+    size = page.evaluate("parseFloat(getComputedStyle(document.querySelector('#page')).fontSize)")
     assert size >= (15 if width < 2000 else 22)
 
 

@@ -283,3 +283,51 @@ def test_the_commonest_wrong_values_are_refused_in_our_own_words(tmp_path, monke
 def test_all_wrong_values_are_refused_in_our_own_words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(tally(tmp_path, WRONG)[1]) <= ALLOWED
+
+
+# ------------------------------------------------------------------------------------------------- global arrays
+
+
+class _Global(np.ndarray):
+    """An array of which another process of `jax.distributed` holds some."""
+
+    is_fully_addressable, is_fully_replicated = False, False
+
+
+def _of_all_processes(params, objective):
+    """Calls of each kind of entry, by name."""
+    key, stack = jax.random.key(3), {"w": np.stack([params["w"], 2 * params["w"]]).view(_Global)}
+    sgd, here = optax.sgd(0.125), {"w": np.array([0.5, -2.0], np.float32)}
+    other = ls.Objective(objective.loss_fn, {"x": np.ones((4, 2), np.float32).view(_Global)})
+    return {
+        "train": lambda: ls.train(objective, sgd, params, num_steps=2),
+        "train on data": lambda: ls.train(other, sgd, here, num_steps=2),
+        "train_many": lambda: ls.train_many(objective, sgd, stack, num_steps=2),
+        "hvp": lambda: ls.curvature.hvp(objective, params, params),
+        "eigenpairs": lambda: ls.curvature.eigenpairs(key, objective, params, 1),
+        "eigenpairs on data": lambda: ls.curvature.eigenpairs(key, other, here, 1),
+        "trace": lambda: ls.curvature.trace(key, objective, params, num_products=6),
+        "spectral_density": lambda: ls.curvature.spectral_density(key, objective, params),
+        "sharpness": lambda: ls.curvature.sharpness(key, objective, params),
+        "polish": lambda: ls.minima.polish(objective, params),
+        "classify": lambda: ls.minima.classify(objective, params),
+        "distinct": lambda: ls.minima.distinct(stack, np.array([0.5, 2.0])),
+        "random_directions": lambda: ls.subspace.random_directions(key, params),
+        "filter_normalize": lambda: ls.subspace.filter_normalize(stack, params),
+        "orthonormalize": lambda: ls.subspace.orthonormalize(stack),
+        "pca_directions": lambda: ls.subspace.pca_directions(stack, 1),
+        "line": lambda: ls.subspace.line(params, here),
+        "fit_bezier": lambda: ls.paths.fit_bezier(key, objective, params, here, num_steps=2),
+    }
+
+
+_NAMES = list(_of_all_processes({"w": np.ones(2, np.float32)}, ls.Objective(lambda p, _: jnp.sum(p["w"] ** 2))))
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_arrays_that_other_processes_hold_some_of_are_refused_everywhere(name):
+    params = {"w": np.array([0.5, -2.0], np.float32).view(_Global)}
+    objective = ls.Objective(lambda p, d: jnp.sum(p["w"] ** 2) * (1.0 if d is None else jnp.mean(d["x"])))
+    call = _of_all_processes(params, objective)[name]
+    with pytest.raises(ValueError, match=r"float32\[.*\] is a global array: other processes.*process_allgather"):
+        call()

@@ -19,10 +19,10 @@ from docstrings import plain_types
 NOT_LISTED = {"__init__", "__main__"}
 FIGURES = {"surface": ["summary"]}  # where a figure has another name than its experiment
 GROUPS = {
-    "Describe": ("objective", "grid", "subspace", "losses", "problems", "bridges"),
-    "Evaluate": ("engine", "maps", "training", "store", "adaptive", "affine"),
-    "Measure": ("curvature", "minima", "paths", "analysis"),
-    "Show": ("plotting", "export", "cli"),
+    "Describe": ("objective", "grid", "point", "subspace", "losses", "problems", "bridges"),
+    "Evaluate": ("engine", "maps", "training", "recording", "store", "adaptive", "affine"),
+    "Measure": ("curvature", "minima", "paths", "reach", "reporting", "analysis"),
+    "Show": ("plotting", "view", "export", "cli"),
 }
 
 

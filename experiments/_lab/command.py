@@ -220,17 +220,15 @@ def _draw(result: Mapping[str, Any], out: Path, plot: Any) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.animation import Animation, PillowWriter
+    from matplotlib.animation import Animation
 
     from landscape import plotting
-    from landscape.plotting import whole_files
 
     with plotting.style("paper"):
         meta = {"Experiment": out.name, **_flat_provenance(result)}
         for name, figure in plot(result).items():
             if isinstance(figure, Animation):
-                with whole_files([out / f"{name}.gif"]) as (path,):
-                    figure.save(path, writer=PillowWriter(fps=12), dpi=100)
+                plotting.save_animation(figure, out / name, formats=["gif"], fps=12)
             else:
                 plotting.save_figure(figure, out / name, meta)
         pyplot.close("all")

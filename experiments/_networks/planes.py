@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _lab import Lab, say
+from _lab import Lab, UsageError, say
 from _lab.optimizers import adam
 
 import landscape as ls
@@ -22,7 +22,7 @@ class Settings:
     """How the networks are trained through which a plane goes, and how far it reaches."""
 
     resolution: int = 101
-    extent: float = 1.0
+    extent: float | Literal["auto"] | None = 1.0
     layout: Literal["flax", "haiku", "torch", "equinox"] = "flax"
     steps: int = 200
     learning_rate: float = 3e-3
@@ -117,17 +117,30 @@ def plane_of(
     elif kind == "layer":
         directions = ls.subspace.layer_normalize(directions, params)
     labels = [f"direction {i} ({kind} normalised)" if kind != "none" else f"direction {i}" for i in (1, 2)]
-    return ls.Subspace(params, directions), _square(config, labels), {}
+    return _about_the_middle(kind, ls.Subspace(params, directions), config, lab, problem, labels)
 
 
-def _square(config: Settings, labels: list[str]) -> ls.Grid:
-    """A grid of the asked extent about the trained parameters."""
-    return ls.Grid(
-        tuple(
-            ls.Axis.linspace(name, -config.extent, config.extent, config.resolution, label)
-            for name, label in zip(("alpha", "beta"), labels)
-        )
-    )
+def _about_the_middle(
+    kind: str, plane: ls.Subspace, config: Settings, lab: Lab, problem: ls.Problem, labels: list[str]
+) -> tuple[Any, Any, Any]:
+    """A plane with a grid of the asked extent about the trained parameters, and why it reaches so far."""
+    extent, why = config.extent or ("auto" if lab.problem is not None else 1.0), ""
+    if extent == "auto":
+        extent, why = (1.0, "") if lab.planning else _auto_extent(kind, plane, problem)
+    axes = zip(("alpha", "beta"), labels)
+    grid = ls.Grid(tuple(ls.Axis.linspace(name, -extent, extent, config.resolution, label) for name, label in axes))
+    return plane, grid, {"extent": why} if why else {}
+
+
+def _auto_extent(kind: str, plane: ls.Subspace, problem: ls.Problem) -> tuple[float, str]:
+    """The extent, and the rule as the figure says it."""
+    try:
+        found = ls.auto_extent(problem.objectives["train"], plane)
+    except ValueError as error:
+        raise UsageError(f"--extent auto: {error} (--extent 1, say)") from error
+    why = f"drawn to {found.value:g}, where the training loss {found.why}, in the median direction"
+    say(f"{kind}: {why}")
+    return found.value, why
 
 
 def _hessian_plane(config: Settings, lab: Lab, problem: ls.Problem, trained: ls.Run) -> tuple[Any, Any, Any]:
@@ -136,13 +149,15 @@ def _hessian_plane(config: Settings, lab: Lab, problem: ls.Problem, trained: ls.
     if lab.planning:
         drawn = ls.subspace.random_directions(key, trained.params)
         stand_in = ls.subspace.orthonormalize(drawn, like=trained.params)
-        return ls.Subspace(trained.params, stand_in), _square(config, ["eigenvector 1", "eigenvector 2"]), {}
+        plane = ls.Subspace(trained.params, stand_in)
+        return _about_the_middle("hessian", plane, config, lab, problem, ["eigenvector 1", "eigenvector 2"])
     say("two largest eigenvalues of the Hessian of the training loss")
     pairs = ls.curvature.eigenpairs(key, problem.objectives["train"], trained.params, 2)
     values, residuals = np.asarray(pairs.values), np.asarray(pairs.residuals)
     labels = [f"eigenvector {i}, eigenvalue {value:.4g}" for i, value in enumerate(values, 1)]
     plane = ls.Subspace(trained.params, ls.subspace.orthonormalize(pairs.vectors, like=trained.params))
-    return plane, _square(config, labels), {"eigenvalues": values, "residuals": residuals}
+    plane, grid, about = _about_the_middle("hessian", plane, config, lab, problem, labels)
+    return plane, grid, about | {"eigenvalues": values, "residuals": residuals}
 
 
 def _pca_plane(config: Settings, trained: ls.Run) -> tuple[Any, Any, Any]:

@@ -61,6 +61,8 @@ from landscape.analysis._losses import (
     minimum_offset,
 )
 from landscape.analysis._merge import MergeTree, merge_tree, merge_tree_of_graph
+from landscape.analysis._report import report_of as report_of
+from landscape.analysis._report import report_table, report_text
 
 __all__ = [
     "generalization_gap",
@@ -99,4 +101,6 @@ __all__ = [
     "merge_tree",
     "merge_tree_of_graph",
     "MergeTree",
+    "report_table",
+    "report_text",
 ]

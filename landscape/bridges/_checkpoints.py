@@ -156,7 +156,7 @@ def _read_shards(place: Path) -> dict[str, Any]:
 
 def _read_npz(place: Path) -> dict[str, Any]:
     try:
-        with np.load(place, allow_pickle=False) as file:
+        with place.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
         if isinstance(error, ValueError) and "allow_pickle" in str(error):

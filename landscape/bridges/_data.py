@@ -1,6 +1,6 @@
 """Data as people have them (arrays, tensors, loaders) as one pytree of arrays whose first axis counts the examples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -106,8 +106,8 @@ def _on_host(tree: Any, what: str, as_numpy: Callable[[Any], np.ndarray]) -> Any
     return arrays
 
 
-def spread(tree: Any, most: int) -> Any:
-    """A few examples from all over the data, the first among them."""
+def spread(tree: Any, most: int, also: Sequence[int] = ()) -> Any:
+    """A few examples from all over the data, the first among them, and some more."""
     count = len(jax.tree.leaves(tree)[0])
-    chosen = np.unique(np.linspace(0, count - 1, min(most, count)).astype(int))
+    chosen = np.unique([*np.linspace(0, count - 1, min(most, count)).astype(int), *also])
     return jax.tree.map(lambda leaf: leaf[chosen], tree)

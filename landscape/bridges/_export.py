@@ -17,7 +17,7 @@ KEPT = (  # operators that are computed as they are and not taken apart
     "rnn_relu.input",
 )  # fmt: skip
 DROPPED = {"device", "layout", "pin_memory", "memory_format", "generator", "non_blocking", "sorter"}
-RANDOM = ("rand", "randn", "randint", "randperm", "bernoulli", "native_dropout", "normal", "multinomial", "uniform")
+RANDOM = ("rand", "bernoulli", "native_dropout", "normal", "multinomial", "uniform", "exponential")
 
 
 class UnsupportedOperator(NotImplementedError):
@@ -57,7 +57,7 @@ def _in_silence() -> Generator[None]:
 def _untraceable(error: Exception) -> str:
     said = str(error).strip().split("\n\n")[0][:600]
     return (
-        f"torch.export cannot trace the module: {type(error).__name__}: {said}\n"
+        f"torch.export cannot trace the module: {type(error).__name__}: {said} "
         "A forward pass whose course depends on values (if x.sum() > 0, .item(), .nonzero()) has no fixed graph: write "
         "it with torch.where, or move it out of the module and give its result in the data"
     )
@@ -183,7 +183,7 @@ def _module_path(node: Any) -> str:
 def _unsupported(found: list[tuple[str, str]]) -> str:
     listed = "; ".join(f"{name} in {where}" for name, where in found[:8])
     more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-    if any(name.split(".")[1 if name.startswith("aten.") else 0] in RANDOM for name, _ in found):
+    if any(name.removeprefix("aten.").startswith(RANDOM) for name, _ in found):
         advice = "random numbers must be the same at all points of a picture: draw them once and put them into the data"
     else:
         advice = (

@@ -19,6 +19,7 @@ from landscape import _tree
 from landscape.bridges import _aten, _data
 from landscape.bridges._parameters import Parameters
 from landscape.bridges._problem import LOG, Bridged, largest_difference
+from landscape.bridges._tokens import extremes, label_counts
 from landscape.checks import check_count
 from landscape.moving import chosen, listed
 from landscape.objective import Objective
@@ -69,7 +70,9 @@ def problem(
             a dict of booleans by name or a function `(name, parameter) -> bool`, such as
             `lambda name, p: p.requires_grad`. All by default. The others are part of `Objective.state`.
         batch_size: examples per pass, as in `Objective`.
-        weight_fn: weights of examples, as in `Objective`: `weight_fn(batch) -> (n,)` in JAX.
+        weight_fn: weights of examples, as in `Objective`: `weight_fn(batch) -> (n,)` in JAX, such as class weights or
+            numbers of tokens. Where the labels of an example are several and the loss of a batch is found to be a mean
+            over all that are not -100, their number is taken.
         batch_statistics: normalise each batch of this size by its own statistics in batch norm. The batches are then
             the examples: the mean is over whole batches, and `batch_size` counts batches.
         tolerance: the largest difference from PyTorch's own outputs and losses, as a share of the largest of them or of
@@ -94,24 +97,24 @@ def problem(
     tensors = _module.Tensors(module)
     names = chosen(list(tensors.parameters), trainable, tensors.parameters.get)
     wrapped = _module.Wrapped(module, loss, jax.tree.structure(data["train"]))
-    few = _data.spread(data["train"], EXAMPLES)
+    few = _data.spread(data["train"], EXAMPLES, also=extremes(data["train"]))
     with _module.evaluating(module):
         together, alone = _module.measured(wrapped, few)
         first = jax.tree.map(lambda leaf: leaf[:1], few)
         graph = _export.export(wrapped, _module.to_tensors(first, module), tensors.names)
     params, state = tensors.moving(names), tensors.staying(names, graph.weights)
     tolerance = _tolerance(module) if tolerance is None else tolerance
-    _check_mean(together, alone[0], few, weight_fn, tolerance)
+    weight_fn = _weights(together, alone[0], few, weight_fn, tolerance)
     difference = _compared(PerExample(graph), (params, few, state), alone, tolerance)
     options: dict[str, Any] = {"batch_size": batch_size, "state": state} | (
         {} if weight_fn is None else {"weight_fn": weight_fn}
     )
     loss_fn: Any = PerExample(graph)
+    by_batch = ByBatch(wrapped, {inner: name for inner, name in tensors.names.items() if name in graph.weights})
     if _module.keeps_statistics(module):
-        by_batch = ByBatch(wrapped, tensors.names)
         options["update_state"] = by_batch.statistics
     if batch_statistics is not None:
-        data, loss_fn = _batched(data, batch_statistics, module), ByBatch(wrapped, tensors.names).losses
+        data, loss_fn = _batched(data, batch_statistics, module), by_batch.losses
         options.pop("update_state", None)
     objectives = {part: Objective(loss_fn, _module.as_jax(arrays, part), **options) for part, arrays in data.items()}
     LOG.info("%s: outputs and losses differ from PyTorch's by at most %.1e", type(module).__name__, difference)
@@ -147,21 +150,34 @@ def _tolerance(module: torch.nn.Module) -> float:
     return max(TOLERANCES.get(parameter.dtype, 1e-4) for parameter in module.parameters())
 
 
-def _check_mean(together: Any, alone: Any, few: Any, weight_fn: Any, tolerance: float) -> None:
-    """Raise unless the loss of a batch is the mean of those of its examples, which `batch_size` relies on."""
-    if together.ndim and len(together) == len(alone):
-        expected = alone
-    else:
-        weights = None if weight_fn is None else np.asarray(weight_fn(_module.as_jax(few, "train")), np.float64)
-        expected = np.average(alone, weights=weights).reshape(together.shape)
-    off = largest_difference(expected, together)
-    if off <= tolerance:
-        return
+def _weights(together: Any, alone: Any, few: Any, weight_fn: Any, tolerance: float) -> Any:
+    """By what the loss of a batch is the mean of those of its examples, which `batch_size` relies on.
+
+    A mean over tokens weights each example by the number of its labels, which the data tell.
+
+    Raises:
+        ValueError: the loss is no such mean.
+    """
+
+    def expected(fn: Any) -> Any:
+        if together.ndim and len(together) == len(alone):
+            return alone
+        weights = None if fn is None else np.asarray(fn(_module.as_jax(few, "train")), np.float64)
+        return np.average(alone, weights=weights).reshape(together.shape)
+
+    for fn in [weight_fn] if weight_fn is not None else [None, *label_counts(few)]:
+        if largest_difference(expected(fn), together) <= tolerance:
+            return fn
+    if np.all(np.isfinite(together)) and not np.all(np.isfinite(alone)):
+        raise ValueError(
+            "some examples have no finite loss alone, as one without any label that counts: leave them away"
+        )
     if largest_difference(np.sum(alone).reshape(together.shape), together) <= tolerance:
         raise ValueError("the loss of a batch is the sum over its examples: take its mean (reduction='mean')")
+    mean = float(np.mean(expected(weight_fn)))
     raise ValueError(
         f"the loss of a batch of {len(alone)} examples is {float(np.mean(together)):.6g}, but the mean of the losses "
-        f"of these examples, each alone, is {float(np.mean(expected)):.6g}: it depends on what else is in the batch. "
+        f"of these examples, each alone, is {mean:.6g}: it depends on what else is in the batch. "
         "Where it is a mean over tokens or classes, give the weight of each example by weight_fn=; a module must not "
         "take a batch of one otherwise (squeeze() without an axis); a contrastive loss has no examples"
     )

@@ -13,7 +13,16 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
-from landscape.objective import Objective, batches_in, check_means, check_objective, filled, set_aside, shared
+from landscape.objective import (
+    Objective,
+    batches_in,
+    check_means,
+    check_objective,
+    differentiated,
+    filled,
+    set_aside,
+    shared,
+)
 from landscape.point import matmul_precision
 
 MAX_DENSE = 4096  # parameters; the matrix then takes 128 MiB in float64
@@ -72,9 +81,12 @@ class GaussNewton:
         def curve(outputs: PyTree, batch: PyTree) -> Linear:
             # refuses losses (n, c), whose mean would be c times too small
             loss = Objective(self.output_loss, batch, weight_fn=self.weight_fn)
-            return jax.linearize(jax.grad(lambda z: loss(z)), outputs)[1]
+            return differentiated(
+                lambda: jax.linearize(jax.grad(lambda z: loss(z)), outputs)[1], lambda: loss(outputs),
+                "a GaussNewton needs second derivatives of output_loss", _BOTH_WAYS,
+            )  # fmt: skip
 
-        return _sandwich(self.predict, curve, self.objective, params)
+        return _sandwich("GaussNewton", self.predict, curve, self.objective, params)
 
 
 @dataclass(frozen=True)
@@ -127,7 +139,7 @@ class Fisher:
 
         data = _data_only(self.data, self.batch_size, self.weight_fn)
         averaged = partial(_over_examples, data)
-        return _sandwich(self.predict, curve, data, params)
+        return _sandwich("Fisher", self.predict, curve, data, params)
 
 
 def _output_fisher(family: Family, outputs: Array, u: Array) -> Array:
@@ -166,7 +178,7 @@ class EmpiricalFisher:
         def curve(outputs: Array, batch: PyTree) -> Linear:
             return lambda u: _over_examples(self.objective, u, batch)
 
-        return _sandwich(losses, curve, self.objective, params)
+        return _sandwich("EmpiricalFisher", losses, curve, self.objective, params)
 
 
 @jax.tree_util.register_dataclass
@@ -199,14 +211,29 @@ def _over_examples(data: Objective, u: Array, batch: PyTree) -> Array:
     return shared((weights / jnp.sum(weights)).reshape(-1, *(1,) * (u.ndim - 1)), u)
 
 
-def _sandwich(outputs_fn: Callable[..., PyTree], curve: Callable[..., Linear], data: Objective, at: PyTree) -> Linear:
+_BOTH_WAYS = (
+    "give loops a length that is known beforehand (jax.lax.scan or fori_loop in place of while_loop), and functions of "
+    "your own a jax.custom_jvp, which JAX differentiates in both directions, in place of a jax.custom_vjp"
+)
+
+
+def _sandwich(
+    name: str, outputs_fn: Callable[..., PyTree], curve: Callable[..., Linear], data: Objective, at: PyTree
+) -> Linear:
     """`J' C J` with the Jacobian of `outputs_fn` and `C = curve(outputs, batch)`, averaged over the batches."""
 
     def of_batch(batch: PyTree) -> Linear:
-        outputs, push = jax.linearize(lambda p: outputs_fn(p, batch), at)
+        def outputs_of(p: PyTree) -> PyTree:
+            return outputs_fn(p, batch)
+
+        def attempt(take: Callable[[], Any]) -> Any:
+            need = f"the products of {name} need derivatives of the outputs, forwards and backwards"
+            return differentiated(take, lambda: outputs_of(at), need, _BOTH_WAYS)
+
+        outputs, push = attempt(lambda: jax.linearize(outputs_of, at))
         pull = jax.linear_transpose(push, at)
         middle = curve(outputs, batch)
-        return lambda vector: pull(middle(push(vector)))[0]
+        return lambda vector: attempt(lambda: pull(middle(push(vector))))[0]
 
     return _averaged(of_batch, data, at)
 
@@ -214,7 +241,10 @@ def _sandwich(outputs_fn: Callable[..., PyTree], curve: Callable[..., Linear], d
 def _hessian_products(objective: Objective, params: PyTree) -> Linear:
     def of_batch(batch: PyTree) -> Linear:
         part = replace(objective, data=batch, batch_size=None)
-        return jax.linearize(jax.grad(lambda p: part(p)), params)[1]
+        return differentiated(
+            lambda: jax.linearize(jax.grad(lambda p: part(p)), params)[1], lambda: part(params),
+            "the Hessian needs second derivatives of the loss", _BOTH_WAYS,
+        )  # fmt: skip
 
     return _averaged(of_batch, objective, params)
 

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator
+from contextvars import ContextVar
 from typing import Any, Literal
 
 LOG_SECONDS = 30.0
@@ -63,9 +64,25 @@ class Progress:
             self._bar.close()
 
 
+_STOP: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
+
+
+@contextlib.contextmanager
+def stoppable(event: threading.Event) -> Generator[None]:
+    """Sweeps with a store in this context end with `Interrupted` after the tile under way, once the event is set."""
+    token = _STOP.set(event)
+    try:
+        yield
+    finally:
+        _STOP.reset(token)
+
+
 @contextlib.contextmanager
 def interruptible() -> Generator[threading.Event]:
     """An event that the first Ctrl-C sets; the second one interrupts at once. Only the main thread may listen."""
+    if (event := _STOP.get()) is not None:
+        yield event
+        return
     event = threading.Event()
     previous = signal.getsignal(signal.SIGINT)
     foreign = previous in (None, signal.SIG_IGN)  # set by C code, or a background job that is not to listen

@@ -247,6 +247,7 @@ def _prepare(fn: Any, grid: Grid) -> Prepared:
     _tree.check_takes(fn, "fn", "coords", advice="; the coordinates come as one array, x, y = coords")
     grid.check()
     _check_precision(grid)
+    _tree.check_whole(fn)
     check = getattr(fn, "check_grid", None)
     if check is not None:
         check(grid)
@@ -280,7 +281,7 @@ def _remote(point: Prepared, grid: Grid, executor: concurrent.futures.Executor) 
 def _usable_leaf(path: Any, leaf: Any) -> Any:
     """Functions among the leaves become part of the program; everything else must be a number or a whole array."""
     if isinstance(leaf, jax.Array) or not getattr(leaf, "is_fully_addressable", True):
-        return _whole_array(path, leaf)
+        return _whole_array(leaf)
     if _tree.is_function(leaf):
         return _tree.static_function(leaf)
     if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
@@ -291,16 +292,10 @@ def _usable_leaf(path: Any, leaf: Any) -> Any:
     return leaf
 
 
-def _whole_array(path: Any, leaf: Any) -> Any:
+def _whole_array(leaf: Any) -> Any:
     """An array on one device, from where the engine copies it to those that evaluate points."""
     if leaf.is_fully_replicated:
         return leaf.addressable_data(0) if len(leaf.sharding.device_set) > 1 else leaf
-    if not leaf.is_fully_addressable:
-        raise ValueError(
-            f"{_tree.key_name(path)} {_tree.describe(leaf)} is a global array: other processes of jax.distributed "
-            "hold some of it, and a sweep runs within each process. Gather it first, by "
-            "jax.experimental.multihost_utils.process_allgather(tree, tiled=True)"
-        )
     # as a sharding: put on a plain device, it would keep a type that says how it was sharded
     return jax.device_put(leaf, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
 

@@ -118,7 +118,7 @@ class Radius:
     >>> bowl = Objective(lambda p, _: 0.5 * jnp.sum(p**2))
     >>> origin = jnp.zeros(40)
     >>> far = maps.Radius(origin, bowl, subspace.Draws(jax.random.key(1), origin), rise=0.02)
-    >>> radii = sweep(far, Grid.of(direction=range(3)), progress=False)["radius"]     # sqrt(2 * 0.02), whatever is drawn
+    >>> radii = sweep(far, Grid.of(direction=range(3)), progress=False)["radius"]     # sqrt(2 * 0.02) for all
     >>> bool(abs(radii - 0.2).max() < 1e-3)
     True
 
@@ -128,15 +128,15 @@ class Radius:
     - `crossings`: how many times the loss changes sides along the measured distances, and `last`, where it does so for
       the last time: a loss that comes back has more than one;
     - `fall`: by how much it falls below that of the origin before it has risen, 0 at a minimum;
-    - `base`, the loss at the origin (with `Fall`, the metric with its sign changed); `length`, the norm of the direction as drawn, so that `radius / length` is its coordinate;
-      `evaluations` of the loss.
+    - `base`, the loss at the origin (with `Fall`, the metric with its sign changed); `length`, the norm of the
+      direction as drawn, so that `radius / length` is its coordinate; `evaluations` of the loss.
 
     A point that is not finite is not known to be low: it counts as risen, with the status `NOT_FINITE` for NaN.
 
     Attributes:
         origin: the parameters.
         objective: the loss.
-        draw: number -> direction, such as `subspace.Draws`; or directions that are given, as a stack or a list of trees.
+        draw: number -> direction, such as `subspace.Draws`; or given directions, as a stack or a list of trees.
         rise: a number, by how much the loss rises; or a `Rise` or a `Fall`.
         distances: where the loss is measured first, growing; by default in factors of two from 2^-16 to 2^4 norms of
             the parameters (of 1, where they are 0).
@@ -344,7 +344,9 @@ def _check_precision(precision: Any) -> None:
     _tree.check_positive("precision", precision)
     least = 8 * float(jnp.finfo(coords_dtype()).eps)
     if not _tree.is_traced(precision) and not least <= precision < 1:
-        raise ValueError(f"precision must lie between {least:.1g}, of {np.dtype(coords_dtype())}, and 1, got {precision}")
+        raise ValueError(
+            f"precision must lie between {least:.1g}, of {np.dtype(coords_dtype())}, and 1, got {precision}"
+        )
 
 
 def _check_distances(distances: Any) -> None:
@@ -355,5 +357,3 @@ def _check_distances(distances: Any) -> None:
     values = reals("distances", distances, finite=True)
     if values.ndim != 1 or not values.size or not np.all(np.diff(values, prepend=0) > 0):
         raise ValueError(f"distances must be positive and growing, one row of them, got {distances!r}"[:200])
-
-

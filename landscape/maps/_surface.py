@@ -20,6 +20,7 @@ from landscape.objective import (
     check_means,
     check_named,
     check_objective,
+    differentiated,
     filled,
     joined,
     shared,
@@ -220,14 +221,8 @@ def check_track(track: Any) -> None:
 
 def _backward(objective: Objective, params: PyTree, output: str) -> PyTree:
     """The gradient for the parameters."""
-    try:
-        return objective.value_and_grad(params)[1]
-    except (TypeError, ValueError, NotImplementedError) as error:
-        raise ValueError(
-            f"the output {output!r} needs the gradient of the loss, and JAX has none: {str(error).splitlines()[0]} "
-            "Give loops a length that is known beforehand, give functions of your own a jax.custom_vjp, or leave the "
-            "output away"
-        ) from error
+    need = f"the output {output!r} needs the gradient of the loss"
+    return differentiated(lambda: objective.value_and_grad(params)[1], lambda: objective(params), need)
 
 
 def point_like(grid: Grid) -> jax.ShapeDtypeStruct:

@@ -147,7 +147,9 @@ def classify(
         params: the point, in float64 for an index that means something.
         global_loss: the loss of the global minimum, if known.
         loss_tol: a loss up to `global_loss + loss_tol` is global, wherever the gradient stands; by default the
-            square root of the precision, relative to `max(1, |global_loss|)`.
+            square root of the precision, relative to `max(1, |global_loss|)`. For losses in small units the 1 is
+            `|H| max(1, |params|^2)` where that is less, and for large ones it is at least the rounding of
+            `|H| |params|^2`.
         stall: share of the loss that a plateau may lose at most.
         num_eigenvalues: smallest eigenvalues to compute beyond 1,000 parameters.
         key: random key of the direction in which eigenvalues are tried, and of Lanczos.
@@ -170,7 +172,11 @@ def classify(
     else:
         evidence = _evidence.sparse(key, objective, params, min(num_eigenvalues, _tree.size(params)))
     found = _unlabelled({name: np.asarray(value, np.float64) for name, value in evidence.items()}, _tree.size(params))
-    reach = -np.inf if global_loss is None else global_loss + _loss_slack(loss_tol, global_loss, params)
+    reach = (
+        -np.inf
+        if global_loss is None
+        else global_loss + _loss_slack(loss_tol, global_loss, params, float(evidence["size"]))
+    )
     return _with(found, kind=_kind(found, objective, params, reach, stall))
 
 
@@ -190,8 +196,13 @@ def _precision(params: PyTree) -> float:
     return float(jnp.finfo(_tree.wide_dtype(*jax.tree.leaves(params))).eps)
 
 
-def _loss_slack(loss_tol: float | None, global_loss: float, params: PyTree) -> float:
-    return _precision(params) ** 0.5 * max(1.0, abs(global_loss)) if loss_tol is None else loss_tol
+def _loss_slack(loss_tol: float | None, global_loss: float, params: PyTree, steepest: float) -> float:
+    """How far above the global loss still counts as it. `steepest` is the largest curvature, which tells the unit."""
+    if loss_tol is not None:
+        return loss_tol
+    precision, length = _precision(params), float(_tree.norm(params))
+    unit = min(1.0, steepest * max(1.0, length) ** 2)
+    return max(precision**0.5 * max(unit, abs(global_loss)), precision * steepest * length**2)
 
 
 def _unlabelled(evidence: dict[str, np.ndarray], size: int) -> Classification:

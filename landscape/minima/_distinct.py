@@ -1,5 +1,6 @@
 """How many minima several points are, up to a symmetry."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int, PyTree
 
 from landscape import _tree
-from landscape.checks import reals, short
+from landscape.checks import reals, short, warn
 from landscape.minima._symmetry import Identity, Symmetry, length_of, raveled
 
 
@@ -35,9 +36,11 @@ def distinct(
     """Tell minima apart up to a symmetry: by loss, by invariants, then by distance after the best matching.
 
     Points are taken in ascending order of loss; each joins the first minimum whose loss, invariants and position
-    agree within `tol`, relative to 1 plus their size, or founds a new one. Polish the points first: how far two
-    runs stopped from one minimum must be below the tolerance, and the units such that minima lie much farther apart
-    than that: with parameters of 1e-10 all are one.
+    agree within `tol`, relative to a unit plus their size, or founds a new one. The unit of parameters is 1, or the
+    length of the longest point where all are shorter, so parameters may be in any unit; that of losses is 1, or the
+    largest loss, in whose rounding the smaller ones are. Polish the points first: how far two runs stopped from one
+    minimum must be below the tolerance. Points that all lie within `tol` of 0 and of which no two agree may be one
+    minimum at 0, of which nothing but rounding is left; they are taken for it, and a warning says so.
 
     Args:
         minima: parameters of `n` points, a stack or a list of trees.
@@ -73,21 +76,45 @@ def distinct(
             "symmetry must be an object with invariants(params) and distance(a, b), as minima.HiddenUnits() is, "
             f"got {short(symmetry)}"
         )
-    points = _Points(minima, losses, symmetry, eigenvalues, tol)
-    labels, heads = points.grouped()
+    points = _Points.of(minima, losses, symmetry, eigenvalues, tol)
+    labels, heads = _told_apart(points)
     counts = np.bincount(labels[labels >= 0], minlength=len(heads))
     return Distinct(labels, jax.tree.map(lambda x: np.asarray(x)[heads], minima), counts, losses[heads])
 
 
+def _told_apart(points: "_Points") -> tuple[np.ndarray, np.ndarray]:
+    """Labels and first points, in the unit of the points themselves, unless that would tell rounding apart."""
+    labels, heads = points.grouped()
+    if len(heads) < 2 or len(heads) < np.sum(labels >= 0) or points.units[0] > points.tol:
+        return labels, heads
+    together = dataclasses.replace(points, units=(1.0, points.units[1])).grouped()
+    if len(together[1]) < len(heads):
+        warn(
+            f"all {len(heads)} points lie within {points.units[0]:.3g} of 0, and no two agree: "
+            f"taken for {len(together[1])} minima at 0 with their rounding. Where the parameters are in such units, "
+            "multiply them up first"
+        )
+    return together
+
+
 @dataclass(frozen=True, eq=False)
 class _Points:
-    """Points to be told apart."""
+    """Points to be told apart; `units` are those of parameters and of losses."""
 
     stacked: PyTree
     losses: np.ndarray
     symmetry: Symmetry
     eigenvalues: Any
     tol: float
+    units: tuple[float, float]
+
+    @classmethod
+    def of(cls, stacked: PyTree, losses: np.ndarray, symmetry: Symmetry, eigenvalues: Any, tol: float) -> "_Points":
+        """Points in their own units."""
+        trees = [jax.tree.map(lambda x, i=i: np.asarray(x)[i], stacked) for i in range(len(losses))]
+        lengths = [length_of(x) for x in map(raveled, trees) if np.all(np.isfinite(x))]
+        largest = np.max(np.abs(losses), where=np.isfinite(losses), initial=1.0)
+        return cls(stacked, losses, symmetry, eigenvalues, tol, (min(1.0, max(lengths, default=1.0)), float(largest)))
 
     def grouped(self) -> tuple[np.ndarray, np.ndarray]:
         """Labels, and the index of each minimum's first point."""
@@ -110,7 +137,8 @@ class _Points:
         return own if self.eigenvalues is None else [*own, np.asarray(self.eigenvalues[i])]
 
     def _same(self, a: PyTree, b: PyTree, numbers_a: list[np.ndarray], numbers_b: list[np.ndarray]) -> bool:
-        for x, y in zip(numbers_a, numbers_b):
-            if x.size and not np.max(np.abs(x - y)) <= self.tol * (1 + np.max(np.abs(x))):
+        length, loss = self.units
+        for x, y, unit in zip(numbers_a, numbers_b, (loss, length, 1.0)):
+            if x.size and not np.max(np.abs(x - y)) <= self.tol * (unit + np.max(np.abs(x))):
                 return False
-        return self.symmetry.distance(a, b) <= self.tol * (1 + length_of(raveled(a)))
+        return self.symmetry.distance(a, b) <= self.tol * (length + length_of(raveled(a)))

@@ -21,6 +21,7 @@ Examples may have weights, $L(\theta) = \sum_i w_i \ell(\theta; z_i) / \sum_i w_
 """
 
 from landscape.objective._batches import Batches, batches_in, filled
+from landscape.objective._derivatives import differentiated
 from landscape.objective._division import check_means
 from landscape.objective._objective import (
     Objective,
@@ -44,6 +45,7 @@ __all__ = [
     "check_means",
     "check_named",
     "check_objective",
+    "differentiated",
     "drawn",
     "joined",
     "set_aside",

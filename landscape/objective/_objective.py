@@ -15,6 +15,7 @@ from landscape import _tree
 from landscape.checks import check_flag
 from landscape.moving import join, split
 from landscape.objective._batches import Batches
+from landscape.objective._derivatives import differentiated
 from landscape.objective._inputs import (
     check_data,
     check_weights,
@@ -106,6 +107,8 @@ class Objective:
         if self.update_state is not None:
             _tree.check_takes(self.update_state, f"{name}.update_state", "params", "batch", "state")
         check_flag(f"{name}.batched", self.batched)
+        _tree.check_whole(self.data, f"{name}.data")
+        _tree.check_whole(self.state, f"{name}.state")
         self._count_and_size()
         if self.weight_fn is not None:
             _tree.check_takes(self.weight_fn, f"{name}.weight_fn", "batch")
@@ -123,8 +126,13 @@ class Objective:
         return self._mean_of(_means, params)
 
     def value_and_grad(self, params: PyTree) -> tuple[Float[Array, ""], PyTree]:
-        """Mean loss and its gradient, with the memory of one batch."""
-        return self._mean_of(_slope, params)
+        """Mean loss and its gradient, with the memory of one batch.
+
+        Raises:
+            ValueError: JAX can evaluate the loss and has no gradient of it.
+        """
+        need = "going down on a loss needs its gradient"
+        return differentiated(lambda: self._mean_of(_slope, params), lambda: self(params), need)
 
     def per_example(self, params: PyTree) -> Float[Array, " n"]:
         """The loss of each example.

@@ -15,6 +15,7 @@ with plotting.style("paper"):
 ```
 """
 
+from landscape.plotting._animate import animate, save_animation
 from landscape.plotting._basins import basins, verdict_change
 from landscape.plotting._endpoints import endpoints
 from landscape.plotting._labels import MOST_ENTRIES as MOST_ENTRIES
@@ -23,6 +24,8 @@ from landscape.plotting._line import profile
 from landscape.plotting._overview import overview
 from landscape.plotting._path import trajectory
 from landscape.plotting._plane import contours, heatmap, thin_labels
+from landscape.plotting._planes import planes, radial_profile
+from landscape.plotting._report import report
 from landscape.plotting._scale import dress_log_ticks
 from landscape.plotting._spectrum import spectrum
 from landscape.plotting._style import ACCENT, plain, save_figure, style
@@ -46,9 +49,14 @@ __all__ = [
     "train_test",
     "disconnectivity",
     "spectrum",
+    "planes",
+    "report",
+    "radial_profile",
     "endpoints",
+    "animate",
     "style",
     "save_figure",
+    "save_animation",
     "ACCENT",
     "dress_log_ticks",
     "label_color",

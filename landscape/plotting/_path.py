@@ -49,7 +49,7 @@ def trajectory(
         ValueError: no paths, arrays of another shape, another number of axes, or 3-D axes.
     """
     check_ndim(landscape, "trajectory", 2)
-    entries = _paths_of(landscape, paths)
+    entries = paths_of(landscape, paths)
     aspect = aspect if ax is None else ax.get_aspect()
     ax = flat_axes(ax, "trajectory")
     colors = _style.inks().paths
@@ -63,7 +63,7 @@ def trajectory(
     return ax
 
 
-def _paths_of(landscape: Landscape, paths: Any) -> dict[str, Entry]:
+def paths_of(landscape: Landscape, paths: Any) -> dict[str, Entry]:
     """The paths asked for as `{label: {"coords": .., "loss": .., "residual": ..}}`, checked."""
     if paths is None or isinstance(paths, str):
         paths = _stored(landscape.meta.get("paths") or {}, paths)

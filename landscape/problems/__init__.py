@@ -23,6 +23,7 @@ _HOME = {
     "goldstein_price": "functions",
     "mueller_brown": "functions",
     "rastrigin": "functions",
+    "language_model": "language",
     "lennard_jones": "clusters",
     "thomson": "clusters",
     "student_teacher": "students",
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from landscape.problems.functions import six_hump_camel as six_hump_camel
     from landscape.problems.functions import styblinski_tang as styblinski_tang
     from landscape.problems.functions import three_hump_camel as three_hump_camel
+    from landscape.problems.language import language_model as language_model
     from landscape.problems.linear import autoencoder as autoencoder
     from landscape.problems.linear import deep_linear as deep_linear
     from landscape.problems.mnist import mnist5k as mnist5k

@@ -16,11 +16,13 @@ True
 0.5
 """
 
+from landscape.reach._extent import Extent, auto_extent
 from landscape.reach._quantile import Reach, radius
+from landscape.reach._typical import Percentile, PlaneProfile, Typical, typical
 from landscape.reach._update import CriticalSharpness, critical_sharpness
 from landscape.reach._worst import Ascended, Prediction, WorstRadius, worst_radius
 
 __all__ = [
-    "Ascended", "CriticalSharpness", "Prediction", "Reach", "WorstRadius", "critical_sharpness", "radius",
-    "worst_radius",
+    "Ascended", "CriticalSharpness", "Extent", "Percentile", "PlaneProfile", "Prediction", "Reach", "Typical",
+    "WorstRadius", "auto_extent", "critical_sharpness", "radius", "typical", "worst_radius",
 ]  # fmt: skip

@@ -19,7 +19,7 @@ from landscape.grid import Grid, Landscape
 from landscape.maps import Fall, Radius, Reached, Rise, geometric
 from landscape.maps._radius import PRECISION, ROUNDED, as_rise
 from landscape.objective import Objective
-from landscape.subspace import Draws, units_of
+from landscape.subspace import Draws, size_of, units_of
 
 PILOTS = 3  # directions that find the size of a radius
 FAR = 1e9  # norms of the parameters, or parts of it, that these look at
@@ -184,18 +184,25 @@ class _Search:
     @classmethod
     def begun(cls, found: Radius, options: Mapping[str, Any]) -> "_Search":
         """With the pilots, which look far and wide."""
-        size = float(_tree.norm(found.origin)) or 1.0
-        wide = Radius(found.origin, found.objective, found.draw, rise=found.rise, distances=_wide(size),
-                      precision=0.1)
-        pilots = sweep(wide, Grid.of(direction=range(PILOTS)), **{**options, "batch": 1})
+        size = size_of(found.origin) or 1.0
+        wide = Radius(found.origin, found.objective, found.draw, rise=found.rise, distances=_wide(size), precision=0.1)
+        one_by_one: dict[str, Any] = {**options, "batch": 1}
+        pilots = sweep(wide, Grid.of(direction=range(PILOTS)), **one_by_one)
         base = float(pilots["base"][0])
         if not np.isfinite(base):
             raise ValueError(f"the loss at the parameters is {base}, so there is nothing to rise from")
         radii = pilots["radius"]
         reached = radii[np.isfinite(radii)] if np.isfinite(radii).any() else np.array([size])
         around = geometric(reached.min() / MARGIN, reached.max() * MARGIN, RATIO)
-        found = Radius(found.origin, found.objective, found.draw, rise=found.rise, distances=around,
-                       precision=found.precision, base=pilots["base"][0])
+        found = Radius(
+            found.origin,
+            found.objective,
+            found.draw,
+            rise=found.rise,
+            distances=around,
+            precision=found.precision,
+            base=pilots["base"][0],
+        )
         return cls(found, options, pilots)
 
     @property
@@ -258,8 +265,8 @@ def _noted(found: Reach, search: _Search, width: float) -> Reach:
 def _notes(found: Reach, search: _Search, width: float) -> Any:
     num, statuses = len(found.radii), found.status
     told = {
-        Reached.UNRESOLVED: "the rise, or the distance, is within the rounding of this precision: compute in float64, or "
-        "ask for a larger rise",
+        Reached.UNRESOLVED: "the rise, or the distance, is within the rounding of this precision: compute in float64 "
+        "or ask for a larger rise",
         Reached.NOT_FINITE: "the loss becomes NaN before it has risen, and the radius is where",
         Reached.BEYOND: f"the loss has not risen within {search.found.distances[-1]:.3g}, and the radius is infinite",
         Reached.WITHIN: f"the loss has risen at {search.found.distances[0]:.3g} already, nearer than was looked for "
@@ -271,14 +278,13 @@ def _notes(found: Reach, search: _Search, width: float) -> Any:
     falls = int(np.sum(search.values("fall") > 0.1 * found.rise[0]))
     if falls:
         yield f"in {falls} of {num} directions the loss falls before it rises: the parameters are at no minimum"
-    looked = [part for part in (search.pilots, *search.parts)]
-    back = sum(int(np.sum(part["crossings"] > 1)) for part in looked)
+    back = sum(int(np.sum(part["crossings"] > 1)) for part in (search.pilots, *search.parts))
     if back:
         yield f"in {back} directions the loss comes back under the rise farther out (`last` of maps.Radius says where)"
     narrow = _program.narrowest_float(search.found.objective, search.found.origin)
     if narrow is not None:
         rounding = float(jax.numpy.finfo(narrow).eps) * found.units["parameters"] / 12**0.5
         if found.value < ROUNDED * rounding:
-            yield f"{narrow} rounds the parameters by {rounding:.2g}, which is not small beside a radius of {found.value:.2g}"
+            yield f"{narrow} rounds the parameters by {rounding:.2g}, which is not small beside the radius"
     if found.width > width:
         yield f"the interval is {found.width:.0%} of the value wide, not {width:.0%}: max_evaluations were spent"

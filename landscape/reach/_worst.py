@@ -218,6 +218,7 @@ def _with_eigenvector(key: Array, found: Radius, where: Any) -> tuple[Radius, Pr
     pairs = eigenpairs(jax.random.fold_in(key, 1), operator, found.origin, 1)
     value, residual = float(pairs.values[0]), float(pairs.residuals[0])
     vector = jax.tree.map(lambda x: jnp.concatenate([x, -x]), pairs.vectors)
+    vector = vector if where is None else mask(vector, where, like=found.origin)  # of rounding
     starts = jax.tree.map(lambda v, x: jnp.concatenate([v.astype(x.dtype), x]), vector, found.draw)
     found = dataclasses.replace(found, draw=starts)
     if isinstance(found.rise, Fall):

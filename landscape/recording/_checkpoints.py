@@ -135,7 +135,7 @@ class _Loaded(Held):
 
 def _bridged(path: Path, like: PyTree) -> PyTree:
     try:
-        from landscape.bridges import load  # ty: ignore[import-not-found]
+        from landscape.bridges import load
     except ImportError:
         raise ValueError(
             f"a checkpoint is a tree of arrays, an .npz or a .safetensors file, got {path}: load it, and give the tree"

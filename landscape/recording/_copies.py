@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from landscape import _tree
-from landscape.recording._disk import LeafRecord
+from landscape.recording._format import LeafRecord
 
 NARROW = ("bfloat16", "float32")
 

@@ -12,13 +12,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
+from landscape.recording._format import COMMITTED, FORMAT, RECORD, SCALARS, Description, create_scalar, leaf_of
 from landscape.store import (
     METADATA,
     PARTIAL,
@@ -26,115 +25,17 @@ from landscape.store import (
     STALE_SECONDS,
     PlanMismatch,
     StoreError,
-    being_built,
     beside,
     decode,
-    encode,
     is_run,
-    load_zarr,
     local_path,
     plan_differences,
     readable,
-    rename_unless_made,
     writable,
 )
 
-FORMAT = 1
-RECORD = "recording"  # the entry of the group's attributes
-COMMITTED = "committed"
-SCALARS = "scalars"
-MOST_STEPS = 2**31 - 1
 CHECKSUM_BYTES = 4
 PIECE = 2**18
-STORED_AS = {1: np.dtype("u1"), 2: np.dtype("u2")}  # of types that zarr does not know, such as bfloat16
-
-
-@dataclass(frozen=True)
-class LeafRecord:
-    """How one leaf is stored: its name, shape and dtype, the dtype on the disk, and the shape of a chunk of it."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    stored: str
-    chunk: tuple[int, ...]
-
-    @property
-    def size(self) -> int:
-        """Number of entries."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
-    def on_disk(self) -> np.dtype:
-        """The numbers in a chunk, as NumPy knows them."""
-        return jnp.dtype(self.stored)
-
-    def blocks(self) -> list[tuple[int, ...]]:
-        """Indices of the chunks of one snapshot."""
-        if not self.size:
-            return []
-        return list(np.ndindex(*(-(-n // c) for n, c in zip(self.shape, self.chunk))))
-
-    def region(self, block: Sequence[int]) -> tuple[slice, ...]:
-        """The part of the leaf in a chunk."""
-        return tuple(slice(b * c, (b + 1) * c) for b, c in zip(block, self.chunk))
-
-
-Description = dict[str, Any]  # {"trees": {"params": [leaf, ..], ..}, "structure": .., "processes": ..}
-
-
-def create(path: Path, description: Description, scalars: Sequence[str] = ()) -> None:
-    """Make an empty recording, whole or not at all; another process may be first."""
-    with being_built(path) as folder:
-        zarr = load_zarr()
-        group = zarr.open_group(folder, mode="w", attributes={RECORD: encode({"format": FORMAT, **description})})
-        marks = (MOST_STEPS, description["processes"])
-        _make_array(group, COMMITTED, marks, (1, 1), "uint8", {"long_name": "commit mark of each process"})
-        numbers = group.create_group(SCALARS)
-        for name in scalars:
-            _make_scalar(numbers, name)
-        for tree, leaves in description["trees"].items():
-            inner = group.create_group(tree)
-            for number, leaf in enumerate(map(_leaf, leaves)):
-                _make_leaf(inner, str(number), leaf)
-        rename_unless_made(folder, path)
-
-
-def _make_leaf(group: Any, name: str, leaf: LeafRecord) -> None:
-    known = leaf.on_disk.kind in "biuf" and leaf.on_disk.isbuiltin == 1
-    dtype = leaf.on_disk if known else STORED_AS[leaf.on_disk.itemsize]
-    about = {"long_name": leaf.name, "dtype": leaf.stored}
-    chunk = (1, *(max(1, n) for n in leaf.chunk))
-    _make_array(group, name, (MOST_STEPS, *leaf.shape), chunk, dtype.name, about)
-
-
-def _make_scalar(group: Any, name: str) -> None:
-    _make_array(group, name, (MOST_STEPS,), (1,), "float64", {"long_name": name})
-
-
-def _make_array(
-    group: Any, name: str, shape: tuple[int, ...], chunk: tuple[int, ...], dtype: str, about: Mapping[str, str]
-) -> None:
-    from zarr.codecs import BytesCodec, Crc32cCodec
-
-    group.create_array(
-        name,
-        shape=shape,
-        chunks=chunk,
-        dtype=dtype,
-        fill_value=np.zeros((), dtype)[()],
-        serializer=BytesCodec(endian="little" if np.dtype(dtype).itemsize > 1 else None),
-        compressors=[Crc32cCodec()],
-        filters=None,
-        chunk_key_encoding={"name": "default", "separator": "."},
-        dimension_names=("step", *(None for _ in shape[1:])),
-        attributes=dict(about),
-    )
-
-
-def _leaf(record: Mapping[str, Any]) -> LeafRecord:
-    name, dtype, stored = (str(record[key]) for key in ("name", "dtype", "stored"))
-    return LeafRecord(name, tuple(record["shape"]), dtype, stored, tuple(record["chunk"]))
 
 
 class Recording:
@@ -147,7 +48,7 @@ class Recording:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = local_path(path)
         self.description = _description(self.path)
-        self.trees = {name: [_leaf(leaf) for leaf in leaves] for name, leaves in self.description["trees"].items()}
+        self.trees = {name: [leaf_of(leaf) for leaf in leaves] for name, leaves in self.description["trees"].items()}
         self.processes = int(self.description["processes"])
 
     def check_same(self, description: Description) -> None:
@@ -167,7 +68,8 @@ class Recording:
     def scalar_names(self) -> list[str]:
         """Names of the scalars that some snapshot has."""
         with readable(self.path):
-            return sorted(entry.name for entry in os.scandir(self.path / SCALARS) if entry.is_dir())
+            names = [entry.name for entry in os.scandir(self.path / SCALARS) if entry.is_dir()]
+        return sorted(name for name in names if name.isidentifier())  # another is an array that is being made
 
     def scalars(self, name: str, steps: Sequence[int]) -> np.ndarray:
         """A scalar at committed steps, NaN where none was given."""
@@ -229,12 +131,8 @@ class Recording:
 
     def put_scalar(self, step: int, name: str, value: float) -> None:
         """Write one number, whose array is made where it is the first of its name."""
-        folder = self.path / SCALARS / name
-        if not folder.exists():
-            with writable(self.path), being_built(folder) as building:
-                root = load_zarr().open_group(building, mode="w")
-                _make_scalar(root, name)
-                _rename_if_new(building / name, folder)
+        if not (self.path / SCALARS / name).exists():
+            create_scalar(self.path / SCALARS / name)
         self.put(f"{SCALARS}/{name}", (step,), np.asarray([value], "<f8"))
 
     def commit(self, step: int, process: int) -> None:
@@ -334,12 +232,3 @@ def _reading(file: Path, step: int) -> Generator[None]:
                 "since, open the recording again"
             ) from error
         raise
-
-
-def _rename_if_new(building: Path, folder: Path) -> None:
-    """Rename a folder into place unless another process was first."""
-    try:
-        building.rename(folder)
-    except OSError:
-        if not folder.exists():
-            raise

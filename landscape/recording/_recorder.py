@@ -11,9 +11,10 @@ from jaxtyping import PyTree
 
 from landscape import _tree
 from landscape.checks import check_choice, check_count, short
-from landscape.recording import _copies, _disk, _structure
+from landscape.recording import _copies, _structure
 from landscape.recording._copies import NARROW, Snapshot
-from landscape.recording._disk import MOST_STEPS, Recording
+from landscape.recording._disk import Recording
+from landscape.recording._format import MOST_STEPS, create
 from landscape.recording._schedule import due, too_many
 from landscape.recording._writer import Writer
 from landscape.store import check_place, is_run
@@ -164,7 +165,7 @@ class Recorder:
         """What the first call fixes: the leaves, and that the recording which may be there is one of such."""
         description = _described(trees, self._dtype)
         if not is_run(self.path):
-            _disk.create(self.path, description, scalars)
+            create(self.path, description, scalars)
         recording = Recording(self.path)
         recording.check_same(description)
         recording.sweep_up()

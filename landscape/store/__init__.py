@@ -23,7 +23,6 @@ from landscape.store._files import StoreError, is_run
 from landscape.store._files import being_built as being_built
 from landscape.store._files import beside as beside
 from landscape.store._files import check_place as check_place
-from landscape.store._files import load_zarr as load_zarr
 from landscape.store._files import local_path as local_path
 from landscape.store._files import readable as readable
 from landscape.store._files import rename_unless_made as rename_unless_made

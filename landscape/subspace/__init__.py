@@ -19,6 +19,7 @@ from landscape.moving import Parts, join, split
 from landscape.subspace._draws import Draws, Planes
 from landscape.subspace._draws import check_draw as check_draw
 from landscape.subspace._draws import direction_of as direction_of
+from landscape.subspace._draws import size_of as size_of
 from landscape.subspace._draws import units_of as units_of
 from landscape.subspace._filters import LAYOUTS, Description, FilterAxis, flax_filter_axis, torch_filter_axis
 from landscape.subspace._subspace import (

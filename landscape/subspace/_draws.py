@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
@@ -57,9 +58,19 @@ class Draws:
         key = jax.random.fold_in(self.key, number)
         leaves, treedef = jax.tree.flatten(self.params)
         drawn = [self._leaf(jax.random.fold_in(key, i), leaf) for i, leaf in enumerate(leaves)]
-        stack = self._normalized(_tree.as_stack(jax.tree.unflatten(treedef, drawn)))
-        stack = stack if self.where is None else mask(stack, self.where, like=self.params)
+        stack = self._kept(self._normalized(_tree.as_stack(jax.tree.unflatten(treedef, drawn))))
         return jax.tree.map(lambda x: x[0], stack)
+
+    def scale(self) -> PyTree:
+        """Root mean square of each entry over the directions, of directions of unit length.
+
+        With these as weights, the trace of a matrix is the mean of d'Hd / d'd over the directions: exactly, as all
+        directions of a kind have one length (Gaussian ones point anywhere alike, whatever theirs).
+        """
+        ones = jax.tree.map(lambda x: jnp.ones(jnp.shape(x), _tree.wide_dtype(x)), self.params)
+        stack = self._kept(self._normalized(_tree.as_stack(ones)))
+        length = _tree.norm(stack)
+        return jax.tree.map(lambda x: x[0] / length.astype(x.dtype), stack)
 
     def check(self) -> None:
         """Raise `TypeError` or `ValueError` for fields that are not what they should be."""
@@ -80,6 +91,9 @@ class Draws:
         left = jax.random.normal(keys[0], (math.prod(shape[:-1]), self.rank), dtype)
         right = jax.random.normal(keys[1], (self.rank, shape[-1]), dtype)
         return (jnp.matmul(left, right, precision="highest") / self.rank**0.5).reshape(shape)
+
+    def _kept(self, stack: PyTree) -> PyTree:
+        return stack if self.where is None else mask(stack, self.where, like=self.params)
 
     def _normalized(self, stack: PyTree) -> PyTree:
         if self.normalization == "filter":
@@ -111,14 +125,18 @@ class Planes:
 
     def plane(self, number: Any) -> Subspace:
         """The subspace of this number."""
-        return Subspace(self.origin, _tree.stack([direction_of(self.draw, self.dim * number + j, self.origin)
-                                                  for j in range(self.dim)]))
+        return Subspace(
+            self.origin,
+            _tree.stack([direction_of(self.draw, self.dim * number + j, self.origin) for j in range(self.dim)]),
+        )
 
     def check_grid(self, grid: Any) -> None:
         """Raise unless the grid has an axis for the number, and one for each direction."""
         if grid.ndim != self.dim + 1:
-            raise ValueError(f"a grid over planes of {self.dim} directions has {self.dim + 1} axes, the number of the "
-                             f"plane first; got {grid.ndim}")
+            raise ValueError(
+                f"a grid over planes of {self.dim} directions has {self.dim + 1} axes, the number of the "
+                f"plane first; got {grid.ndim}"
+            )
         check_draw(self.draw, self.origin, self.dim * (int(max(grid.axes[0].values)) + 1))
 
 
@@ -152,12 +170,21 @@ def units_of(params: PyTree, filter_axis: Any = None, where: str | Callable[[str
 
     A filter-normalised direction has the second as its length, whatever was drawn.
     """
-    kept = _tree.map_with_name(lambda name, leaf: _keeps(where, name, leaf), params)
-    rows = iter(_filters.filters_of(params, filter_axis))
-    has = jax.tree.map(lambda leaf: next(rows).axes is not None, params)
-    whole = jax.tree.map(lambda leaf, k: _tree.at_least_single(leaf) * k, params, kept)
-    filters = jax.tree.map(lambda leaf, h: leaf * h, whole, has)
-    return float(_tree.norm(whole)), float(_tree.norm(filters))
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    norms = np.asarray(_norms([leaf for _, leaf in leaves]), np.float64)
+    kept = np.array([_keeps(where, _tree.key_name(path), leaf) for path, leaf in leaves])
+    has = np.array([row.axes is not None for row in _filters.filters_of(params, filter_axis)])
+    return float(np.hypot.reduce(norms * kept)), float(np.hypot.reduce(norms * (kept & has)))
+
+
+@jax.jit
+def _norms(leaves: list[Any]) -> list[Array]:
+    return [_tree.norm(x) for x in leaves]
+
+
+def size_of(params: PyTree) -> float:
+    """Norm of parameters, in Python; compiled once for each structure."""
+    return float(np.hypot.reduce(np.asarray(_norms(jax.tree.leaves(params)), np.float64)))
 
 
 def _keeps(where: Any, name: str, leaf: Any) -> bool:

@@ -13,10 +13,15 @@ pathlib.Path("loss.html").write_text(html, encoding="utf-8")
 
 `summary(landscape)` is what a notebook shows of a landscape: a table and a picture, without a script.
 
-On the command line: `landscape view run.zarr --out loss.html --open`.
+`explore(surface, grid)` is a plane that moves, in a notebook, and `serve(surface, grid)` the same in a browser: the
+page asks for what is zoomed or turned to, and Python sweeps it.
+
+On the command line: `landscape view run.zarr --out loss.html --open`, `landscape serve my_model.py:factory`.
 """
 
+from landscape.view._explore import explore
 from landscape.view._notebook import summary
 from landscape.view._page import page
+from landscape.view._serve import serve
 
-__all__ = ["page", "summary"]
+__all__ = ["page", "summary", "serve", "explore"]

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -11,13 +11,19 @@ SCRIPTS = ("numbers.js", "scale.js", "fields.js", "map.js", "plots.js", "app.js"
 INLINE = 1000  # characters of packed data that stay where they are used; longer ones are blocks of their own
 
 
-def html(content: dict[str, Any]) -> str:
-    """The page of some content, as `_content` describes it."""
+def html(content: dict[str, Any], last: Sequence[str] = ("start.js",), address: str = "") -> str:
+    """The page of some content, as `_content` describes it.
+
+    Args:
+        content: plain JSON data.
+        last: the scripts that start it.
+        address: the one that it may connect to, if any.
+    """
     blocks: list[str] = []
     moved = _moved(content, blocks)
-    plotly, script = _as_parsed(plotly_js()), _as_parsed(script_of("start.js"))
+    plotly, script = _as_parsed(plotly_js()), _as_parsed(script_of(*last))
     parts = {
-        "POLICY": _policy(plotly, script),
+        "POLICY": _policy(plotly, script) + (f"; connect-src {address}" if address else ""),
         "STYLE": static("page.css"),
         "CONTENT": json.dumps(moved, ensure_ascii=True, allow_nan=False).replace("<", "\\u003c"),
         "BLOCKS": "\n".join(_blocks(blocks)),
@@ -30,7 +36,16 @@ def html(content: dict[str, Any]) -> str:
 
 def script_of(*last: str) -> str:
     """The scripts of a page, then the last ones, as one script with a scope of its own."""
-    return '"use strict";\n{\n' + "\n".join(static(name) for name in (*SCRIPTS, *last)) + "\n}\n"
+    return f'"use strict";\n{{\n{_joined(*last)}\n}}\n'
+
+
+def module_of(*last: str) -> str:
+    """The same as a module, whose last script exports something."""
+    return _joined(*last)
+
+
+def _joined(*last: str) -> str:
+    return "\n".join(static(name) for name in (*SCRIPTS, *last))
 
 
 def static(name: str) -> str:

@@ -40,23 +40,29 @@ def _lowest(dtype: Any) -> Any:
 
 def _max_pool(num: int) -> Any:
     def pool(x: Any, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil: bool = False) -> Any:
-        windows, strides, pairs, gaps = _geometry(x, num, kernel, stride, padding, dilation, ceil)
-        out = _over_windows(x, jax.lax.max, _lowest(x.dtype), windows, strides, pairs, gaps)
-        return out, None
+        return _folded(
+            x, jnp.maximum, _lowest(x.dtype), _geometry(x, num, kernel, stride, padding, dilation, ceil)
+        ), None
 
     return pool
 
 
-def _over_windows(x: Any, combine: Any, start: Any, windows: Any, strides: Any, pairs: Any, gaps: Any = None) -> Any:
-    """A reduction over windows with channels last, as for convolutions."""
-    if x.ndim < 4:
-        return jax.lax.reduce_window(x, jnp.asarray(start, x.dtype)[()], combine, windows, strides, pairs, None, gaps)
-    order = (0, *range(2, x.ndim), 1)
-    windows, strides, pairs = (tuple(part[i] for i in order) for part in (windows, strides, pairs))
-    gaps = None if gaps is None else tuple(gaps[i] for i in order)
-    start = np.asarray(start, x.dtype)[()]
-    out = jax.lax.reduce_window(jnp.transpose(x, order), start, combine, windows, strides, pairs, None, gaps)
-    return jnp.moveaxis(out, -1, 1)
+def _folded(x: Any, combine: Any, start: Any, geometry: tuple[Any, ...]) -> Any:
+    """All places of each window combined, one array for each place: XLA has no second derivative of `reduce_window`.
+
+    With channels last, as convolutions have them.
+    """
+    order = (0, *range(2, x.ndim), 1) if x.ndim > 3 else tuple(range(x.ndim))
+    windows, strides, pairs, gaps = (tuple(part[i] for i in order) for part in geometry)
+    padded = jax.lax.pad(jnp.transpose(x, order), jnp.asarray(start, x.dtype), [(*pair, 0) for pair in pairs])
+    reach = [gap * (window - 1) for window, gap in zip(windows, gaps)]
+    counts = [(length - r - 1) // step + 1 for length, r, step in zip(padded.shape, reach, strides)]
+    parts = []
+    for place in np.ndindex(*windows):
+        begin = [gap * offset for gap, offset in zip(gaps, place)]
+        end = [b + (count - 1) * step + 1 for b, count, step in zip(begin, counts, strides)]
+        parts.append(jax.lax.slice(padded, begin, end, strides))
+    return jnp.transpose(functools.reduce(combine, parts), tuple(np.argsort(order)))
 
 
 def _avg_pool(num: int) -> Any:
@@ -69,11 +75,11 @@ def _avg_pool(num: int) -> Any:
         count_include_pad: bool = True,
         divisor: int | None = None,
     ) -> Any:
-        windows, strides, pairs, _ = _geometry(x, num, kernel, stride, padding, 1, ceil)
-        total = _over_windows(x, jax.lax.add, 0, windows, strides, pairs)
+        geometry = _geometry(x, num, kernel, stride, padding, 1, ceil)
+        total = _folded(x, jnp.add, 0, geometry)
         if divisor is not None:
             return total / divisor
-        sizes = zip(x.shape[-num:], total.shape[-num:], windows[-num:], strides[-num:], each(padding, num))
+        sizes = zip(x.shape[-num:], total.shape[-num:], *(part[-num:] for part in geometry[:2]), each(padding, num))
         counts = functools.reduce(np.multiply.outer, (_counts(*size, count_include_pad) for size in sizes))
         return total / jnp.asarray(counts, x.dtype).reshape((1,) * (x.ndim - num) + counts.shape)
 

@@ -39,6 +39,14 @@ class MapView {
     svg.addEventListener("pointerup", (event) => this.released(event));
     svg.addEventListener("pointercancel", () => (this.drag = null));
     svg.addEventListener("keydown", (event) => this.actions.keys(event));
+    if (this.actions.wheel) svg.addEventListener("wheel", (event) => this.wheeled(event), { passive: false });
+  }
+
+  wheeled(event) {
+    if (!this.model || !event.deltaY) return;
+    event.preventDefault();
+    const { place, within } = this.cell(event);
+    if (within) this.actions.wheel(this, place, event.deltaY > 0);
   }
 
   grip(end) {
@@ -71,7 +79,7 @@ class MapView {
     const left = box.left, top = box.top;
     const px = (event.clientX - left) / this.width, py = 1 - (event.clientY - top) / this.height;
     const within = px >= 0 && px <= 1 && py >= 0 && py <= 1;
-    return { at: [cellAt(x, px), cellAt(y, py)], within };
+    return { at: [cellAt(x, px), cellAt(y, py)], within, place: [px, py] };
   }
 
   moved(event) {
@@ -82,7 +90,7 @@ class MapView {
       line[drag.grip] = at;
       this.actions.line(line);
     } else if (drag && Math.hypot(event.clientX - drag.x, event.clientY - drag.y) > 5) {
-      drag.drawn = true;
+      drag.drawn = true; // more than a click
       if (this.actions.pan) this.actions.pan(this, drag, event);
       else this.actions.line([drag.at, at]);
     } else if (within && !drag) this.actions.hover(...at);
@@ -111,6 +119,7 @@ class MapView {
     this.heading.replaceChildren();
     element(this.heading, "bdi", {}, shorten(model.title, 80));
     this.svg.setAttribute("aria-label", `map of ${shorten(model.title, 80)}: arrow keys move the cursor`);
+    for (const canvas of [this.pixels, this.marks]) canvas.style.transform = "";
     this.drawPixels();
     this.layout();
   }

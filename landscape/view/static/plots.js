@@ -5,10 +5,10 @@ const SERIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const CONFIG = { displaylogo: false, responsive: true, scrollZoom: false };
 
-const ink = () => getComputedStyle(document.documentElement).getPropertyValue("--ink").trim() || "#111";
-const faint = () => getComputedStyle(document.documentElement).getPropertyValue("--line").trim() || "#ccc";
-
-const font = () => ({ color: ink(), size: 0.8 * parseFloat(getComputedStyle(document.body).fontSize) });
+const style = () => getComputedStyle(document.querySelector(".landscape-page"));
+const ink = () => style().getPropertyValue("--ls-ink").trim();
+const faint = () => style().getPropertyValue("--ls-line").trim();
+const font = () => ({ color: ink(), size: 0.8 * parseFloat(style().fontSize) });
 
 // Runs the newest of many requests, one at a time, and at most so often.
 function latest(run, pause = 0) {
