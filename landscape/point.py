@@ -107,8 +107,8 @@ class OnPlane:
     """
 
     fn: Any
-    origin: Float[Array, " k"]
-    directions: Float[Array, "m k"]
+    origin: Float[Array, " k"] | Float[np.ndarray, " k"]
+    directions: Float[Array, "m k"] | Float[np.ndarray, "m k"]
 
     def __call__(self, coords: Float[Array, " m"]) -> Any:
         """The outputs at one point of the plane."""
