@@ -268,7 +268,7 @@ def _dtype(values: Any, what: str) -> Any:
     """The type of numbers, or of an array of them."""
     try:
         return jnp.result_type(jnp.asarray(values))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{what} must be an array of numbers, got {_tree.describe(values)}") from None
 
 

@@ -189,11 +189,13 @@ def some_slow(named):
     return [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in named]
 
 
-def assert_can_be_drawn(problem):
-    """Its directions are scaled filter by filter without a warning, and its surface is finite and not flat."""
+def assert_can_be_drawn(problem, name):
+    """Its directions are scaled filter by filter without a warning; the surface of some is finite and not flat."""
     assert 0 < problem.difference <= TOLERANCE
     directions = ls.subspace.random_directions(jax.random.key(2), problem.params)
     directions = ls.subspace.filter_normalize(directions, problem.params)
+    if name not in QUICK:  # one more program to compile for each
+        return
     surface = ls.LossSurface(ls.Subspace(problem.params, directions), problem.objectives["train"])
     found = ls.sweep(surface, ls.Grid.square(0.5, 2), batch=1, progress=False)["loss"]
     assert np.all(np.isfinite(found))
@@ -208,7 +210,7 @@ def test_transformers(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # those of transformers about itself
         problem = next(fn for fn in TRANSFORMERS if fn.__name__ == name)(hf)
-    assert_can_be_drawn(problem)
+    assert_can_be_drawn(problem, name)
 
 
 @pytest.mark.parametrize("name", some_slow(NETWORKS))
@@ -217,7 +219,7 @@ def test_convolutional_networks(name):
     module = NETWORKS[name]()
     with torch.no_grad():
         module(pixels())  # statistics that are not those of a new network
-    assert_can_be_drawn(network(module))
+    assert_can_be_drawn(network(module), name)
 
 
 def test_a_users_code_is_short():

@@ -207,6 +207,7 @@ def test_quantile_interval_is_that_of_the_binomial_distribution():
     value, low, high = analysis.quantile_interval(values, 0.1, 0.9)
     below = stats.binom(200, 0.1)  # the true quantile lies above the k-th number where at least k lie below it
     assert value == 20.0
+    assert analysis.quantile_interval(np.arange(1.0, 81.0), 1 - 0.95).value == 4.0
     assert below.cdf(low - 1) <= 0.05 < below.cdf(low)
     assert below.sf(high - 1) <= 0.05 < below.sf(high - 2)
     assert analysis.quantile_interval([3.0, 4.0], 0.1) == (3.0, -np.inf, 4.0)

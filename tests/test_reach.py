@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import landscape as ls
-from landscape import curvature, reach, subspace
+from landscape import cli, curvature, reach, subspace
 from landscape.maps import Fall, Radius, Reached
 
 matplotlib.use("Agg")
@@ -326,7 +326,7 @@ def small_problem():
     return ls.Problem(init, {"train": ls.Objective(loss, data), "test": ls.Objective(loss, data)}, name="mine")
 
 
-def test_report_of_a_problem(tmp_path):
+def test_report_of_a_problem(tmp_path, capsys):
     found = ls.report(small_problem(), resolution=7, store=tmp_path / "report", batch=1)
     numbers = found.landscape.meta["report"]
     params = {"model", "extent", "radius", "worst", "curvature", "typical", "seconds"}
@@ -337,6 +337,8 @@ def test_report_of_a_problem(tmp_path):
     assert "Not looked at" in found.text
     assert "95% of directions" in str(found)
     assert [what for what, _ in found.table][:3] == ["model", "train loss", "test loss"]
+    assert cli.main(["report", str(tmp_path / "report")]) == 0
+    assert capsys.readouterr().out.rstrip().endswith(found.text)
     kept = ls.load(tmp_path / "report")
     assert ls.analysis.report_text(kept) == found.text
     titles = [ax.get_title(loc="left") for ax in ls.plotting.report(kept).axes]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -302,6 +303,47 @@ def test_sharded_parameters_are_written_shard_by_shard(tmp_path):
     assert chunks == {"both": (2, 3), "rows": (2, 6), "columns": (8, 3), "whole": (8, 6)}
     both = next(array for _, array in group["params"].arrays() if array.attrs["long_name"] == "both")
     np.testing.assert_array_equal(both[1], np.arange(48, dtype="f4").reshape(8, 6) * 1.5 * 1.5)
+
+
+PROCESSES = """
+import sys, jax, numpy as np
+jax.config.update("jax_cpu_collectives_implementation", "gloo")
+index, port, path = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+jax.distributed.initialize(f"localhost:{port}", 2, index)
+import landscape as ls
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec as P
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("x",))
+values = {"rows": np.arange(24, dtype="f4").reshape(4, 6) + 1.5, "whole": np.arange(3, dtype="f4") - 0.5}
+specs = {"rows": P("x"), "whole": P()}
+def put(name, factor):
+    sharding, value = NamedSharding(mesh, specs[name]), values[name] * np.float32(factor)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+with ls.Recorder(path) as recorder:
+    for step in range(5):
+        recorder(step, {name: put(name, step + 0.5) for name in values}, train_loss=2.5 - step)
+multihost_utils.sync_global_devices("done")
+run = ls.Trajectory(path)
+np.testing.assert_array_equal(run.steps, range(5))
+np.testing.assert_array_equal(run.scalars["train_loss"], [2.5, 1.5, 0.5, -0.5, -1.5])
+for step, tree in enumerate(run):
+    for name, value in values.items():
+        np.testing.assert_array_equal(tree[name], value * np.float32(step + 0.5))
+"""
+
+
+@pytest.mark.slow
+def test_each_process_writes_its_shards_and_a_snapshot_counts_when_all_have(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    env = os.environ | {"PYTHONPATH": str(TESTS.parent), "JAX_PLATFORMS": "cpu"}
+    path = tmp_path / "run.zarr"
+    both = [subprocess.Popen([sys.executable, "-c", PROCESSES, str(i), port, str(path)], env=env) for i in (0, 1)]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert {p.name for p in (path / "params/0").glob("c.3.*")} == {"c.3.0.0", "c.3.1.0"}
+    (path / "committed" / "c.3.1").unlink()  # one process was killed before its mark
+    np.testing.assert_array_equal(ls.Trajectory(path).steps, [0, 1, 2, 4])
 
 
 # ---------------------------------------------------------------------------------------------- nothing stalls the loop

@@ -788,3 +788,45 @@ def test_wrong_arguments_are_refused_in_our_own_words(saved, monkeypatch):
                 unclear.append(f"{name}({value!r}): {type(error).__name__}: {error}")
     print(f"{tried} tried, {len(unclear)} unclear")
     assert not unclear, "\n".join(unclear)
+
+
+# ------------------------------------------------------------------------------------------ chunks in another place
+
+
+def exchange(first, second):
+    between = first.with_name("between")
+    first.rename(between)
+    second.rename(first)
+    between.rename(second)
+
+
+@pytest.mark.parametrize("name", ["loss", "steps"])
+def test_intact_chunks_that_changed_places_are_noticed_and_computed_anew(run, name):
+    exchange(run / name / "c" / "0" / "0", run / name / "c" / "3" / "0")
+    assert zarr.open_group(run, mode="r")[name][...].shape == GRID.shape  # zarr sees nothing wrong
+    with pytest.raises(StoreError, match=rf"{name}/c/0/0 \(not the one that was written there\).*{name}/c/3/0"):
+        ls.load(run)
+    with pytest.warns(UserWarning, match="tile [03] of .* is damaged and is computed again"):
+        assert_right(resume(run))
+    assert_right(ls.load(run))
+
+
+def test_a_chunk_of_another_array_is_noticed(tmp_path):
+    two = tmp_path / "two.zarr"
+    ls.save(ls.Landscape(GRID, {"loss": LOSS, "more": LOSS + 1.5}, np.ones(GRID.shape, bool)), two)
+    exchange(two / "loss" / "c" / "0" / "0", two / "more" / "c" / "0" / "0")
+    with pytest.raises(StoreError, match="not the one that was written there"):
+        ls.load(two)
+
+
+def test_a_mask_of_another_tile_is_noticed(tmp_path):
+    mask = np.ones((6, 2**17), bool)
+    mask[0, ::3] = False
+    grid = ls.Grid((ls.Axis("x", np.arange(6.0) + 0.5), ls.Axis("y", np.arange(2.0**17))))
+    path = tmp_path / "run.zarr"
+    ls.save(ls.Landscape(grid, {"steps": np.full(mask.shape, 7, np.int8)}, mask), path)
+    blocks = sorted((path / "computed" / "c").iterdir())
+    assert len(blocks) > 1
+    exchange(blocks[0] / "0", blocks[1] / "0")
+    with pytest.raises(StoreError, match="not the one that was written there"):
+        ls.load(path)

@@ -887,6 +887,19 @@ def test_recurrent_layers_of_flax_and_torch_get_the_norms_of_their_units(layout,
         ),
         ({"filter_axis": "torch"}, {"table": jnp.ones((3, 4)), "s": jnp.ones((5, 2))}, r"s \[5, 2\].*table \[3, 4\]"),
         ({"filter_axis": "torch"}, {"c_proj": {"weight": jnp.ones((6, 6))}}, r"has no rule for the filters of c_proj"),
+        (
+            {"filter_axis": "torch"},
+            {"3": {"weight": jnp.ones((6, 6, 4, 4))}},
+            r"filters of 3\.weight \[6, 6, 4, 4\], a",
+        ),
+        (
+            {"filter_axis": "torch"},
+            {
+                "0": {"weight": jnp.ones((5, 6, 3, 3)), "bias": jnp.ones(6)},  # in, out: transposed
+                "2": {"weight": jnp.ones((6, 6, 3, 3)), "bias": jnp.ones(6)},
+            },
+            r"has no rule for the filters of 2\.weight \[6, 6, 3, 3\], axis 0 taken: give",
+        ),
         ({}, {"w_ih": jnp.ones((6, 6)), "w_hh": jnp.ones((6, 6))}, r"no rule knows the filters of w_hh"),
         ({}, {"embed": {"embedding": jnp.ones((7, 3))}}, r"the filters of embed\.embedding \[7, 3\] are on axis 0"),
         ({}, {"cell": {"weight_ih": jnp.ones((15, 3)), "bias": jnp.ones(15)}}, r"weight_ih \[15, 3\] are on axis 0"),
@@ -898,6 +911,13 @@ def test_leaves_that_no_rule_knows_are_named(options, params, said):
     dirs = subspace.random_directions(KEY, params, 1)
     with pytest.warns(UserWarning, match=said):
         subspace.filter_normalize(dirs, params, **options)
+
+
+def test_square_kernels_of_ordinary_convolutions_are_read_without_a_word():
+    layers = {"1": jnp.ones((6, 3, 3, 3)), "2": jnp.ones((6, 6, 3, 3)), "3": jnp.ones((6, 6, 1, 1))}
+    params = {name: {"weight": kernel, "bias": jnp.ones(6)} for name, kernel in layers.items()}
+    dirs = subspace.filter_normalize(subspace.random_directions(KEY, params, 1), params, filter_axis="torch")
+    np.testing.assert_allclose(np.sqrt(np.sum(np.square(dirs["2"]["weight"][0]), axis=(1, 2, 3))), 54**0.5, rtol=1e-5)
 
 
 def test_conv1d_gets_no_advice_that_would_be_wrong():

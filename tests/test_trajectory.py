@@ -299,6 +299,19 @@ def test_safetensors(tmp_path):
         assert ours["b"].dtype == jnp.bfloat16
 
 
+def test_checkpoints_that_bridges_load(tmp_path):
+    serialization = pytest.importorskip("flax.serialization", reason="extra: test")
+    trees = [tree_of(row) for row in walk(28, 3)]
+    for i, tree in enumerate(trees):
+        (tmp_path / f"{i}.msgpack").write_bytes(serialization.to_bytes(tree["a"]))
+    run = ls.Trajectory([tmp_path / f"{i}.msgpack" for i in range(3)])
+    for ours, theirs in zip(run, trees):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs["a"])
+    (tmp_path / "text.txt").write_text("text")
+    with pytest.raises(ValueError, match="text"):
+        ls.Trajectory([tmp_path / "text.txt"])
+
+
 def test_a_stack_in_memory_and_the_path_of_a_training(tmp_path):
     himmelblau = ls.problems.himmelblau
     run = ls.train(himmelblau.objective, optax.sgd(0.01), jnp.array([1.5, 2.5]), num_steps=6, snapshots=True)

@@ -123,7 +123,34 @@ def table(folder):
     def exported(**options):
         return ls.export.export(**{"landscape": plane, "path": folder / "plane.csv", "overwrite": True, **options})
 
+    numbers = iter(range(10_000))
+
+    def recorder(**options):
+        ls.Recorder(**{"path": folder / f"{next(numbers)}.zarr", **options})
+
+    def recorded(**options):
+        options = {"step": 3, "params": params, "update": None, "gradient": None, "loss": 0.5, **options}
+        with ls.Recorder(folder / f"{next(numbers)}.zarr") as recorder:
+            recorder(options.pop("step"), options.pop("params"), **options)
+
+    run = ls.Trajectory([jax.tree.map(lambda x, i=i: x * np.cos(i) + i, params) for i in range(4)])
+    film = ls.Landscape(
+        ls.Grid((*grid.axes, ls.Axis("step", [1.0, 4.0]))), {"loss": np.ones((5, 5, 2))}, np.ones((5, 5, 2), bool)
+    )
+
+    def animated(**options):
+        v.animate(**{"landscape": film, "name": "loss", **options})._draw_was_started = True
+
     return [
+        ("Recorder", recorder, {}, "path every keep dtype"),
+        ("Recorder.__call__", recorded, {}, "step params update gradient loss"),
+        ("Trajectory", ls.Trajectory, {"source": [params, params]}, "source like steps scalars"),
+        ("gram", s.gram, {"snapshots": stack}, "snapshots like"),
+        ("random_walks_explained", s.random_walks_explained, {"steps": [0, 1, 3, 4], "num": 2}, "steps num"),
+        ("osculating_plane", ls.recording.osculating_plane, {"snapshots": run, "index": 1},
+         "snapshots index steps like"),
+        ("along", ls.recording.along, {"snapshots": run, "plane": subspace}, "snapshots plane steps follow"),
+        ("animate", animated, {}, "landscape name axis paths scale vmin vmax cmap contours aspect interval hold style"),
         ("Axis.linspace", ls.Axis.linspace, {"name": "a", "low": 0.0, "high": 1.0, "num": 3}, "name low high num"),
         ("Grid.line", ls.Grid.line, {"extent": 1.0, "num": 3, "name": "a"}, "extent num name"),
         ("Grid.square", ls.Grid.square, {"extent": 1.0, "num": 3}, "extent num names"),

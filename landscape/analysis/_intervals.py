@@ -106,7 +106,7 @@ def quantile_interval(values: Any, share: float, confidence: float = 0.95) -> Qu
     below = bdtr(np.arange(num), num, share)  # of at most 0, 1, .. numbers below the quantile
     low, high = int(np.sum(below <= tail)), int(np.searchsorted(below, 1 - tail)) + 1
     return Quantile(
-        float(ordered[min(num - 1, int(np.ceil(share * num)) - 1)]),
+        float(ordered[max(0, int(np.ceil(share * num - 1e-9)) - 1)]),  # 0.05 * 80 is 4, and a little more in binary
         float(ordered[low - 1]) if low else -np.inf,
         float(ordered[high - 1]) if high <= num else np.inf,
     )

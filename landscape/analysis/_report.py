@@ -145,7 +145,7 @@ def _minimum(found: dict[str, Any]) -> str:
     low, error, top = curved["lowest"], curved["lowest_residual"], float(np.max(np.abs(curved["eigenvalues"])))
     slope = f"The norm of the gradient is {curved['gradient_norm']:.2g}"
     if low < -error:
-        way = f"of {-low / top:.2g} of the largest's size: these parameters are at no minimum, the loss falls that way"
+        way = f"{-low / top:.2g} of the largest in size: these parameters are at no minimum, the loss falls that way"
         return f"{slope}, and the smallest eigenvalue {low:.3g} (within {error:.1g}), {way}."
     way = "no way down by curvature was found"
     return f"{slope}, and no eigenvalue was found below {low:.2g} (within {error:.1g}): {way}."

@@ -283,6 +283,7 @@ def _mean_and_error(x: Array) -> tuple[Array, Array]:
 
 def _ratio_and_error(weights: Array, x: Array) -> tuple[Array, Array]:
     """The ratio of two sums over the same examples, weights being drawn with them; s / sqrt(n) for equal weights."""
+    weights = weights.astype(x.dtype)
     num, total = len(x), jnp.sum(weights)
     ratio = jnp.sum(shared(weights, x)) / total
     off = shared(weights, x - ratio)

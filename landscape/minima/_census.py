@@ -124,6 +124,8 @@ def census(
     """
     if not callable(fn):
         raise TypeError(f"fn must be a function of a vector or a landscape.Objective, got {type(fn).__name__}")
+    if not isinstance(fn, Objective):
+        _tree.check_takes(fn, "fn", "x")
     box = reals("box", box)
     if box.ndim != 2 or box.shape[1] != 2 or not np.all(np.isfinite(box)) or not np.all(box[:, 0] < box[:, 1]):
         raise ValueError(f"box must be (low, high) of each variable, finite and ascending, got {box.tolist()}")

@@ -151,6 +151,7 @@ def _check(objective: Any, a: PyTree, b: PyTree, start: Any, num_images: Any, nu
     if start is not None:
         if not callable(start):
             raise TypeError(f"start must be a path, a function of [t], got {type(start).__name__}")
+        _tree.check_takes(start, "start", "[t]")
         _tree.check_like(jax.eval_shape(start, jax.ShapeDtypeStruct((1,), jnp.float32)), a, "start([t])", "a")
 
 

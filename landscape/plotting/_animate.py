@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.animation import Animation, FFMpegWriter, FuncAnimation, PillowWriter
 from matplotlib.axes import Axes
 
+from landscape.checks import check_count
 from landscape.grid import Axis, Landscape
 from landscape.plotting import _style
 from landscape.plotting._checks import check_arguments, check_numbers, check_positive, kind_of
@@ -79,6 +80,7 @@ def animate(
     given |= {"center": center, "cmap": cmap, "contours": contours, "aspect": aspect, "style": style}
     check_arguments("animate", given)
     check_positive("animate: interval", interval)
+    check_count("animate: hold", hold, 0)
     check_ndim(landscape, "animate", 3)
     played = _axis(landscape, axis)
     slices = [landscape.slice(**{played.name: i}) for i in range(len(played))]
@@ -109,7 +111,7 @@ def _axis(landscape: Landscape, name: str | None) -> Axis:
     axes = {axis.name: axis for axis in landscape.grid.axes}
     if name is None:
         return landscape.grid.axes[-1]
-    if name not in axes:
+    if not isinstance(name, str) or name not in axes:
         raise ValueError(f"animate: axis must be one of {', '.join(axes)}, got {name!r}")
     return axes[name]
 

@@ -284,7 +284,7 @@ def save_figure(
     if isinstance(formats, str) or not isinstance(formats, Sequence):
         raise TypeError(f"save_figure: formats must be a list such as ['png', 'pdf'], got {kind_of(formats)}")
     entries = {"png": text, "pdf": _pdf_entries(text), "svg": _svg_entries(text)}
-    if unknown := [suffix for suffix in formats if suffix not in entries]:
+    if unknown := [suffix for suffix in formats if not isinstance(suffix, str) or suffix not in entries]:
         raise ValueError(f"formats must be among {', '.join(entries)}, got {unknown[0]!r}")
     tidy_figure(fig)
     stem.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from landscape import _tree
+from landscape.bridges import load
 from landscape.recording._copies import from_torch
 from landscape.store import StoreError, local_path, readable
 
@@ -123,7 +124,7 @@ class _Loaded(Held):
     """A file or folder that `landscape.bridges` reads as a whole, each time that a leaf of it is asked for."""
 
     def __init__(self, path: Path, like: PyTree) -> None:
-        self._load: Callable[[], PyTree] = lambda: _bridged(path, like)
+        self._load: Callable[[], PyTree] = lambda: load(path, like)
         tree = self._load()
         _tree.check_params(tree, str(path))
         self.like = shapes_of(tree)
@@ -131,16 +132,6 @@ class _Loaded(Held):
     def leaf(self, number: int) -> np.ndarray:
         """One leaf."""
         return np.asarray(jax.tree.leaves(self._load())[number])
-
-
-def _bridged(path: Path, like: PyTree) -> PyTree:
-    try:
-        from landscape.bridges import load
-    except ImportError:
-        raise ValueError(
-            f"a checkpoint is a tree of arrays, an .npz or a .safetensors file, got {path}: load it, and give the tree"
-        ) from None
-    return load(path, like=like)
 
 
 KINDS: dict[str, Any] = {".npz": Npz, ".safetensors": Safetensors}

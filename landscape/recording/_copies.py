@@ -107,14 +107,21 @@ def number_later(name: str, value: Any) -> Number:
     if _tree.is_traced(value):
         raise TypeError(_inside(name))
     value = from_torch(value)
-    dtype, real = getattr(value, "dtype", np.asarray(value).dtype), (np.floating, np.integer)
-    if isinstance(value, bool) or np.shape(value) != () or not any(jnp.issubdtype(dtype, kind) for kind in real):
+    if not _is_number(value):
         raise TypeError(
             f"{name} must be one real number, got {_tree.describe(value)}; trees are recorded as update= and gradient="
         )
     if isinstance(value, np.ndarray):
         value = value.copy()
     return lambda: float(value)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is one real number, on the host or on a device."""
+    if isinstance(value, bool) or not (hasattr(value, "dtype") or isinstance(value, int | float)):
+        return False
+    dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
+    return np.shape(value) == () and any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer))
 
 
 def _inside(name: str) -> str:

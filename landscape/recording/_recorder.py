@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -239,15 +240,15 @@ def _other(recording: Recording, step: int, what: str) -> str:
 def _checked_step(step: Any) -> int:
     if _tree.is_traced(step):
         raise TypeError(_copies._inside("step"))
-    array = step if isinstance(step, int) else np.asarray(_copies.from_torch(step))
-    if not isinstance(array, int):
-        if array.shape != () or array.dtype.kind not in "iu":
-            raise TypeError(f"step must be an integer, got {short(step)}")
-        array = int(array)
-    check_count("step", array, 0)
-    if array >= MOST_STEPS:
-        raise ValueError(f"step must be below {MOST_STEPS}, got {array}")
-    return array
+    value = _copies.from_torch(step)
+    if hasattr(value, "dtype") and np.shape(value) == () and jnp.issubdtype(value.dtype, np.integer):
+        value = int(value)
+    if not isinstance(value, int):
+        raise TypeError(f"step must be an integer, got {short(step)}")
+    check_count("step", value, 0)
+    if value >= MOST_STEPS:
+        raise ValueError(f"step must be below {MOST_STEPS}, got {value}")
+    return value
 
 
 def _checked_name(name: str) -> str:

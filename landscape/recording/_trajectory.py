@@ -27,7 +27,8 @@ class Trajectory(LazyStack):
 
     Args:
         source: a recording that a `Recorder` wrote, finished or not; or a list of checkpoints in order, each a tree of
-            arrays, an `.npz` or a `.safetensors` file; or a stack.
+            arrays or a file: of `.npz` and `.safetensors` a leaf is read at a time, of what else `bridges.load` takes
+            (msgpack, orbax, shards) a checkpoint; or a stack.
         like: one tree of the kind recorded, whose containers the snapshots take. Needed where they are neither dicts
             nor lists nor tuples, such as equinox modules and named tuples: without it these come back as dicts. With
             it, names of arrays in files are those of its leaves, joined by dots.
@@ -273,7 +274,9 @@ def _given(source: Any, like: PyTree, steps: Any, scalars: Mapping[str, Any] | N
         raise ValueError(
             f"steps must be {length} whole numbers that increase, one for each snapshot, got {short(steps)}"
         )
-    numbers = {name: reals(f"scalars[{name!r}]", values) for name, values in dict(scalars or {}).items()}
+    if not isinstance(scalars, Mapping | None):
+        raise TypeError(f"scalars must be a dict of numbers for each snapshot by name, got {short(scalars)}")
+    numbers = {name: reals(f"scalars[{name!r}]", values) for name, values in (scalars or {}).items()}
     for name, values in numbers.items():
         if values.shape != (length,):
             raise ValueError(f"scalars[{name!r}] must have shape ({length},), one number for each snapshot")

@@ -6,10 +6,12 @@ written last of each tile: its chunk is the commit mark, and finished tiles are 
 file appears by an atomic rename, so a process may be killed at any moment. While a sweep at a tolerance is under way,
 `run.zarr/evaluations` is a run store of its own with the points evaluated so far; the map is written at the end.
 
-What was damaged on the disk is noticed: chunks carry a checksum; the record in `zarr.json` holds the digests of the
-coordinates and the shapes and types of the arrays, and is sealed by a checksum itself. Only what is absent or cannot be
-decoded counts as damage and is computed again. Whatever else keeps a file from being read (permissions, a failing
-disk, too many open files, too little memory) raises `StoreError`, and nothing is discarded.
+What was damaged on the disk is noticed: chunks carry a checksum, and end with the place that they were written for (a
+frame that other readers of zstd pass over), so intact chunks in each other's places are noticed too; the record in
+`zarr.json` holds the digests of the coordinates and the shapes and types of the arrays, and is sealed by a checksum
+itself. Only what is absent, out of place or cannot be decoded counts as damage and is computed again. Whatever else
+keeps a file from being read (permissions, a failing disk, too many open files, too little memory) raises `StoreError`,
+and nothing is discarded.
 
 A store is a folder of a local or mounted file system, since all of this rests on atomic renames.
 """

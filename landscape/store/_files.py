@@ -29,6 +29,9 @@ JOURNAL = "evaluations"
 INDEX = "grid_index"  # in the journal: the C-order index of each evaluated point, -1 in the padding of a tile
 LOCK = f"meta.lock{PARTIAL}"
 SEAL = "checksum"
+PLACED = "chunks"  # in the record: what the chunks of the outputs end with
+PLACE = "a skippable frame of zstd: 8 bytes of sha256(array/block, mask)"
+SKIPPED = (0x184D2A50).to_bytes(4, "little") + (8).to_bytes(4, "little")  # of a frame that decoders of zstd pass over
 STALE_SECONDS = 3600.0
 LOCK_SECONDS = 60.0
 SLAB_BYTES = 2**20
@@ -198,7 +201,38 @@ def _record(plan: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
         "outputs": [*layout.outputs],
         "types": {name: f"{dtype}{list(shape)}" for name, (shape, dtype) in layout.outputs.items()},
         "axes": axes,
+        PLACED: PLACE,
     }
+
+
+def place_of(key: str, mask: np.ndarray) -> bytes:
+    """What a chunk ends with, so that one that was written for another tile or array is told from it.
+
+    A reader that does not know of it takes the chunk as it is.
+
+    Args:
+        key: of the chunk, such as `train_loss/c/0/3`.
+        mask: which points of its tile were computed.
+    """
+    digest = hashlib.sha256(key.encode() + np.packbits(mask.ravel()).tobytes())
+    return SKIPPED + digest.digest()[:8]
+
+
+def mark_place(file: Path, place: bytes) -> None:
+    with file.open("ab") as chunk:
+        chunk.write(place)
+
+
+def is_in_place(file: Path, place: bytes) -> bool:
+    """Whether a chunk ends with its place; what is no file or too short does not."""
+    try:
+        with file.open("rb") as chunk:
+            chunk.seek(-len(place), os.SEEK_END)
+            return chunk.read() == place
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL):
+            return False
+        raise
 
 
 def sha256_of(coordinates: np.ndarray) -> str:

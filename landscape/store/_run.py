@@ -1,5 +1,6 @@
 """`RunStore`: one run on disk, its tiles, coordinates and attributes, and `save`, `load`, `annotate`."""
 
+import itertools
 import os
 import shutil
 import stat
@@ -18,6 +19,7 @@ from landscape.store._files import (
     JOURNAL,
     LOCK,
     MAX_RATIO,
+    PLACED,
     SEAL,
     SLAB_BYTES,
     Damage,
@@ -27,12 +29,15 @@ from landscape.store._files import (
     checked_record,
     create,
     fill,
+    is_in_place,
     is_run,
     load_zarr,
     local_path,
     locked,
+    mark_place,
     mode_of,
     open_group,
+    place_of,
     read_attributes,
     readable,
     reason_of,
@@ -81,6 +86,7 @@ class RunStore:
         self._axes: list[dict[str, Any]] = record["axes"]
         self._types: dict[str, str] = record.get("types") or _types_of_plan(self.plan)
         self._meta: Any = attributes.get("meta", {})
+        self._placed = PLACED in record  # stores of earlier versions do not know where a chunk belongs
         with readable(path):
             self._group = open_group(path, "r+" if os.access(path, os.W_OK) else "r")
         try:  # every array is opened before anything is read, written or discarded
@@ -143,9 +149,29 @@ class RunStore:
         """Store the values of a tile, then its commit mark: which of its points were computed, all by default."""
         region, shape = layout.region(tile), layout.shape(tile)
         with writable(self.path), load_zarr().config.set({"array.write_empty_chunks": True}):
+            mask = np.ones(shape, dtype=bool) if computed is None else computed.reshape(shape)
             for name, value in values.items():
                 self._arrays[name][region] = value.reshape(shape + value.shape[1:])
-            self._arrays[DONE][region] = np.ones(shape, dtype=bool) if computed is None else computed.reshape(shape)
+                self._mark_place(layout, name, tile, mask)
+            self._arrays[DONE][region] = mask
+
+    def _mark_place(self, layout: Layout, name: str, tile: int, mask: np.ndarray) -> None:
+        if self._placed:
+            key = f"{name}/c/{self._block(layout, name, tile)}"
+            mark_place(self.path / key, place_of(key, mask))
+
+    def _block(self, layout: Layout, name: str, tile: int) -> str:
+        """The key of the chunk of a tile; what each point holds is one chunk."""
+        block = "/".join(str(int(b)) for b in np.unravel_index(tile, layout.blocks))
+        return block + "/0" * (len(self._arrays[name].shape) - len(layout.blocks))
+
+    def _misplaced(self, layout: Layout, tile: int, mask: np.ndarray) -> str:
+        """The first chunk of a tile that was written for another one, or for other points of it."""
+        if not self._placed:
+            return ""
+        keys = (f"{name}/c/{self._block(layout, name, tile)}" for name in self.names)
+        wrong = (key for key in keys if not is_in_place(self.path / key, place_of(key, mask)))
+        return next((f"{key} (not the one that was written there)" for key in wrong), "")
 
     def read_tile(self, layout: Layout, tile: int) -> dict[str, np.ndarray]:
         """The values of a finished tile, points on the leading axis."""
@@ -195,6 +221,8 @@ class RunStore:
             if any(finished - self._stored_tiles(name) for name in self.names):
                 raise LookupError("a finished tile lacks a chunk")
             computed = self._read_whole(DONE)  # before the values: a process beside this one may add tiles
+            if any(self._misplaced(layout, tile, computed[layout.region(tile)]) for tile in finished):
+                raise LookupError("a chunk belongs to another tile")
             return {name: self._read_whole(name) for name in self.names}, computed
         except OSError:
             raise
@@ -345,9 +373,7 @@ class RunStore:
 
     def _part(self, layout: Layout, name: str, tile: int) -> np.ndarray:
         """What a tile holds of one array."""
-        block = "/".join(str(int(b)) for b in np.unravel_index(tile, layout.blocks))
-        array = self._arrays[name]
-        return self._chunk(array, name, layout.region(tile), block + "/0" * (len(array.shape) - len(layout.blocks)))
+        return self._chunk(self._arrays[name], name, layout.region(tile), self._block(layout, name, tile))
 
     def _whole_part(self, layout: Layout, name: str, tile: int) -> np.ndarray:
         """The same, where damage was looked for before and has come since."""
@@ -380,10 +406,11 @@ class RunStore:
                 block = "/".join(str(int(b)) for b in np.unravel_index(tile, layout.blocks))
                 return f"{name}/c/{block} (missing)"
             try:
-                self._part(layout, name, tile)
+                part = self._part(layout, name, tile)
             except Damage as damage:
                 return str(damage)
-        return ""
+        with readable(self.path):
+            return self._misplaced(layout, tile, part)  # the last part is the mask
 
 
 def _decodes(file: Path, array: Any) -> bool:
@@ -494,6 +521,8 @@ def save(landscape: Landscape, path: str | os.PathLike[str]) -> None:
         for name, value in native.items():
             store._arrays[name][...] = value if landscape.predicts(name) else _masked(value, landscape.computed)
         store._arrays[DONE][...] = landscape.computed
+        for tile, name in itertools.product(range(layout.num_tiles), native):
+            store._mark_place(layout, name, tile, landscape.computed[layout.region(tile)])
         folder.rename(path)
 
 

@@ -102,10 +102,11 @@ def _by_torch(name: str, leaf: Any) -> Rule:
         return Rule(None, VECTOR)
     uncertain = {*_CONV1D} & {*modules} or any(re.search("transpose|deconv|upconv", m, re.IGNORECASE) for m in modules)
     if "weight" in (word for part in (*modules[-1:], last) for word in part.split("_")) and not uncertain:
-        return Rule(0, "weight (out, in, ..)")
+        return Rule(0, _WEIGHT)
     return Rule(0)
 
 
+_WEIGHT = "weight (out, in, ..)"
 VECTOR = "bias or scale of a norm layer: no filters"
 
 
@@ -163,7 +164,7 @@ class _Layers:
         by_bias = _by_bias(shape, _bias_of(last, beside), expected)
         told = self._by_conv1d(name) or by_bias or _by_gates(last, beside)
         if told is None:
-            return by_name
+            return Rule(by_name.axes) if by_name.why == _WEIGHT and self._may_be_transposed(shape) else by_name
         agrees = _positions(told.axes, len(shape)) == expected
         return Rule(by_name.axes, by_name.why or told.why) if agrees else told
 
@@ -173,6 +174,22 @@ class _Layers:
         wide = [s for name, s in self.shapes.items() if len(s) == 2 and {"c_attn", "c_fc"} & {*words(name)}]
         votes = {s[1] > s[0] for s in wide if s[0] != s[1]}
         return votes.pop() if len(votes) == 1 else None
+
+    def _may_be_transposed(self, shape: tuple[int, ...]) -> bool:
+        """Whether a weight of PyTorch may be that of a transposed convolution, (in, out, *kernel), as far as is known.
+
+        With as many inputs as outputs neither its shape nor its bias tells. Taken for one are those of a model that has
+        others, and those with windows of even length, which convolutions hardly have.
+        """
+        square = len(shape) > 2 and shape[0] == shape[1] > 1
+        return square and (self._has_transposed or any(n % 2 == 0 for n in shape[2:]))
+
+    @cached_property
+    def _has_transposed(self) -> bool:
+        """Whether the bias of some convolution counts its second axis."""
+        found = ((shape, *self.beside(name)) for name, shape in self.shapes.items() if len(shape) > 2)
+        told = (_by_bias(shape, _bias_of(last, beside), {0}) for shape, last, beside in found if last == "weight")
+        return any(rule is not None and rule.axes == 1 for rule in told)
 
     def _by_conv1d(self, name: str) -> Rule | None:
         *modules, last = words(name)
@@ -319,6 +336,8 @@ def check_filter_axis(filter_axis: Any) -> None:
     """Raise unless it is a layout, a function, an axis or some, or `None`."""
     if isinstance(filter_axis, str) and filter_axis not in LAYOUTS:
         raise ValueError(f"filter_axis must be an axis, a function or one of {sorted(LAYOUTS)}, got {filter_axis!r}")
+    if callable(filter_axis):
+        _tree.check_takes(filter_axis, "filter_axis", "name", "leaf")
     whole = filter_axis if isinstance(filter_axis, tuple) else (filter_axis,)
     if not (filter_axis is None or isinstance(filter_axis, str) or callable(filter_axis)):
         for axis in whole:

@@ -12,8 +12,9 @@ runs *speculate*: they take a chunk unwatched, which for a tiny network is a thi
 and where it ends in such parameters, the batch takes it again step by step. That is why nothing about a run depends
 on the length of chunks. A run also counts as diverged whose loss or gradient is not finite after the last step.
 
-Programs are small: the loop that takes a hundred steps also takes one, and it hands on the loss and the gradient that
-the next step, the history and the limits share, from a first turn on that moves nothing (`benchmarks/compile.py`).
+Programs are small, since they are compiled anew for each loss (`benchmarks/compile.py`). Where parameters have many
+leaves, one loop takes step after step and looks at each, with one gradient that the step, the history and the limits
+share. A chunk within it would save the looks, and cost a copy of every leaf and half as long again to compile.
 """
 
 import dataclasses
@@ -35,7 +36,6 @@ from landscape.affine._lanes import anyone
 from landscape.objective import Objective, drawn, joined
 
 GOING, LEAVING = -1, -2  # of runs that have not ended; the next update of the second would leave the finite numbers
-UNMEASURED = -1  # the step before the first, which moves nothing
 CHUNK = (16, 100)  # fewest and most steps between two looks at whether all runs have ended
 PASSES = 10  # over the data, between two measurements of all of them by a run of minibatches
 
@@ -91,14 +91,10 @@ def chunk_length(*lengths: int) -> int:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class State:
-    """A run under way: where it is, and the newest entry of its history, which is the last one when it has ended.
-
-    `slope` is the loss of the full objective and its gradient there, `None` where they are measured apart.
-    """
+    """A run under way: where it is, and the newest entry of its history, which is the last one when it has ended."""
 
     params: PyTree
     optimizer_state: PyTree
-    slope: Any
     step: Array
     outcome_code: Array
     entry: dict[str, Array]
@@ -138,7 +134,8 @@ class Descent:
         check_loss(self.objective, fast(params))
         spec = self.spec.settled(self.objective)
         slope = jax.jit(partial(slope_of, self.objective))  # traced once: for its shapes, and in the loop
-        return _Loop(dataclasses.replace(self, spec=spec), slope, jax.jit(_tree.norm)).run(params)
+        few = len(jax.tree.leaves(params)) <= _tree.FEW
+        return _Loop(dataclasses.replace(self, spec=spec), slope, jax.jit(_tree.norm), few).run(params)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +145,7 @@ class _Loop:
     descent: Descent
     slope: Callable[[PyTree], tuple[Array, PyTree]]
     norm: Callable[[PyTree], Array]
+    few: bool  # leaves
 
     @property
     def spec(self) -> Any:
@@ -160,8 +158,22 @@ class _Loop:
         return any(limit is not None for limit in self.descent.limits)
 
     @property
+    def shares(self) -> bool:
+        """Whether a turn is a step, and what is measured is what it goes down on.
+
+        Otherwise it is measured apart, by a second copy of the gradient: for minibatches it must be, and where chunks
+        are long and leaves few, it is no work to speak of.
+        """
+        return self.spec.batch_size is None and (not self.few or self._longest < CHUNK[0])
+
+    @property
     def chunk(self) -> int:
         """Most steps taken in one go."""
+        return 1 if self.shares else self._longest
+
+    @property
+    def _longest(self) -> int:
+        """Most steps that could be taken in one go."""
         intervals = (self.spec.record_every, self.spec.check_every)[: 1 + self.limited]
         if min(intervals) <= CHUNK[1]:
             return min(intervals)
@@ -172,22 +184,23 @@ class _Loop:
         spec, state = self.spec, self._start(jax.tree.map(jnp.asarray, params))
         num_rows = spec.num_rows(self.descent.objective)
         kept = jax.tree.map(lambda x: jnp.zeros((num_rows, *x.shape), x.dtype), self._row(state))
+        kept = _one_of(params, kept)
 
         def advance(carry: Any) -> Any:
             step, careful, _, state, kept = carry
-            turn = self._turn(step, careful, state)
-            state = self._judged(turn, state)
-            number = jnp.maximum(-(-step // spec.record_every), 0)  # of the row that comes next, if not of this turn
+            turn, slope = self._turn(step, careful, state), self.slope(state.params) if self.shares else None
+            state = self._judged(turn, state, *self._measured(turn, state, slope))
+            number = -(-step // spec.record_every)  # of the row that comes next, if not of this turn
             kept = _write(kept, self._row(state), number)
-            step, careful, state = self._moved(turn, careful, state)
+            move = self._speculated if slope is None else partial(self._moved, slope)
+            step, careful, state = move(turn, careful, state)
             return step, careful, number + 1, state, kept
 
         def more(carry: Any) -> Array:
             return anyone(carry[3].outcome_code < 0)
 
         zero = jnp.int32(0)
-        start = zero if state.slope is None else jnp.int32(UNMEASURED)
-        *_, number, state, kept = jax.lax.while_loop(more, advance, (start, zero, zero, state, kept))
+        *_, number, state, kept = jax.lax.while_loop(more, advance, (zero, zero, zero, state, kept))
         history, snapshots = jax.tree.map(partial(_repeat_last, number), kept, self._row(state))
         return state, history, snapshots
 
@@ -196,18 +209,8 @@ class _Loop:
         shapes = jax.eval_shape(self.slope, params)
         entry = {"step": jnp.int32(0), "loss": shapes[0], "grad_norm": jax.eval_shape(self.norm, shapes[1])}
         entry = _blank(joined(entry, jax.eval_shape(self._tracked, params)))
-        slope = _blank(shapes) if self._shares(params) else None
         memory = initial(self.spec.optimizer, params)
-        return _one_of(params, State(params, memory, slope, jnp.int32(0), jnp.int32(GOING), entry))
-
-    def _shares(self, params: PyTree) -> bool:
-        """Whether the steps hand on what is recorded.
-
-        Otherwise it is measured apart, by a second copy of the gradient. For minibatches it must be; where chunks are
-        long and leaves few, it is no work to speak of, and the loop over steps carries no gradient.
-        """
-        few = len(jax.tree.leaves(params)) <= _tree.FEW
-        return self.spec.batch_size is None and (self.chunk < CHUNK[0] or not few)
+        return _one_of(params, State(params, memory, jnp.int32(0), jnp.int32(GOING), entry))
 
     def _row(self, state: State) -> tuple[dict[str, Array], PyTree]:
         """What is kept of an entry."""
@@ -220,68 +223,68 @@ class _Loop:
         length = jnp.minimum(self.chunk, spec.num_steps - step)
         for every in (spec.record_every, spec.check_every)[: 1 + self.limited]:
             length = jnp.minimum(length, every - step % every)
-        recorded = (step >= 0) & (last | (step % spec.record_every == 0))
-        looked = (step >= 0) & (last | (step % spec.check_every == 0)) if self.limited else last
+        recorded = last | (step % spec.record_every == 0)
+        looked = last | (step % spec.check_every == 0) if self.limited else last
         measured = recorded | looked | anyone(state.outcome_code == LEAVING)
         return Turn(step, jnp.where(step < careful, 1, length), last, recorded, looked, measured)
 
-    def _moved(self, turn: Turn, careful: Array, state: State) -> tuple[Array, Array, State]:
+    def _moved(self, slope: Any, turn: Turn, careful: Array, state: State) -> tuple[Array, Array, State]:
+        """The next step of the batch, its state there, and `careful` as it came."""
+        new = updated(self.spec.optimizer, self.descent.objective, state.params, state.optimizer_state, *slope)
+        moving = _tree.all_finite(new[0], state.going)
+        params, memory = select(moving, new, (state.params, state.optimizer_state))
+        code = jnp.where(state.going & ~moving, LEAVING, state.outcome_code).astype(jnp.int32)
+        step = jnp.where(moving, turn.step + 1, state.step)
+        # where a run leaves, the next turn measures it where it stands, and the others of the batch go on
+        return turn.step + 1, careful, State(params, memory, step, code, state.entry)
+
+    def _speculated(self, turn: Turn, careful: Array, state: State) -> tuple[Array, Array, State]:
         """The step that the batch reaches, up to where it must be careful, and the state there.
 
         Where a run would leave the finite numbers, none of the batch moves.
         """
         length = jnp.where(anyone(state.going), turn.length, 0)
-        before = state.params, state.optimizer_state, state.slope
-        moving = state.going & (turn.step >= 0)
-        after = self._stepped(state, moving, turn.step, length)
-        leaving = moving & ~_tree.all_finite(after[0])
+        before = state.params, state.optimizer_state
+        after = self._stepped(state, turn.step, length)
+        leaving = state.going & ~_tree.all_finite(after[0])
         sound = ~anyone(leaving)
-        params, memory, slope = jax.lax.cond(sound, lambda: after, lambda: before)
+        params, memory = jax.lax.cond(sound, lambda: after, lambda: before)
         reached = jnp.where(sound, turn.step + length, turn.step)
         careful = jnp.where(sound, careful, jnp.maximum(careful, turn.step + length))
         code = jnp.where(leaving & (length == 1), LEAVING, state.outcome_code).astype(jnp.int32)
-        step = jnp.where(state.going, jnp.maximum(reached, 0), state.step)
-        return reached, careful, State(params, memory, slope, step, code, state.entry)
+        step = jnp.where(state.going, reached, state.step)
+        return reached, careful, State(params, memory, step, code, state.entry)
 
-    def _stepped(self, state: State, moving: Array, step: Array, length: Array) -> Any:
-        """Parameters, optimizer state and slope after `length` steps from `step` on that nothing watches."""
+    def _stepped(self, state: State, step: Array, length: Array) -> Any:
+        """Parameters and optimizer state after `length` steps from `step` on that nothing watches."""
         descent, spec = self.descent, self.spec
 
-        def alone(i: Any, carry: Any) -> Any:
-            *before, _ = carry
+        def advance(i: Any, before: Any) -> Any:
             part = batch_of(descent.objective, spec.batch_size, descent.key, step + i)
             slope = slope_of(part, before[0]) if spec.batch_size else self.slope(before[0])
-            return *select(moving, updated(spec.optimizer, part, *before, *slope), tuple(before)), None
+            return select(state.going, updated(spec.optimizer, part, *before, *slope), before)
 
-        def handing_on(_: Any, carry: Any) -> Any:
-            *before, slope = carry
-            new = select(moving, updated(spec.optimizer, descent.objective, *before, *slope), tuple(before))
-            return *new, self.slope(new[0])
-
-        start = (state.params, state.optimizer_state, state.slope)
-        advance = alone if state.slope is None else handing_on
-        if self.chunk == 1 and state.slope is not None:
-            return advance(0, start)
+        start = (state.params, state.optimizer_state)
         loop = partial(jax.lax.fori_loop, 0, body_fun=advance, init_val=start)
-        if len(jax.tree.leaves(state.params)) > _tree.FEW or self.chunk < CHUNK[0]:
+        if not self.few or self.chunk < CHUNK[0]:
             return loop(length)
         # of a loop whose length it knows, a GPU need not ask for the end at each step
         return jax.lax.cond(length == self.chunk, lambda: loop(self.chunk), lambda: loop(length))
 
-    def _measured(self, turn: Turn, state: State) -> tuple[Array, Array]:
+    def _measured(self, turn: Turn, state: State, slope: Any) -> tuple[Array, Array]:
         """The loss and the norm of its gradient; anything in a turn that measures nothing."""
-        if state.slope is not None:
-            return state.slope[0], self.norm(state.slope[1])
 
-        def apart() -> tuple[Array, Array]:
-            loss, gradient = self.slope(state.params)
+        def measure() -> tuple[Array, Array]:
+            loss, gradient = self.slope(state.params) if slope is None else slope
             return loss, self.norm(gradient)
 
-        return jax.lax.cond(turn.measured, apart, lambda: (state.entry["loss"], state.entry["grad_norm"]))
+        if slope is not None and self.spec.record_every == 1:
+            return measure()
+        return jax.lax.cond(turn.measured, measure, lambda: (state.entry["loss"], state.entry["grad_norm"]))
 
-    def _judged(self, turn: Turn, state: State) -> State:
+    def _judged(self, turn: Turn, state: State, loss: Array, norm: Array) -> State:
         """End the run where it has converged or diverged, and note what was measured."""
-        (tol, max_loss), (loss, norm) = self.descent.limits, self._measured(turn, state)
+        tol, max_loss = self.descent.limits
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         if self.spec.num_steps == 0:  # no update will tell
             finite &= _tree.all_finite(state.params)
@@ -408,13 +411,14 @@ def select(condition: Any, a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: jax.lax.select(condition, x if x.dtype == y.dtype else x.astype(y.dtype), y), a, b)
 
 
-def _one_of(params: PyTree, state: State) -> State:
-    """The state, all of which differs from run to run where the parameters do.
+def _one_of(params: PyTree, tree: PyTree) -> Any:
+    """The tree, all of which differs from run to run where the parameters do.
 
     Under `vmap` JAX traces a loop again for each part of its carry that turns out to do so, and loops within as often.
     """
-    batched = jnp.ravel(jax.tree.leaves(params)[0])[:1].sum() > 0
-    return jax.tree.map(lambda x: jax.lax.select(batched, jnp.asarray(x), jnp.asarray(x)), state)
+    first = jnp.asarray(jax.tree.leaves(params)[0])
+    batched = jax.lax.reduce_and(jax.lax.is_finite(first), range(first.ndim))
+    return jax.tree.map(lambda x: jax.lax.select(batched, jnp.asarray(x), jnp.asarray(x)), tree)
 
 
 def _blank(shapes: PyTree) -> PyTree:

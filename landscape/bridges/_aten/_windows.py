@@ -62,7 +62,7 @@ def _folded(x: Any, combine: Any, start: Any, geometry: tuple[Any, ...]) -> Any:
         begin = [gap * offset for gap, offset in zip(gaps, place)]
         end = [b + (count - 1) * step + 1 for b, count, step in zip(begin, counts, strides)]
         parts.append(jax.lax.slice(padded, begin, end, strides))
-    return jnp.transpose(functools.reduce(combine, parts), tuple(np.argsort(order)))
+    return jnp.transpose(functools.reduce(combine, parts), np.argsort(order).tolist())
 
 
 def _avg_pool(num: int) -> Any:
