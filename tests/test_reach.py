@@ -235,11 +235,20 @@ def test_auto_extent_of_a_loss_that_was_trained_to_nothing():
     assert "one unit away" in centred.why
 
 
+def test_auto_extent_of_a_loss_that_levels_off():
+    """At 1.4 times that of the origin: it never doubles, and a quarter of it is risen at sqrt(5 / 3)."""
+    level = ls.Objective(lambda p, _: 1 + 0.4 * jnp.sum(p**2) / (1 + jnp.sum(p**2)))
+    found = ls.auto_extent(level, ls.Subspace(jnp.zeros(3), jnp.eye(3)[:2]))
+    assert found.rise == 0.25
+    assert found.value == pytest.approx(np.sqrt(5 / 3), rel=0.03)
+    assert "has risen from 1 to 1.25, as it rises by no more than twice that" in found.why
+
+
 def test_auto_extent_refuses_what_has_none():
     plane = ls.Subspace(jnp.ones(3), jnp.eye(3)[:2])
     with pytest.raises(ValueError, match="does not rise about it: give the extent as a number"):
         ls.auto_extent(ls.Objective(lambda p, _: 0 * p[0]), plane)
-    with pytest.raises(ValueError, match="has not risen by 2 within"):
+    with pytest.raises(ValueError, match="has not risen by 0.0156 within"):
         ls.auto_extent(ls.Objective(lambda p, _: 2 + 0 * p[0]), plane)
     with pytest.raises(ValueError, match="the loss at the origin is nan"):
         ls.auto_extent(ls.Objective(lambda p, _: jnp.nan * p[0]), plane)

@@ -1,5 +1,6 @@
 """`auto_extent`: how far a picture should reach, so that it is neither blank nor a wall."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from jaxtyping import Array, PyTree
 from landscape import _tree
 from landscape.checks import check_count
 from landscape.engine import sweep
-from landscape.grid import Grid
+from landscape.grid import Grid, Landscape
 from landscape.maps import Radius, Reached, geometric
 from landscape.objective import Objective, check_objective
 from landscape.subspace import Subspace, size_of
@@ -20,6 +21,7 @@ NEAR, FAR, STEP = 2.0**-24, 2.0**12, 4.0  # norms of the parameters that are loo
 PRECISION = 0.02
 DIGITS = 2
 HALF = 0.5
+HALVINGS = 8  # of a rise that is not reached
 
 
 class Extent(NamedTuple):
@@ -77,7 +79,8 @@ def auto_extent(
 
     Enough is `factor` times the loss at the origin (doubled, by default), or half of the way to the loss of zero
     weights, whichever is more: a loss that was trained to nothing is doubled within its own rounding. Where neither is
-    above 0, it is half of the way to the loss one unit of the coordinates away.
+    above 0, it is half of the way to the loss one unit of the coordinates away. Where the loss levels off before, as of
+    saturated units, the rise is halved until most directions reach it, and `why` says so.
 
     Args:
         objective: the loss.
@@ -102,17 +105,29 @@ def auto_extent(
     found = Radius(at.origin, objective, within, rise=rise, distances=distances, precision=PRECISION, base=base)
     grid = Grid.of(direction=range(len(within.coords)))
     options = {"batch": 1, "progress": False, **options}
-    values = sweep(found, grid, **options)
+    values, rise, halved = _risen(found, grid, options)
     reached = values["radius"] / values["length"]
-    if np.sum(np.isfinite(reached)) <= len(reached) / 2:
-        raise ValueError(
-            f"the loss, {base:.4g} at the origin, has not risen by {rise:.4g} within {distances[-1]:.3g} in most "
-            "directions: give the extent as a number"
+    if halved:
+        why = (
+            f"has risen from {base:.3g} to {base + rise:.3g}, as it rises by no more than twice that in most directions"
         )
     if np.any(values["status"] == Reached.NOT_FINITE):
         why += ", or is not a number any more"
     middle = float(np.quantile(reached, 0.5, method="inverted_cdf"))
     return Extent(_rounded(middle), float(reached.min()), float(reached.max()), rise, base, why)
+
+
+def _risen(found: Radius, grid: Grid, options: dict[str, Any]) -> tuple[Landscape, float, bool]:
+    """The radii at a rise that most directions reach: halved where the loss levels off before; and whether it was."""
+    for halvings in range(HALVINGS):
+        rise = found.rise * HALF**halvings
+        values = sweep(dataclasses.replace(found, rise=rise), grid, **options)
+        if np.sum(np.isfinite(values["radius"])) > grid.size / 2:
+            return values, rise, halvings > 0
+    raise ValueError(
+        f"the loss, {found.base:.4g} at the origin, has not risen by {rise:.4g} within {found.distances[-1]:.3g} in "
+        "most directions: give the extent as a number"
+    )
 
 
 def _enough(objective: Objective, at: Subspace, factor: float) -> tuple[float, float, str]:
