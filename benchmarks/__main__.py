@@ -1,5 +1,7 @@
 """Command line: `python -m benchmarks [NAME ...] [--json FILE] [--quick] [--allow-load]`.
 
+`NAME:PART` runs one part of a benchmark that has parts, such as `compile:train_many` or `tolerance:use`.
+
 Exit status 1 says that something was not reported because other processes kept the machine busy. A missed target
 is printed and changes nothing.
 """
@@ -39,13 +41,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="tiny sizes: a test of the code, not a measurement")
     parser.add_argument("--allow-load", action="store_true", help="report ratios on a busy machine too, marked")
     options = parser.parse_args()
-    unknown = sorted(set(options.names) - set(NAMES))
+    unknown = sorted({name.partition(":")[0] for name in options.names} - set(NAMES))
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(NAMES)}")
     report = _harness.Report(options.quick, options.allow_load)
     describe(report)
     for name in options.names or NAMES:
-        importlib.import_module(f"benchmarks.{name}").run(report)
+        module, _, part = name.partition(":")
+        getattr(importlib.import_module(f"benchmarks.{module}"), part or "run")(report)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report.document(), indent=1) + "\n")

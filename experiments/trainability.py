@@ -31,6 +31,7 @@ precision. Minibatches are drawn without replacement, in the paper with.
 
 Cost: for each of two configurations some 120 maps on the way down and 35 frames: ten minutes on two CPU cores. The
 other configurations (`--configurations tanh relu minibatch`) have 272 examples and want an accelerator.
+It has networks of its own and takes no --problem; `landscape.TrainabilityMap` maps yours.
 """
 
 from collections.abc import Iterator, Mapping

@@ -64,14 +64,15 @@ def surfaces(outputs=(), weight_fn=None, loader=None):
 
 @pytest.mark.parametrize("weight_fn", [None, weight])
 @pytest.mark.parametrize("batch", [1, 4])
-def test_the_same_numbers_as_in_memory_without_weights_to_the_bit(weight_fn, batch):
+def test_the_same_numbers_as_in_memory_losses_without_weights_to_the_bit(weight_fn, batch):
     held, read = (ls.sweep(fn, GRID, batch=batch, progress=False) for fn in surfaces(("gradient",), weight_fn))
     assert sorted(read.values) == sorted(held.values) == ["far", "gradient", "loss"]
     for name in held.values:
-        if weight_fn is None:
+        if weight_fn is None and name != "gradient":
             assert np.array_equal(held[name], read[name]), name
-        else:  # XLA rounds the terms of a weighted sum otherwise in a loop of its own; each of 5 by half a place
-            assert np.allclose(held[name], read[name], rtol=3e-7), name
+        else:  # XLA rounds these terms otherwise in a loop of its own: sums of 23 examples and 5 batches
+            size = float(np.abs(held[name]).max())
+            assert np.allclose(held[name], read[name], rtol=0, atol=(NUM + 5) * 2.0**-24 * size), name
 
 
 @pytest.mark.parametrize("weight_fn", [None, weight])

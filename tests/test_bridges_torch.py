@@ -18,7 +18,6 @@ from torch.nn import functional as F  # noqa: E402
 bridge = ls.bridges.torch
 ROOT = Path(__file__).parents[1]
 CLOSE = 1e-5  # single precision: sums of some hundred terms in another order
-has_weights = "weight_fn" in {field.name for field in dataclasses.fields(ls.Objective)}
 
 
 @pytest.fixture(autouse=True)
@@ -490,7 +489,6 @@ def padded_tokens():
     return nn.Sequential(nn.Embedding(5, 6), nn.Tanh(), nn.Linear(6, 5)), torch.randint(0, 5, (5, 4)), targets
 
 
-@pytest.mark.skipif(not has_weights, reason="needs Objective(weight_fn=)")
 @pytest.mark.parametrize("batch_size", [1, 2, None])
 def test_a_mean_over_tokens_is_exact_for_any_batch_size(batch_size):
     module, x, y = padded_tokens()
@@ -500,7 +498,6 @@ def test_a_mean_over_tokens_is_exact_for_any_batch_size(batch_size):
     assert_close(problem.objectives["train"](problem.params), expected)
 
 
-@pytest.mark.skipif(not has_weights, reason="needs Objective(weight_fn=)")
 def test_class_weights_are_given_as_weights_of_examples():
     weight, (x, y), module = torch.tensor([0.3, 2.0, 0.7]), labelled(), small_cnn()
     loss = nn.CrossEntropyLoss(weight=weight)
@@ -621,6 +618,7 @@ def test_wrong_modules_and_options():
     refused(ValueError, r"batch_size must be at least 1", batch_size=0)
     refused(ValueError, r"tolerance must be positive", tolerance=-1.0)
     refused(ValueError, r"has no batch norm: leave it away", batch_statistics=2)
+    refused(ValueError, r"whole batches", small_cnn(), data=labelled(), batch_statistics=3, weight_fn=lambda batch: 1)
     refused(ValueError, r"does not divide the 9 examples", small_cnn(), data=labelled(), batch_statistics=4)
 
 

@@ -1,6 +1,7 @@
 """Oracles for subspaces: NumPy's lstsq and SVD, scikit-learn's PCA, norms by hand, invariances, a published null."""
 
 import time
+import warnings
 from functools import partial
 
 import flax.linen as nn
@@ -757,6 +758,51 @@ def test_noise_of_narrow_compute_is_said_where_it_is_the_picture():
     rounded, exact = measure(jnp.asarray(grid.points()[: 41 * 41 : 42], jnp.float32))
     noise = np.asarray(rounded - exact)
     assert np.std(noise) > 0.05 * np.ptp(exact)  # what the warning says is so
+
+
+def _layers(activation):
+    def logits(params, x, dtype):
+        hidden = activation(x.astype(dtype) @ params["in"].astype(dtype))
+        return hidden @ params["out"].astype(dtype)
+
+    return logits, {"in": (20, 32), "out": (32, 5)}, (128, 20)
+
+
+def _convolution(params, x, dtype):
+    image = x.astype(dtype).reshape(len(x), 8, 8, 1)
+    layout = ("NHWC", "HWIO", "NHWC")
+    seen = jax.lax.conv_general_dilated(image, params["in"].astype(dtype), (2, 2), "SAME", dimension_numbers=layout)
+    return jax.nn.relu(seen).reshape(len(x), -1) @ params["out"].astype(dtype)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [_layers(jnp.tanh), _layers(jax.nn.relu), (_convolution, {"in": (3, 3, 1, 6), "out": (96, 5)}, (64, 64))],
+    ids=["tanh", "relu", "convolution"],
+)
+def test_noise_of_narrow_compute_is_said_where_it_is_and_nowhere_else(net):
+    logits, shapes, of_inputs = net
+    rng = np.random.default_rng(0)
+    x, labels = jnp.asarray(rng.normal(size=of_inputs), jnp.float32), jnp.asarray(rng.integers(0, 5, of_inputs[0]))
+    params = {n: jnp.asarray(rng.normal(size=s) / np.prod(s[:-1]) ** 0.5, jnp.float32) for n, s in shapes.items()}
+
+    def loss(params, batch, dtype):
+        scores = jax.nn.log_softmax(logits(params, batch["x"], dtype).astype(jnp.float32))
+        return -jnp.take_along_axis(scores, batch["y"][:, None], 1)[:, 0]
+
+    narrow, wide = (Objective(partial(loss, dtype=t), {"x": x, "y": labels}) for t in (jnp.bfloat16, jnp.float32))
+    dirs = subspace.filter_normalize(subspace.random_directions(KEY, params), params, filter_axis=-1)
+    plane = Subspace(params, dirs)
+    measure = jax.jit(jax.vmap(lambda c: (narrow(plane(c)), wide(plane(c)))))
+    for extent, said in ((0.1, False), (0.003, True)):
+        grid = Grid.square(extent, 15)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            LossSurface(plane, narrow).check_grid(grid)
+        assert any("bfloat16 rounds the parameters" in str(one.message) for one in caught) == said
+        rounded, exact = map(np.asarray, measure(jnp.asarray(grid.points(), jnp.float32)))
+        spread = np.quantile(rounded - exact, 0.975) - np.quantile(rounded - exact, 0.025)
+        assert (spread > 0.1 * np.ptp(exact)) == said
 
 
 # -------------------------------------------------------------------------------------------------- many leaves

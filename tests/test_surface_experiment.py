@@ -337,7 +337,7 @@ def test_only_some_parameters_move(tmp_path, capsys):
     problem = ls.Problem(
         lambda key: start, {"train": ls.Objective(loss, {"x": x, "y": np.sin(2 * x[:, 0])})}, params=start
     )
-    config = dataclasses.replace(surface.SMOKE, trainable="w1", resolution=3)
+    config = dataclasses.replace(surface.SMOKE, trainable="w1", resolution=3, extent=1.0)
     found = surface.run(config, Lab(tmp_path, {"progress": False}, problem))["filter"]
     assert found["train_loss"][1, 1] == pytest.approx(float(problem.objectives["train"](start)), rel=1e-5)
     assert "15 of 25 parameters move" in capsys.readouterr().err

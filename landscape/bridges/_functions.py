@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from landscape.bridges import _export, _module
 from landscape.bridges._graph import Graph
@@ -62,8 +63,6 @@ class ByBatch:
         return self.graphs[count]
 
     def _example(self, leaf: Any) -> Any:
-        import numpy as np
-
         return _module.to_tensors(np.zeros(leaf.shape, leaf.dtype), self.wrapped.module)[0]
 
     def statistics(self, params: Any, batch: Any, state: Any) -> Any:
@@ -102,8 +101,6 @@ class Predict:
         return jax.vmap(lambda *one: graph(weights, [jnp.asarray(x)[None] for x in one])[0][0][0])(*leaves)
 
     def _exported(self, inputs: Any) -> Graph:
-        import numpy as np
-
         examples = jax.tree.map(lambda x: np.zeros((1, *x.shape[1:]), x.dtype), inputs)
         alone = _module.Alone(self.module, jax.tree.structure(inputs))
         with _module.evaluating(self.module):

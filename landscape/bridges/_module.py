@@ -1,6 +1,8 @@
 """A PyTorch module seen from its own side: its tensors by name, its modes, and what it computes on a few examples."""
 
 import contextlib
+import copy
+import inspect
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
@@ -110,8 +112,6 @@ class Tensors:
 
     def fresh(self, names: list[str], seed: int) -> Parameters:
         """The parameters as `reset_parameters` of the submodules draws them."""
-        import copy
-
         module = copy.deepcopy(self.module)
         for path, one in module.named_modules():
             if next(one.parameters(recurse=False), None) is not None and not hasattr(one, "reset_parameters"):
@@ -212,8 +212,6 @@ class Wrapped(torch.nn.Module):
 def call(module: torch.nn.Module, inputs: Any, strict: bool = True) -> Any:
     """The module on its inputs: one, a tuple, or a dict of arguments by name, all of them or those that it knows."""
     if isinstance(inputs, dict):
-        import inspect
-
         known = inspect.signature(module.forward).parameters
         open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())
         return module(**{name: x for name, x in inputs.items() if strict or open_ended or name in known})

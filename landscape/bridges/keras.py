@@ -82,8 +82,7 @@ def problem(
     state = {one: _copied(by_path[one]) for one in staying} | {v.path: _copied(v) for v in program.fixed}
     few = jax.tree.map(jnp.asarray, _data.spread(data["train"], EXAMPLES))
     difference = _compared(program, (params, few, state), tolerance)
-    options: dict[str, Any] = {"batch_size": batch_size, "state": state or None}
-    options |= {} if weight_fn is None else {"weight_fn": weight_fn}
+    options: dict[str, Any] = {"batch_size": batch_size, "state": state or None, "weight_fn": weight_fn}
     if any(isinstance(layer, keras.layers.BatchNormalization) for layer in _layers(model)):
         options["update_state"] = program.statistics
     LOG.info("%s: outputs differ from Keras's by at most %.1e", model.name, difference)

@@ -90,7 +90,7 @@ def problem(
     """
     module = getattr(module, "_orig_mod", module)  # what torch.compile has wrapped
     _module.check(module, loss)
-    _check_options(batch_size, tolerance)
+    _check_options(batch_size, tolerance, batch_statistics, weight_fn)
     parts = {"train": train} if test is None else {"train": train, "test": test}
     data = {part: _data.read(value, part, _module.as_numpy) for part, value in parts.items()}
     _check_alike(data)
@@ -106,16 +106,14 @@ def problem(
     tolerance = _tolerance(module) if tolerance is None else tolerance
     weight_fn = _weights(together, alone[0], few, weight_fn, tolerance)
     difference = _compared(PerExample(graph), (params, few, state), alone, tolerance)
-    options: dict[str, Any] = {"batch_size": batch_size, "state": state} | (
-        {} if weight_fn is None else {"weight_fn": weight_fn}
-    )
+    options: dict[str, Any] = {"batch_size": batch_size, "state": state, "weight_fn": weight_fn}
     loss_fn: Any = PerExample(graph)
     by_batch = ByBatch(wrapped, {inner: name for inner, name in tensors.names.items() if name in graph.weights})
     if _module.keeps_statistics(module):
         options["update_state"] = by_batch.statistics
     if batch_statistics is not None:
         data, loss_fn = _batched(data, batch_statistics, module), by_batch.losses
-        options.pop("update_state", None)
+        options |= {"update_state": None, "weight_fn": None}
     objectives = {part: Objective(loss_fn, _module.as_jax(arrays, part), **options) for part, arrays in data.items()}
     LOG.info("%s: outputs and losses differ from PyTorch's by at most %.1e", type(module).__name__, difference)
     return Bridged(
@@ -129,7 +127,11 @@ def problem(
     )
 
 
-def _check_options(batch_size: Any, tolerance: Any) -> None:
+def _check_options(batch_size: Any, tolerance: Any, batch_statistics: Any, weight_fn: Any) -> None:
+    if batch_statistics is not None and weight_fn is not None:
+        raise ValueError(
+            "with batch_statistics= the examples are whole batches, which weight_fn= does not know: leave one"
+        )
     if batch_size is not None:
         check_count("batch_size", batch_size, 1)
     if tolerance is not None:

@@ -327,7 +327,7 @@ def product(operator: Objective | Operator, params: PyTree, vector: PyTree) -> P
     """
     operator, moving = set_aside(operator, params)
     if moving is not params and jax.tree.structure(vector) == jax.tree.structure(params):
-        vector = jax.tree.map(lambda _, v: v, moving, vector)
+        vector = jax.tree.map(lambda m, v: None if m is None else v, moving, vector, is_leaf=lambda x: x is None)
     params = moving
     check(operator, params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(vector):

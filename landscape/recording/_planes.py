@@ -82,13 +82,14 @@ def _norm(leaves: list[np.ndarray]) -> float:
 class PathSubspace:
     """The affine map `(c_1, .., c_k, step) -> snapshot(step) + sum_i (c_i - centre_i(step)) d_i`. Made by `along`.
 
-    The last coordinate is the step of a snapshot: the landscape over time is one more axis of the grid.
+    The last coordinate is the step of a snapshot: the landscape over time is one more axis of the grid. Without
+    directions it is the path itself.
 
     Attributes:
         snapshots: the path, a stack of `T` trees.
-        directions: a stack of `k` trees.
+        directions: a stack of `k` trees, or `None`.
         steps: the step of each snapshot, float `(T,)`.
-        centres: the coordinates at which each snapshot lies, `(T, k)`.
+        centres: the coordinates at which each snapshot lies, `(T, k)`, or `None`.
     """
 
     snapshots: PyTree
@@ -101,6 +102,8 @@ class PathSubspace:
         coords = jnp.asarray(coords)
         index = jnp.argmin(jnp.abs(jnp.asarray(self.steps, coords.dtype) - coords[-1]))
         here = jax.tree.map(lambda x: jnp.asarray(x)[index], self.snapshots)
+        if self.directions is None:
+            return here
         return Subspace(here, self.directions)(coords[:-1] - jnp.asarray(self.centres, coords.dtype)[index])
 
     def axis(self, num: int | None = None, name: str = "step") -> Axis:
@@ -121,7 +124,7 @@ class PathSubspace:
         Raises:
             ValueError: another number of axes, a step that was not recorded, or a plane that is not resolved.
         """
-        num = _tree.num_stacked(self.directions)
+        num = 0 if self.directions is None else _tree.num_stacked(self.directions)
         if grid.ndim != num + 1:
             raise ValueError(
                 f"a path with {num} directions needs {num + 1} axes, the last one the step; the grid has {grid.ndim}"
@@ -134,11 +137,13 @@ class PathSubspace:
                     f"step {step:g} of the axis {grid.axes[-1].name!r} was not recorded, the nearest is {near:g}; "
                     "take the axis from axis()"
                 )
+        if self.directions is None:
+            return
         first = jax.tree.map(lambda x: jnp.asarray(x)[0], self.snapshots)
         Subspace(first, self.directions).check_grid(Grid(grid.axes[:-1]))
 
 
-def along(snapshots: PyTree, plane: Any, *, steps: Any = None, follow: bool = False) -> PathSubspace:
+def along(snapshots: PyTree, plane: Any = None, *, steps: Any = None, follow: bool = False) -> PathSubspace:
     """The landscape over time: the slice through each snapshot of a path, parallel to a plane.
 
     Use it as the `at` of a `LossSurface`, over a grid of the axes of the plane and, last, the step:
@@ -147,7 +152,8 @@ def along(snapshots: PyTree, plane: Any, *, steps: Any = None, follow: bool = Fa
     Args:
         snapshots: a `Trajectory`, a list of trees or a stack; it is held in memory: take `trajectory[::10]` of a long
             one.
-        plane: the `Subspace` that gives directions and coordinates.
+        plane: the `Subspace` that gives directions and coordinates; without it, the step is the only coordinate, and a
+            sweep over it makes one table of whatever can be computed along the path.
         steps: the step of each snapshot; those of the trajectory, or 0, 1, 2, .., by default.
         follow: `False`: coordinates are those of the plane, and the path moves through the picture. `True`:
             coordinates are counted from the snapshot, which stays at 0.
@@ -157,13 +163,15 @@ def along(snapshots: PyTree, plane: Any, *, steps: Any = None, follow: bool = Fa
         ValueError: snapshots that do not look like the plane's origin; steps that do not increase, or that the
             precision of coordinates does not tell apart.
     """
-    if not isinstance(plane, Subspace):
-        raise TypeError(f"plane must be a Subspace, got {_tree.describe(plane)}")
+    if not isinstance(plane, Subspace | None):
+        raise TypeError(f"plane must be a Subspace, or None for the path itself, got {_tree.describe(plane)}")
     check_flag("follow", follow)
-    path = _path(snapshots, steps, plane.origin)
+    path = _path(snapshots, steps, None if plane is None else plane.origin)
     when = path.steps.astype(np.float64)
     if np.any(np.diff(path.steps.astype(jnp.zeros(()).dtype)) <= 0):
         raise ValueError("float32 does not tell these steps apart: give steps= in other units, or enable float64")
+    if plane is None:
+        return PathSubspace(jax.tree.map(jnp.asarray, path.stacked()), None, when, None)
     centres = np.asarray(plane.project(path))
     directions = _tree.read_stack(plane.directions, "directions", plane.origin, "the origin")
     return PathSubspace(

@@ -46,7 +46,7 @@ class Recorder:
             four leading binary digits: each up to 16, then eight in each doubling.
         keep: at most so many snapshots remain. Those that leave the smallest gaps are given up, the oldest first; with
             `every="log"` gaps are ratios. The first and the last one stay.
-        dtype: store in this type what is wider: `"bfloat16"` halves the size of float32, and rounds by 0.2 % at most,
+        dtype: store in this type what is wider: `"bfloat16"` halves the size of float32, and rounds by 0.4 % at most,
             `"float32"` halves that of float64. `Trajectory.dtype` says so, and gives back the dtypes of the run.
 
     Attributes:

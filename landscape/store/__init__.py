@@ -3,8 +3,9 @@
 Layout of `run.zarr`: one array per output and one per axis, with dimension names, so
 `xarray.open_zarr(path, consolidated=False)` reads it without this package. A chunk is a tile. `computed` is
 written last of each tile: its chunk is the commit mark, and finished tiles are found by listing those keys. Every
-file appears by an atomic rename, so a process may be killed at any moment. While a sweep at a tolerance is under way,
-`run.zarr/evaluations` is a run store of its own with the points evaluated so far; the map is written at the end.
+file appears by an atomic rename, and a chunk is complete before the commit mark, so a process may be killed at any
+moment. While a sweep at a tolerance is under way, `run.zarr/evaluations` is a run store of its own with the points
+evaluated so far; the map is written at the end.
 
 What was damaged on the disk is noticed: chunks carry a checksum, and end with the place that they were written for (a
 frame that other readers of zstd pass over), so intact chunks in each other's places are noticed too; the record in

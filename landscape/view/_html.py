@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
-SCRIPTS = ("numbers.js", "scale.js", "fields.js", "map.js", "plots.js", "app.js")
+SCRIPTS = ("numbers.js", "scale.js", "fields.js", "map.js", "plots.js", "legend.js", "path.js", "files.js", "app.js")
 INLINE = 1000  # characters of packed data that stay where they are used; longer ones are blocks of their own
 
 

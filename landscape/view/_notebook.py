@@ -106,7 +106,7 @@ def _png(landscape: Landscape, name: str, size: tuple[float, float], dpi: float)
         elif name == "label":
             plotting.basins(landscape, name, ax=ax)
         else:
-            plotting.heatmap(landscape, name, ax=ax)
+            plotting.heatmap(landscape, name, ax=ax, minimum=False)  # the thinned one need not hold it
         buffer = io.BytesIO()
         canvas.print_figure(buffer, dpi=dpi, format="png")
     return buffer.getvalue()

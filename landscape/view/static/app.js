@@ -142,7 +142,7 @@ class Page {
     if (!this.main) this.frame();
     this.words();
     this.controls();
-    this.pathPanel();
+    pathPanel(this);
     this.aboutPanel();
   }
 
@@ -206,7 +206,7 @@ class Page {
     if (one.shape.length > 1) this.toggle("equal", "equal aspect");
     if (one.shape.length > 2) this.axisControls();
     const buttons = element(form, "span", { class: "buttons" });
-    for (const [name, run] of [["PNG", () => this.savePicture("png")], ["SVG", () => this.savePicture("svg")], ["CSV of the profile", () => this.saveProfile()]]) {
+    for (const [name, run] of [["PNG", () => savePicture(this, "png")], ["SVG", () => savePicture(this, "svg")], ["CSV of the profile", () => saveProfile(this)]]) {
       element(buttons, "button", { type: "button", id: `save-${name.slice(0, 3).toLowerCase()}` }, name).addEventListener("click", run);
     }
     if (focused) document.getElementById(focused)?.focus();
@@ -272,7 +272,7 @@ class Page {
     this.models.forEach((model) => Object.assign(model, shade, { colours: this.colours(model.plane, shade) }));
     if (state.compare !== "none" && state.compare !== "all" && shown.length === 2) this.models.push(this.differing(...this.models));
     this.drawMaps();
-    this.drawLegend();
+    drawLegend(this);
     await this.readout();
     this.drawProfile();
     setTimeout(() => this.drawSurface(), 0);
@@ -400,92 +400,6 @@ class Page {
     this.read();
   }
 
-  // ---------------------------------------------------------------------------------------------------- legend
-
-  drawLegend() {
-    const { legend, models: [model] } = this;
-    legend.replaceChildren();
-    if (model.kinds) this.kindsLegend(model);
-    else this.scaleLegend(model);
-    if (model.best) element(legend, "p", {}, `★ ${model.best.word} measured value ${brief(model.best.value, 4)}`);
-    const last = this.models[this.models.length - 1];
-    if (last.differs && !last.kinds) this.scaleLegend(last);
-    if (last.differs && last.kinds) this.kindsLegend(last);
-    this.reservedLegend();
-  }
-
-  scaleLegend({ plane, scale, shades, differs, title, ranks }) {
-    const name = differs ? shorten(title, 80) : plane.field.output.label;
-    const head = element(this.legend, "p", { class: "scale-name" });
-    element(head, "bdi", {}, shorten(name, 80));
-    if (ranks) head.append(": blue where training converges, red where it diverges; deepest where slowest (ranks, no unit)");
-    else if (scale.empty) head.append(": no finite value");
-    else head.append(` (${scaleText(scale)}${this.state.robust ? ", colours end at the 2nd and 98th percentile" : ""})`);
-    if (scale.empty) return;
-    const bar = element(this.legend, "div", { class: "bar" });
-    const canvas = element(bar, "canvas", { width: 256, height: 1, "aria-hidden": "true" });
-    const places = ranks ? (k) => k / 255 : (k) => k / 255;
-    const ends = ranks ? [0, 1] : [scale.unit(scale.low), scale.unit(scale.high)];
-    const context = canvas.getContext("2d");
-    for (let k = 0; k < 256; k++) {
-      const unit = ends[0] + places(k) * (ends[1] - ends[0]);
-      context.fillStyle = shades[Math.min(255, Math.max(0, Math.floor(unit * 256)))];
-      context.fillRect(k, 0, 1, 1);
-    }
-    if (ranks) return;
-    bar.dataset.low = exact(scale.low);
-    bar.dataset.high = exact(scale.high);
-    for (const tick of spaced(scaleTicks(scale, 5), (v) => (scale.unit(v) - ends[0]) / (ends[1] - ends[0]))) {
-      const left = (100 * (scale.unit(tick) - ends[0])) / (ends[1] - ends[0]);
-      const mark = element(bar, "span", { class: "tick" }, brief(tick));
-      mark.style.left = `${left}%`;
-    }
-  }
-
-  kindsLegend({ plane, kinds, differs }) {
-    const tally = new Map(), list = element(this.legend, "ul", { class: "kinds" });
-    let num = 0;
-    plane.values.forEach((v, i) => plane.states[i] <= PREDICTED && (num++, tally.set(v, (tally.get(v) ?? 0) + 1)));
-    const order = kinds.filter((kind) => tally.has(kind.value)).sort((a, b) => tally.get(b.value) - tally.get(a.value));
-    order.slice(0, 40).forEach((kind) => {
-      const hits = tally.get(kind.value), button = element(element(list, "li"), "button", {
-        type: "button", class: "kind", "aria-pressed": String(this.label === kind.value), "data-value": kind.value,
-      });
-      element(button, "span", { class: "swatch" }).style.background = kind.color;
-      button.append(`${kind.name}: ${percent(hits / num)}`);
-      if (!differs) button.addEventListener("click", () => this.chooseKind(this.label === kind.value ? null : kind.value));
-    });
-    if (order.length > 40) element(list, "li", {}, `${order.length - 40} more kinds`);
-    const chosen = order.find((kind) => kind.value === this.label);
-    if (!chosen || differs) return;
-    const hits = tally.get(chosen.value), [low, high] = wilson(hits, num);
-    element(this.legend, "p", { class: "share", role: "status" },
-      `${chosen.name}: ${count(hits)} of ${count(num)} points, ${(100 * hits / num).toFixed(2)} %; 95 % Wilson interval `
-      + `${(100 * low).toFixed(2)} to ${(100 * high).toFixed(2)} %, as if the points were independent draws.`);
-  }
-
-  chooseKind(value) {
-    this.label = value;
-    for (const model of this.models) if (!model.differs) model.colours = this.colours(model.plane, model);
-    this.maps.forEach((map, k) => map.draw(this.models[k]));
-    this.drawLegend();
-  }
-
-  reservedLegend() {
-    const sums = [0, 0, 0, 0], list = element(this.legend, "ul", { class: "reserved" });
-    for (const { plane, differs } of this.models) if (!differs) for (const state of plane.states) sums[state]++;
-    const entry = (look, text) => {
-      const item = element(list, "li");
-      Object.assign(element(item, "span", { class: `swatch ${look.kind ?? ""}` }).style, look.style ?? {});
-      item.append(text);
-    };
-    if (sums[NOT_FINITE]) entry({ style: { background: this.palette.not_finite } }, `not finite: NaN or infinite (${count(sums[NOT_FINITE])})`);
-    if (sums[MISSING]) entry({ style: { background: this.palette.not_computed } }, `not computed (${count(sums[MISSING])})`);
-    const { promise } = this.models[0].plane.field.output;
-    if (sums[PREDICTED]) entry({ kind: "hatched" }, `hatched: ${promise} (${count(sums[PREDICTED])}); the rest was measured`);
-    if (!sums[NOT_FINITE] && !sums[MISSING] && !sums[PREDICTED]) element(list, "li", {}, "Every point was measured, and all are finite.");
-  }
-
   // ---------------------------------------------------------------------------------------------------- cursor
 
   point(ix, iy, pin = this.pinned) {
@@ -566,81 +480,6 @@ class Page {
     }
   }
 
-  // ----------------------------------------------------------------------------------------------------- paths
-
-  pathPanel() {
-    const { pathBox, landscape: one, state } = this;
-    pathBox.hidden = !one.paths.length;
-    pathBox.replaceChildren();
-    if (!one.paths.length) return;
-    element(pathBox, "h2", {}, "Path");
-    const row = element(pathBox, "div", { class: "controls" });
-    if (one.paths.length > 1) {
-      const select = element(element(row, "label", {}, "Which "), "select", { id: "choose-path" });
-      one.paths.forEach((path, k) => element(select, "option", { value: k, selected: k === state.path }, shorten(path.label, 60)));
-      select.addEventListener("change", () => this.set({ path: Number(select.value), step: 0 }));
-    } else element(row, "bdi", {}, shorten(one.paths[0].label, 80));
-    const label = element(row, "label", { class: "slider wide" }, "step ");
-    this.stepSlider = element(label, "input", { type: "range", min: 0, max: this.steps(one.paths[state.path]) - 1, id: "slide-step" });
-    this.stepSlider.value = state.step;
-    this.stepSlider.addEventListener("input", () => this.toStep(Number(this.stepSlider.value)));
-    this.playButton = element(row, "button", { type: "button", id: "play" }, "play");
-    this.playButton.addEventListener("click", () => this.play());
-    this.pathText = element(pathBox, "p", { id: "path-text", role: "status" });
-    this.describeStep();
-  }
-
-  toStep(step) {
-    this.state.step = step;
-    this.stepSlider.value = step;
-    this.maps.forEach((map, k) => {
-      map.model.paths = this.overlays(this.models[k]);
-      map.drawPaths();
-    });
-    this.describeStep();
-    this.read();
-  }
-
-  play() {
-    if (this.playing) {
-      clearInterval(this.playing);
-      this.playing = null;
-      this.playButton.textContent = "play";
-      return;
-    }
-    this.playButton.textContent = "pause";
-    const last = Number(this.stepSlider.max);
-    if (this.state.step >= last) this.toStep(0);
-    this.playing = setInterval(() => {
-      if (this.state.step >= last) return this.play();
-      return this.toStep(this.state.step + 1);
-    }, Math.max(40, Math.min(400, 8000 / (last + 1))));
-  }
-
-  async describeStep() {
-    const one = this.landscape, path = one.paths[this.state.path], t = this.state.step;
-    if (!path) return;
-    const num = one.shape.length, at = Array.from(path.coords.slice(t * num, (t + 1) * num));
-    const words = [`Step ${path.step ? exact(path.step[t]) : t} (point ${t + 1} of ${this.steps(path)}) at ${at.map((v) => brief(v, 4)).join(", ")}.`];
-    if (path.loss) words.push(`Loss on the path ${brief(path.loss[t], 5)}.`);
-    words.push(await this.onPlane(one, at));
-    if (path.residual) {
-      const far = path.residual[t], whole = path.distance?.[t];
-      const share = whole > 0 ? `, ${Math.round((100 * far) / whole)} % of its length` : "";
-      words.push(far > 0 ? `Off the plane by ${brief(far, 3)}${share}.` : "It lies in the plane.");
-    }
-    this.pathText.textContent = words.filter(Boolean).join(" ");
-  }
-
-  // The loss of the map at the cell in which a point of a path lies.
-  async onPlane(one, at) {
-    const name = ["train_loss", "loss"].find((n) => one.outputs[n]) ?? this.state.output;
-    const places = at.map((v, k) => placeOn(one.axes[k], v));
-    if (!places.every((p) => p >= 0 && p <= 1)) return "It lies outside the picture.";
-    const field = await one.field(name), i = one.flat(places.map((p, k) => cellAt(one.axes[k], p)));
-    return `${field.output.label} on the plane, in the cell there, ${exact(field.values[i], field.type)} (${STATES[one.state(field, i)]}).`;
-  }
-
   // ---------------------------------------------------------------------------------------------------- about
 
   aboutPanel() {
@@ -670,63 +509,6 @@ class Page {
     this.maps.forEach((map) => map.layout());
   }
 
-  async picture() {
-    const svg = element(null, "svg:svg", { xmlns: SVG, "font-family": "system-ui, sans-serif" });
-    const style = getComputedStyle(this.root), em = 16;
-    svg.style.color = style.color;
-    svg.setAttribute("color", style.color);
-    const ground = element(svg, "svg:rect", { width: "100%", height: "100%", fill: getComputedStyle(document.body).backgroundColor });
-    let x = 0, height = 0;
-    for (const map of this.maps) {
-      const wide = Number(map.svg.getAttribute("width")), tall = Number(map.svg.getAttribute("height"));
-      svg.append(await map.exported(x, 2 * em));
-      element(svg, "svg:text", { x: x + map.margin.left, y: 1.3 * em, fill: "currentColor", "font-size": em }, shorten(`${map.model.title}: ${map.model.plane.field.output.label}`, 60));
-      x += wide;
-      height = Math.max(height, tall + 2 * em);
-    }
-    const lines = [...this.legend.querySelectorAll("p, li")].map((part) => part.textContent);
-    const [model] = this.models;
-    if (model.shades && !model.scale.empty && !model.ranks) {
-      lines[0] = `${lines[0]}: from ${brief(model.scale.low)} to ${brief(model.scale.high)}`;
-      const ends = [model.scale.unit(model.scale.low), model.scale.unit(model.scale.high)];
-      for (let k = 0; k < 64; k++) {
-        const unit = ends[0] + (k / 63) * (ends[1] - ends[0]);
-        element(svg, "svg:rect", { x: em + 4 * k, y: height + 4, width: 4.5, height: 12, fill: model.shades[Math.min(255, Math.floor(unit * 256))] });
-      }
-      height += 18;
-    }
-    lines.forEach((line, k) => element(svg, "svg:text", { x: em, y: height + (k + 1) * 1.3 * em, fill: "currentColor", "font-size": 0.85 * em }, shorten(line, 110)));
-    const size = { width: Math.ceil(x), height: Math.ceil(height + (lines.length + 1) * 1.3 * em) };
-    for (const [key, value] of Object.entries(size)) svg.setAttribute(key, value), ground.setAttribute(key, value);
-    return { text: new XMLSerializer().serializeToString(svg), ...size };
-  }
-
-  async savePicture(kind) {
-    const { text, width, height } = await this.picture();
-    const blob = new Blob([text], { type: "image/svg+xml" });
-    if (kind === "svg") return download(blob, "landscape.svg");
-    const image = new Image(), url = URL.createObjectURL(blob);
-    image.src = url;
-    await image.decode();
-    const canvas = element(null, "canvas", { width: 2 * width, height: 2 * height });
-    canvas.getContext("2d").drawImage(image, 0, 0, 2 * width, 2 * height);
-    URL.revokeObjectURL(url);
-    return canvas.toBlob((png) => download(png, "landscape.png"));
-  }
-
-  saveProfile() {
-    const { cells, spots, curves } = this.profile.model, quote = (text) => `"${text.replaceAll('"', '""')}"`;
-    const axes = this.axes.filter((axis) => axis !== NO_AXIS);
-    const heads = [...axes.map((a) => a.name), ...curves.flatMap((c) => [`${c.plane.field.name} of ${c.name}`.replace(GAP, "gap"), "state"])];
-    const rows = cells.map(([ix, iy], k) => [
-      ...axes.map((_, j) => exact(spots[k][j])),
-      ...curves.flatMap(({ plane }) => {
-        const i = ix * plane.ny + iy, state = plane.states[i];
-        return [state === MISSING ? "" : exact(plane.values[i], plane.field.type).toLowerCase(), STATES[state]];
-      }),
-    ]);
-    download(new Blob([[heads.map(quote), ...rows].map((row) => row.join(",")).join("\n"), "\n"], { type: "text/csv" }), "profile.csv");
-  }
 }
 
 const KEYS = "Hover or use the arrow keys for values; a click holds the cursor. Drag over the map, or its two handles, for the line of the profile; h and v lay it along the row or column of the cursor.";
@@ -736,12 +518,6 @@ const WHAT = {
   labels: "Each point is a start of training; its colour says how the training ended.",
   trainability: "Each point is a training run with other settings; its colour says whether it converged, and how fast.",
 };
-
-function scaleText(scale) {
-  const within = scale.kind === "symlog" ? `, linear within ±${brief(scale.linear, 2)}` : "";
-  const centred = scale.diverging ? ", centred on 0" : "";
-  return `${scale.kind} scale${within}${centred}${scale.noLog ? "; a log scale needs a positive value" : ""}`;
-}
 
 function stateText(plane, i) {
   const state = plane.states[i], { output } = plane.field;
@@ -766,17 +542,4 @@ function distances(spots, [x, y]) {
   if (ends[0][1] === ends[1][1]) return [spots.map((s) => s[0]), x.label];
   if (ends[0][0] === ends[1][0]) return [spots.map((s) => s[1]), y.label];
   return [spots.map((s) => Math.hypot(s[0] - ends[0][0], s[1] - ends[0][1])), "distance along the line, in units of the axes"];
-}
-
-// Ticks that leave room for their texts.
-function spaced(ticks, place) {
-  const kept = [];
-  for (const tick of ticks) if (!kept.length || place(tick) - place(kept[kept.length - 1]) > 0.13) kept.push(tick);
-  return kept;
-}
-
-function download(blob, name) {
-  const link = element(null, "a", { href: URL.createObjectURL(blob), download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
