@@ -10,8 +10,8 @@ Expected, before it was run: the most-case radius in norms of the filters grows 
 fine-tuning on other topics moves by less than the most-case radius and raises the loss on the first text all the same,
 since it does not move in a random direction; low-rank directions of one length are no flatter than full ones.
 
-Cost: half an hour on two idle CPU cores for the defaults; --problem takes your own model in place of the widths,
-without fine-tuning.
+A run that was stopped keeps its trained models and measures them anew. --problem takes your own model in place of
+the widths, without fine-tuning.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from _lab import Lab, UsageError, main
+from _lab import Lab, UsageError, main, say
 from _lab.optimizers import adam
 
 import landscape as ls
@@ -76,7 +76,8 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     values = {name: np.full((len(widths), config.seeds), np.nan, np.float32) for name in NAMES}
     for i, width in enumerate(widths):
         for seed in range(config.seeds):
-            for name, value in _remembered(config, lab, width, seed).items():
+            say(f"width {width}, seed {seed}")
+            for name, value in _measured(config, lab, width, seed).items():
                 values[name][i, seed] = value
     model = lab.problem.name if lab.problem is not None else f"{config.depth} layers, {config.examples} examples"
     grid = ls.Grid.of(width=widths, seed=range(config.seeds))
@@ -84,19 +85,16 @@ def run(config: Config, lab: Lab) -> dict[str, ls.Landscape]:
     return {"basins": landscape.with_meta(about={"model": model, "rise": config.rise, "rank": config.rank})}
 
 
-def _remembered(config: Config, lab: Lab, width: int, seed: int) -> dict[str, Any]:
-    """All that is measured of one model, from an earlier run where there was one."""
-    settings = [width, seed, vars(config) | {"widths": None, "seeds": None}, lab.problem and lab.problem.name]
-    measure = lambda: {name: jnp.float32(value) for name, value in _measured(config, lab, width, seed).items()}  # noqa: E731
-    return lab.remember(f"training_{width}_{seed}", settings, measure, f"width {width}, seed {seed}")
-
-
 def _measured(config: Config, lab: Lab, width: int, seed: int) -> dict[str, Any]:
     key = jax.random.key(seed)
     problem = lab.problem or ls.problems.language_model(
         width, config.depth, context=config.context, num_train=config.examples, num_test=config.examples // 3
     )
-    first, params = problem.objectives["train"], _trained(problem.objectives["train"], problem.init(key), config)
+    first = problem.objectives["train"]
+    settings = [problem.name, seed, config.steps, config.learning_rate, config.examples, config.context, config.depth]
+    params = lab.remember(
+        f"training_{width}_{seed}", settings, lambda: _trained(first, problem.init(key), config), "training"
+    )
     if lab.problem is not None and problem.params is not None:
         params = problem.params
     before = _reach(config, first, params, key)

@@ -248,7 +248,7 @@ def test_auto_extent_refuses_what_has_none():
     plane = ls.Subspace(jnp.ones(3), jnp.eye(3)[:2])
     with pytest.raises(ValueError, match="does not rise about it: give the extent as a number"):
         ls.auto_extent(ls.Objective(lambda p, _: 0 * p[0]), plane)
-    with pytest.raises(ValueError, match="has not risen by 0.0156 within"):
+    with pytest.raises(ValueError, match="has not risen by 0.01562 within"):
         ls.auto_extent(ls.Objective(lambda p, _: 2 + 0 * p[0]), plane)
     with pytest.raises(ValueError, match="the loss at the origin is nan"):
         ls.auto_extent(ls.Objective(lambda p, _: jnp.nan * p[0]), plane)
