@@ -16,7 +16,7 @@ from typing import Any
 
 from docstrings import plain_types
 
-NOT_LISTED = {"__init__", "__main__"}
+NOT_LISTED = {"__init__", "__main__", "checks", "moving"}  # for the package itself
 FIGURES = {"surface": ["summary"]}  # where a figure has another name than its experiment
 GROUPS = {
     "Describe": ("objective", "grid", "point", "subspace", "losses", "problems", "bridges"),
