@@ -16,10 +16,10 @@ from typing import Any
 
 from docstrings import plain_types
 
-NOT_LISTED = {"__init__", "__main__", "checks", "moving"}  # for the package itself
+NOT_LISTED = {"__init__", "__main__", "checks"}  # the last is for the package itself
 FIGURES = {"surface": ["summary"]}  # where a figure has another name than its experiment
 GROUPS = {
-    "Describe": ("objective", "grid", "point", "subspace", "losses", "problems", "bridges"),
+    "Describe": ("objective", "grid", "point", "subspace", "moving", "losses", "problems", "bridges"),
     "Evaluate": ("engine", "maps", "training", "recording", "store", "adaptive", "affine"),
     "Measure": ("curvature", "minima", "paths", "reach", "reporting", "analysis"),
     "Show": ("plotting", "view", "export", "cli"),
