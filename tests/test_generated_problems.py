@@ -9,8 +9,7 @@ import scipy.ndimage
 import sklearn.linear_model
 
 from landscape import problems
-from landscape.problems import templates
-from landscape.problems.templates import transformed
+from landscape.problems.templates import templates, transformed
 
 
 def resample(signal, num):

@@ -978,7 +978,8 @@ def test_description_says_what_is_moved_and_why():
         "head": {"kernel": jnp.ones((5, 6))},
         "odd": jnp.ones((2, 3)),
     }
-    dirs = subspace.filter_normalize(subspace.random_directions(KEY, params), params, filter_axis=-1)
+    with pytest.warns(UserWarning, match="dead.* of params are all zero"):
+        dirs = subspace.filter_normalize(subspace.random_directions(KEY, params), params, filter_axis=-1)
     table = subspace.describe(subspace.mask(dirs, "conv|dead|odd"), params, filter_axis="flax")
     assert [(row.name, row.axes, row.num_filters, row.moved) for row in table] == [
         ("conv.bias", None, 1, False), ("conv.kernel", (3,), 4, True), ("dead.kernel", (1,), 5, False),

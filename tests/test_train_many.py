@@ -305,7 +305,7 @@ def test_run_numbers_that_single_precision_rounds_are_refused():
         num_steps=2,
         key=jax.random.key(3),
     )
-    with pytest.raises(ValueError, match="are not exact in float32"):
+    with pytest.raises(ValueError, match="run numbers go up to 16777217, which is not exact in float32"):
         ls.sweep(runs, ls.Grid.of(run=[2.0**24 + 1]))
 
 

@@ -107,9 +107,9 @@ class Objective:
         if self.update_state is not None:
             _tree.check_takes(self.update_state, f"{name}.update_state", "params", "batch", "state")
         check_flag(f"{name}.batched", self.batched)
+        self._count_and_size()
         _tree.check_whole(self.data, f"{name}.data")
         _tree.check_whole(self.state, f"{name}.state")
-        self._count_and_size()
         if self.weight_fn is not None:
             _tree.check_takes(self.weight_fn, f"{name}.weight_fn", "batch")
             if isinstance(self.data, Batches):
