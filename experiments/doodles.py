@@ -11,7 +11,7 @@
 7. boards: practice and new data; excess losses .253 1.020 5.167 3.510 4.084 of ridgeless least squares.
 8. culture: stuck learners and their children; 34.6 % are stuck alone.
 
-What is expected of each, its source and its accuracy stand in `_doodle_NAME.py`. The data are the handwritten digits of
+What is expected of each, its source and its accuracy stand in `_doodle/NAME.py`. The data are the handwritten digits of
 scikit-learn and samples drawn here. Without --idea, all eight are drawn, and a contact sheet with the main panel of
 each, which explains a loss landscape on one page.
 
@@ -91,7 +91,7 @@ def chosen(config: Config) -> list[int]:
 
 def idea(number: int) -> Any:
     """The module of an idea."""
-    return importlib.import_module(f"_doodle_{IDEAS[number]}")
+    return importlib.import_module(f"_doodle.{IDEAS[number]}")
 
 
 def parts(result: Mapping[str, ls.Landscape]) -> dict[int, dict[str, ls.Landscape]]:

@@ -202,8 +202,10 @@ def test_the_hessian_plane_curves_as_its_eigenvalues_say(lab):
 
 
 def test_a_tolerance_is_reported_and_keeps_the_losses(lab):
-    exact = surface.run(surface.Config(resolution=97, steps=40, snapshots=8, directions=("filter",)), lab)["filter"]
-    config = surface.Config(resolution=97, steps=40, snapshots=8, directions=("filter",), tolerance=1e-2)
+    exact = surface.run(surface.Config(resolution=97, steps=40, snapshots=8, extent=1.0, directions=("filter",)), lab)[
+        "filter"
+    ]
+    config = surface.Config(resolution=97, steps=40, snapshots=8, extent=1.0, directions=("filter",), tolerance=1e-2)
     refined = surface.run(config, lab)["filter"]
     assert refined.computed.mean() < 0.5
     for name in ("train_loss", "test_loss"):
@@ -302,7 +304,7 @@ def test_the_script_runs_on_a_users_model_and_resumes(model, tmp_path):
     assert config["config"]["resolution"] == 7
     again = script(*flags, "--no-figures")
     assert again.stdout == first.stdout
-    assert "training" not in again.stderr
+    assert "training mine for" not in again.stderr
     other = script(*flags[:-4], "--resolution", "5", *flags[-2:], "--no-figures")
     assert other.returncode == 3, other.stderr
     assert "grid.alpha" in other.stderr

@@ -126,18 +126,21 @@ def _about_the_middle(
     """A plane with a grid of the asked extent about the trained parameters, and why it reaches so far."""
     extent, why = config.extent or ("auto" if lab.problem is not None else 1.0), ""
     if extent == "auto":
-        extent, why = (1.0, "") if lab.planning else _auto_extent(kind, plane, problem)
+        extent, why = (1.0, "") if lab.planning else _auto_extent(kind, plane, problem, config.extent == "auto")
     axes = zip(("alpha", "beta"), labels)
     grid = ls.Grid(tuple(ls.Axis.linspace(name, -extent, extent, config.resolution, label) for name, label in axes))
     return plane, grid, {"extent": why} if why else {}
 
 
-def _auto_extent(kind: str, plane: ls.Subspace, problem: ls.Problem) -> tuple[float, str]:
-    """The extent, and the rule as the figure says it."""
+def _auto_extent(kind: str, plane: ls.Subspace, problem: ls.Problem, asked: bool) -> tuple[float, str]:
+    """The extent, and the rule as the figure says it; 1 where there is none and none was asked for."""
     try:
         found = ls.auto_extent(problem.objectives["train"], plane)
     except ValueError as error:
-        raise UsageError(f"--extent auto: {error} (--extent 1, say)") from error
+        if asked:
+            raise UsageError(f"--extent auto: {error} (--extent 1, say)") from error
+        say(f"{kind}: drawn to 1, since {error}")
+        return 1.0, ""
     why = f"drawn to {found.value:g}, where the training loss {found.why}, in the median direction"
     say(f"{kind}: {why}")
     return found.value, why
