@@ -3,10 +3,12 @@
 In NumPy and the standard library alone.
 """
 
+import importlib
+import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -82,6 +84,46 @@ def check_count(name: str, value: Any, least: int | None = None) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     if value > MOST:
         raise ValueError(f"{name} must be at most {MOST}, got {value}")
+
+
+# ------------------------------------------------------------------------------------------------------ user's code
+
+
+class NoFactory(ValueError):
+    """There is no such function of the user's."""
+
+
+def factory_of(source: str, name: str) -> Callable[..., Any]:
+    """The function `name` of a file or module of the user's, imported as from the folder they stand in.
+
+    Raises:
+        NoFactory: no such file, module or function. Errors of the user's own code come as they are.
+    """
+    factory = getattr(_imported(source), name, None)
+    if not callable(factory):
+        raise NoFactory(f"{source} has no function {name!r}")
+    return factory
+
+
+def _imported(source: str) -> Any:
+    if source.endswith(".py"):
+        path = Path(source)
+        if not path.is_file():
+            raise NoFactory(f"there is no file {path.resolve()}")
+        spec: Any = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+        return module
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(source)
+    except ModuleNotFoundError as error:
+        if error.name is not None and not f"{source}.".startswith(f"{error.name}."):
+            raise
+        raise NoFactory(
+            f"there is no module {error.name!r} here or on the Python path; give module:factory or file.py:factory"
+        ) from error
 
 
 # --------------------------------------------------------------------------------------------------------- warnings

@@ -3,14 +3,12 @@
 import asyncio
 import contextlib
 import hmac
-import importlib
-import importlib.util
 import secrets
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from landscape.checks import factory_of
 from landscape.grid import Grid
 from landscape.view._content import palettes
 from landscape.view._html import html
@@ -186,31 +184,9 @@ def load_factory(target: str) -> tuple[Any, Grid]:
     source, _, name = target.rpartition(":")
     if not source or not name:
         raise ValueError(f"give module:factory or file.py:factory, got {target!r}")
-    factory = getattr(_import(source), name, None)
-    if not callable(factory):
-        raise ValueError(f"{source} has no function {name!r}")
-    made = factory()
+    made = factory_of(source, name)()
     if not isinstance(made, tuple) or len(made) != 2:
         raise ValueError(
             f"{name}() must return (surface, grid), a point function and a Grid, got {type(made).__name__}"
         )
     return made
-
-
-def _import(source: str) -> Any:
-    if source.endswith(".py"):
-        path = Path(source)
-        if not path.is_file():
-            raise ValueError(f"there is no file {path.resolve()}")
-        spec: Any = importlib.util.spec_from_file_location(path.stem, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
-        spec.loader.exec_module(module)
-        return module
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return importlib.import_module(source)
-    except ModuleNotFoundError as error:
-        if error.name is not None and not f"{source}.".startswith(f"{error.name}."):
-            raise
-        raise ValueError(f"there is no module {source!r} here or on the Python path") from error
