@@ -38,7 +38,7 @@ def check(module: Any, loss: Any) -> None:
 
 
 def _check_tensor(name: str, tensor: Any) -> None:
-    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+    if torch.nn.parameter.is_lazy(tensor):
         raise ValueError(f"{name} has no shape yet: run the module once on a batch (lazy layers)")
     if tensor.device.type == "meta":
         raise ValueError(f"{name} is on the meta device and has no values: load weights first, as from_pretrained does")
