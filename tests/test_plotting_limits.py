@@ -76,6 +76,11 @@ def test_what_is_no_landscape_is_refused_by_name(view, given, message):
         getattr(plotting, view)(given, *VIEWS[view][1:])
 
 
+def test_coordinates_of_single_precision_are_drawn_without_a_warning():
+    ax = plotting.heatmap(plane(BOWL, grid=Grid.of(a=X.astype(np.float32), b=X)), "loss")
+    assert ax.get_xlim()[0] < X[0]
+
+
 HUGE = 10**7
 OPTIONS = [
     ("heatmap", "center", np.nan, "center must be finite, got nan"),

@@ -56,7 +56,7 @@ def check_landscape(what: str, value: Any) -> None:
             raise ValueError(
                 f"{what}: axis {axis.name!r} must hold real coordinates of shape (n,), got {kind_of(axis.values)}"
             )
-        if np.all(np.isfinite(coords)) and np.max(np.abs(coords)) > LARGEST:
+        if np.all(np.isfinite(coords)) and float(np.max(np.abs(coords))) > LARGEST:
             raise ValueError(
                 f"{what}: axis {axis.name!r} reaches to {np.max(np.abs(coords)):g}, which is too far to be drawn: "
                 "give its coordinates in other units"
