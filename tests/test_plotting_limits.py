@@ -77,7 +77,7 @@ def test_what_is_no_landscape_is_refused_by_name(view, given, message):
 
 
 def test_coordinates_of_single_precision_are_drawn_without_a_warning():
-    ax = plotting.heatmap(plane(BOWL, grid=Grid.of(a=X.astype(np.float32), b=X)), "loss")
+    ax = plotting.heatmap(plane(BOWL, grid=Grid([Axis("a", X.astype(np.float32)), Axis("b", X)])), "loss")
     assert ax.get_xlim()[0] < X[0]
 
 
