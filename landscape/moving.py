@@ -91,12 +91,57 @@ def divided(params: PyTree, flags: Sequence[bool]) -> Parts:
     return Parts(jax.tree.unflatten(structure, moving), _tree.static_functions(jax.tree.unflatten(structure, frozen)))
 
 
+def parted(params: PyTree, aloud: bool = False) -> Parts:
+    """Parameters without the integers and booleans among them, for entries that take one model's parameters whole.
+
+    Where everything moves, or something else cannot, all of it counts as moving, for checks to refuse, and `frozen` is
+    `None`.
+
+    Args:
+        params: one tree, or a stack of trees.
+        aloud: whether to warn of what is set aside, as `split` does.
+    """
+    leaves = jax.tree.leaves(params)
+    kinds, arrays = (jnp.integer, jnp.bool_), jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
+    whole = [isinstance(x, arrays) and any(jnp.issubdtype(x.dtype, kind) for kind in kinds) for x in leaves]
+    able = [_can_move(x) for x in leaves]
+    if not (any(whole) and any(able) and all(a or b for a, b in zip(whole, able))):
+        return Parts(params, None)
+    return split(params) if aloud else divided(params, able)
+
+
+def read_rows(value: PyTree, what: str, **options: Any) -> PyTree:
+    """A stack of models, or that of a list, whose integers stay: `_tree.read_stack` of what moves, and the rest."""
+    moving, frozen = parted(value)
+    rows = _tree.read_stack(moving, what, **options)
+    return join(rows, frozen if frozen is None or rows is moving else _tree.stack(frozen))
+
+
+def parted_alike(a: PyTree, b: PyTree, names: tuple[str, str] = ("a", "b")) -> tuple[PyTree, PyTree, PyTree]:
+    """What moves of two models, and what both have beside it, with a warning.
+
+    Raises:
+        ValueError: what stays of one is not what stays of the other.
+    """
+    first, second = parted(a, aloud=True), parted(b)
+    both = jax.tree.leaves(first.frozen), jax.tree.leaves(second.frozen)
+    if not any(map(_tree.is_traced, both[0] + both[1])):
+        same = len(both[0]) == len(both[1]) and all(np.array_equal(x, y) for x, y in zip(*both))
+        if first.frozen is not None and second.frozen is not None and not same:
+            raise ValueError(
+                f"integers and booleans stay as they are, and those of {names[1]} differ from {names[0]}'s"
+            )
+    return first.moving, second.moving, first.frozen
+
+
 def join(moving: PyTree, frozen: PyTree) -> PyTree:
-    """The whole tree.
+    """The whole tree; where nothing is frozen, that is what moves.
 
     Raises:
         ValueError: `moving` is no part of the same tree as `frozen`.
     """
+    if frozen is None:
+        return moving
     try:
         return jax.tree.map(lambda m, f: f if m is None else m, moving, frozen, is_leaf=lambda x: x is None)
     except (ValueError, TypeError) as error:

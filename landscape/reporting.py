@@ -22,6 +22,7 @@ from landscape.curvature import eigenpairs, spectral_density, trace
 from landscape.engine import sweep
 from landscape.grid import Axis, Grid, Landscape
 from landscape.maps import LossSurface, Rise
+from landscape.moving import parted
 from landscape.objective import Problem
 from landscape.reach import auto_extent, radius, typical, worst_radius
 from landscape.reach._extent import Extent
@@ -100,6 +101,8 @@ def report(
     if not isinstance(problem, Problem):
         raise TypeError(f"problem must be a landscape.Problem, got {_tree.describe(problem)}")
     problem.check()
+    if problem.params is not None and parted(problem.params).frozen is not None:
+        problem = problem.only()
     check_count("resolution", resolution, 3)
     check_share("share", share)
     start, say = time.perf_counter(), say or (lambda _: None)

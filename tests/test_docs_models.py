@@ -111,3 +111,26 @@ def test_tuning_helps_its_own_words(page):
         assert float(objectives[name](copy)) < float(objectives[name](released))
     np.testing.assert_allclose(page["places"][0], 0, atol=1e-6)
     np.testing.assert_allclose(page["places"][1], [1, 0], atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------- docs/file_types.md
+
+
+def test_the_classifier_of_files_gives_what_its_own_runtime_gives(tmp_path, monkeypatch):
+    for name in ("magika", "onnx", "flax"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"needs {name}")
+    runtime = pytest.importorskip("onnxruntime", reason="the other side of the comparison")
+    monkeypatch.chdir(tmp_path)
+    page = run("file_types.md", "COUNT, POINTS = 1, 2")
+    session = runtime.InferenceSession(str(page["folder"] / "model.onnx"))
+    for name, objective in page["objectives"].items():
+        numbers, labels = objective.data["numbers"], objective.data["label"]
+        expected = session.run(None, {"bytes": numbers.astype(np.int32)})[0]
+        ours = jax.nn.softmax(page["Magika"]().apply({"params": page["params"]}, numbers))
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+        own = expected[np.arange(len(labels)), labels]
+        assert np.all(own > 0.5), (name, labels, own)  # trained: it knows the types that the names say
+        np.testing.assert_allclose(objective.per_example(page["params"]), -np.log(own), rtol=1e-3, atol=1e-5)
+        assert np.all(np.isfinite(page["landscape"][f"{name}_loss"]))
+    assert sum(leaf.size for leaf in jax.tree.leaves(page["params"])) == 784_214

@@ -247,10 +247,11 @@ def test_nnx_without_copy_is_refused_under_jit():
         jax.jit(lambda p: nnx.merge(graphdef, p, state)(jnp.ones((4, 3))))(params)
 
 
-def test_integers_among_the_parameters_are_named():
+def test_integers_among_the_parameters_are_named_and_stay():
     params = {"kernel": jnp.ones((3, 2)), "table": jnp.arange(4)}
-    with pytest.raises(TypeError, match=r"table must be a real floating-point array, got int32\[4\]"):
-        ls.subspace.random_directions(jax.random.key(0), params)
+    with pytest.warns(UserWarning, match=r"set aside.*: table int32\[4\]$"):
+        directions = ls.subspace.random_directions(jax.random.key(0), params)
+    assert directions["table"] is None
 
 
 # ------------------------------------------------------------------------------------------------ PyTorch

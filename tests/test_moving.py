@@ -165,6 +165,113 @@ def test_integers_do_not_stop_a_newcomer():
         )
 
 
+CONVEX = {"x": DATA["x"], "y": DATA["y"] % 2}
+
+
+def ridge(params, batch):
+    """A convex loss of a model with a table and a counter in it."""
+    logits = (batch["x"] @ params["kernel"] + params["bias"])[:, params["table"]]
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"]) * params["steps"] / 7
+    return losses + 0.3 * jnp.sum(params["kernel"] ** 2) + 0.2 * jnp.sum(params["bias"] ** 2)
+
+
+WHOLE = {
+    "kernel": RNG.normal(size=(5, 2)).astype(np.float32),
+    "bias": RNG.normal(size=2).astype(np.float32),
+    "table": np.array([1, 0], np.int8),
+    "steps": np.int32(9),
+}
+OTHER = {**WHOLE, "kernel": 2 * WHOLE["kernel"], "bias": -WHOLE["bias"]}
+MOVING, REST = ({name: WHOLE[name] if name in keep else None for name in WHOLE} for keep in (
+    ("kernel", "bias"), ("table", "steps")
+))  # fmt: skip
+OTHERS = {**MOVING, "kernel": OTHER["kernel"], "bias": OTHER["bias"]}
+WHOLE_LOSS, PARTS_LOSS = ls.Objective(ridge, CONVEX), ls.Objective(ridge, CONVEX, frozen=REST)
+
+
+def aside(fn):
+    """What a call gives, with one warning of one line that names what is set aside."""
+    with pytest.warns(UserWarning, match=r"set aside.*stay as they are: steps int32.*, table int8.*\]$") as said:
+        found = fn()
+    assert [one.filename for one in said] == [__file__]
+    return found
+
+
+def of_runs(objective, inits, **options):
+    return ls.train_many(objective, optax.sgd(0.2), inits, num_steps=3, progress=False, **options)
+
+
+@pytest.mark.parametrize("kind", ["stack", "list", "function"])
+def test_integers_in_many_runs(kind):
+    def stack(*trees):
+        return jax.tree.map(lambda *x: np.stack(x), *trees)
+
+    if kind == "function":
+        options = {"num_runs": 2, "key": jax.random.key(1)}
+        ours = aside(lambda: of_runs(WHOLE_LOSS, lambda key: jax.tree.map(jnp.asarray, WHOLE), **options))
+        theirs = of_runs(PARTS_LOSS, lambda key: jax.tree.map(jnp.asarray, MOVING), **options)
+    else:
+        starts = [WHOLE, OTHER] if kind == "list" else stack(WHOLE, OTHER)
+        ours = aside(lambda: of_runs(WHOLE_LOSS, starts, track={"test": WHOLE_LOSS}))
+        theirs = of_runs(PARTS_LOSS, stack(MOVING, OTHERS), track={"test": PARTS_LOSS})
+        np.testing.assert_allclose(ours.history["test_loss"], theirs.history["test_loss"], rtol=1e-6)
+    np.testing.assert_allclose(ours.params["kernel"], theirs.params["kernel"], rtol=1e-6)
+    np.testing.assert_array_equal(ours.params["table"], [[1, 0], [1, 0]])
+    assert ours.params["steps"].dtype == np.int32
+
+
+def test_integers_in_minima():
+    ours = aside(lambda: ls.minima.polish(WHOLE_LOSS, WHOLE))
+    theirs = ls.minima.polish(PARTS_LOSS, MOVING)
+    assert bool(ours.converged)
+    np.testing.assert_allclose(ours.params["kernel"], theirs.params["kernel"], rtol=1e-6)
+    np.testing.assert_array_equal(ours.params["table"], [1, 0])
+    index, values = aside(lambda: ls.minima.classify(WHOLE_LOSS, ours.params))
+    assert (index, len(values)) == (0, 12)
+    np.testing.assert_allclose(values, ls.minima.classify(PARTS_LOSS, theirs.params).eigenvalues, rtol=1e-4)
+    found = aside(lambda: ls.minima.distinct([WHOLE, OTHER, WHOLE], [1.5, 2.5, 1.5]))
+    assert found.labels.tolist() == [0, 1, 0]
+    np.testing.assert_array_equal(found.representatives["table"], [[1, 0], [1, 0]])
+
+
+def test_integers_in_maps():
+    """A plane and the basins on it, labels by a function that sees the whole model and by the nearest minimum."""
+    directions = aside(lambda: ls.subspace.random_directions(jax.random.key(3), WHOLE))
+    directions = ls.subspace.filter_normalize(directions, WHOLE)
+    ours, theirs = ls.Subspace(WHOLE, directions), ls.Subspace(MOVING, directions)
+    at = jnp.array([0.5, -0.25])
+    np.testing.assert_array_equal(ours(at)["table"], [1, 0])
+    np.testing.assert_allclose(ours.project(ours(at)), at, atol=1e-6)
+    assert float(ours.residual(ours(at))) < 1e-6
+    grid = ls.Grid.square(0.7, 3)
+    outputs = ("gradient", "gradient_norm", "off_plane")
+    of_whole, of_parts = (
+        ls.sweep(ls.LossSurface(plane, objective, outputs=outputs), grid, batch=1, progress=False)
+        for plane, objective in ((ours, WHOLE_LOSS), (theirs, PARTS_LOSS))
+    )
+    for name in of_parts.names:
+        np.testing.assert_allclose(of_whole[name], of_parts[name], rtol=1e-5)
+    minimum = ls.minima.polish(PARTS_LOSS, MOVING).params
+    near = {"minima": [{**WHOLE, "kernel": minimum["kernel"], "bias": minimum["bias"]}], "radius": 0.1}
+    for how in (near, {"labels": lambda params: params["steps"] - 9}):
+        basins = ls.BasinMap(ours, WHOLE_LOSS, optax.sgd(0.3), 200, **how)
+        found = aside(lambda basins=basins: ls.sweep(basins, grid, batch=1, progress=False))
+        assert np.all(found["label"] == 0)
+
+
+def test_integers_in_paths():
+    ours = aside(lambda: ls.paths.fit_bezier(jax.random.key(2), WHOLE_LOSS, WHOLE, OTHER, num_steps=3))
+    theirs = ls.paths.fit_bezier(jax.random.key(2), PARTS_LOSS, MOVING, OTHERS, num_steps=3)
+    np.testing.assert_allclose(ours.path(0.4)["kernel"], theirs.path(0.4)["kernel"], rtol=1e-6)
+    np.testing.assert_array_equal(ours.path(0.4)["table"], [1, 0])
+    ours = aside(lambda: ls.paths.elastic_band(WHOLE_LOSS, WHOLE, OTHER, num_images=3, num_steps=3))
+    theirs = ls.paths.elastic_band(PARTS_LOSS, MOVING, OTHERS, num_images=3, num_steps=3)
+    np.testing.assert_allclose(ours.losses, theirs.losses, rtol=1e-6)
+    np.testing.assert_array_equal(ours.path(0.4)["table"], [1, 0])
+    with pytest.warns(UserWarning, match="set aside"), pytest.raises(ValueError, match="those of b differ from a's"):
+        ls.subspace.line(WHOLE, {**OTHER, "steps": np.int32(4)})
+
+
 def test_what_stays_is_an_argument_and_no_constant():
     moving, objective = parted()
     program = jax.make_jaxpr(lambda o, p: o(p))(objective, moving)

@@ -15,8 +15,9 @@ from jaxtyping import Array, Float, PyTree
 from landscape import _tree
 from landscape.grid import Grid
 from landscape.maps._surface import check_at, check_track, middle, point_like, same, static
-from landscape.objective import Objective, joined
-from landscape.training import CHECK_EVERY, check_all_means, check_optimizer, check_run, the_ends
+from landscape.moving import parted
+from landscape.objective import Objective, joined, set_aside
+from landscape.training import CHECK_EVERY, check_all_means, check_optimizer, check_run, the_ends, tracked
 from landscape.training import run as carry_out
 from landscape.training._descent import Descent, Outcome, Spec, check_loss, fast
 
@@ -71,13 +72,15 @@ class BasinMap:
 
     def __call__(self, coords: Float[Array, " k"] | Float[np.ndarray, " k"]) -> dict[str, Array]:
         """One run."""
-        descent = Descent(self.objective, self.key, (self.tol, self.max_loss), dict(self.track), self._spec())
-        run = carry_out(descent, self._start(jnp.asarray(coords)))
+        objective, start = set_aside(self.objective, self._start(jnp.asarray(coords)), aloud=False)
+        track = tracked(self.track, self.objective, objective)
+        run = carry_out(Descent(objective, self.key, (self.tol, self.max_loss), track, self._spec()), start)
         last = {name: value[-1] for name, value in run.history.items() if name != "step"}
         values = {"outcome": run.outcome_code, "steps": run.steps, "train_loss": last.pop("loss")}
         if self.minima is None and self.labels is None:
             return joined(values, last, {"end": ravel_pytree(run.params)[0]})
-        return joined(values, last, {"label": self._label(run.params, run.outcome_code)})
+        whole = run.params if objective is self.objective else objective.whole(run.params)
+        return joined(values, last, {"label": self._label(whole, run.outcome_code)})
 
     def check_grid(self, grid: Grid) -> None:
         """Raise `TypeError` or `ValueError` where the start, the training or the minima are not usable."""
@@ -88,10 +91,14 @@ class BasinMap:
         _tree.check_takes(at, "BasinMap.at", "coords", advice="; None where the coordinates are the parameters")
         check_at(self.at, grid)
         params = jax.eval_shape(self._start, point_like(grid))
-        _tree.check_params(params, "the result of at(coords)")
-        check_loss(self.objective, fast(params))
+        moving, frozen = parted(params, aloud=True)
+        _tree.check_params(moving, "the result of at(coords)")
+        first = partial(at, middle(grid))
+        objective, moving = set_aside(self.objective, params if frozen is None else first(), aloud=False)
+        check_loss(objective, fast(moving))
         self._check_minima(params)
-        check_all_means(self.objective, self.track, partial(at, middle(grid)))
+        track = tracked(self.track, self.objective, objective)
+        check_all_means(objective, track, lambda: set_aside(self.objective, first(), aloud=False)[1])
 
     @property
     def refined(self) -> tuple[str, ...]:
@@ -129,11 +136,12 @@ class BasinMap:
         return jnp.where(outcome == Outcome.DIVERGED, DIVERGED, label).astype(jnp.int32)
 
     def _stacked_minima(self, params: PyTree) -> PyTree:
-        return _tree.read_stack(self.minima, "minima", params, "the parameters", one="minimum")
+        minima, like = parted(self.minima).moving, parted(params).moving
+        return _tree.read_stack(minima, "minima", like, "the parameters", one="minimum")
 
     def _nearest(self, params: PyTree) -> Array:
         stacked = self._stacked_minima(params)
-        away = jax.tree.map(lambda minima, p: minima - jnp.expand_dims(p, 0), stacked, params)
+        away = jax.tree.map(lambda minima, p: minima - jnp.expand_dims(p, 0), stacked, parted(params).moving)
         distances = jax.vmap(_tree.norm)(away)
         distances = jnp.where(jnp.isnan(distances), jnp.inf, distances)  # a minimum that is not known is not reached
         return jnp.where(jnp.min(distances) <= self.radius, jnp.argmin(distances), NOT_REACHED)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from landscape import _tree
 from landscape.grid import Grid
 from landscape.maps._blocks import ObjectiveOverBlocks
+from landscape.moving import parted
 from landscape.objective import (
     Objective,
     batches_in,
@@ -23,6 +24,7 @@ from landscape.objective import (
     differentiated,
     filled,
     joined,
+    set_aside,
     shared,
 )
 from landscape.point import checked_value, coords_dtype
@@ -195,17 +197,19 @@ class LossSurface:
         try:
             return jax.jacfwd(lambda c: objective(self.at(c)))(coords)
         except (TypeError, ValueError, NotImplementedError):  # the loss itself was evaluated: it has no tangents
+            objective, params = set_aside(objective, params, aloud=False)
             gradient = _backward(objective, params, "gradient")
-        _, pull = jax.vjp(self.at, coords)
+        _, pull = jax.vjp(lambda c: parted(self.at(c)).moving, coords)
         return pull(cast_like(gradient, params))[0]
 
     def _gradient_shares(self, objective: Objective, params: PyTree, coords: Array) -> dict[str, Array]:
         asked = [name for name in ("gradient_norm", "off_plane") if name in self.outputs]
+        objective, params = set_aside(objective, params, aloud=False)
         gradient = _backward(objective, params, asked[0])
         squared = _tree.inner(_tree.as_stack(gradient), _tree.as_stack(gradient))[0, 0]
         shares = {"gradient_norm": jnp.sqrt(squared)}
         if "off_plane" in self.outputs:
-            tangents = jax.vmap(lambda e: jax.jvp(self.at, (coords,), (e,))[1])(
+            tangents = jax.vmap(lambda e: jax.jvp(lambda c: parted(self.at(c)).moving, (coords,), (e,))[1])(
                 jnp.eye(len(coords), dtype=coords.dtype)
             )
             within = _tree.combine(least_squares(tangents, gradient), tangents)

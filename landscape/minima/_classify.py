@@ -1,5 +1,6 @@
 """Polishing a point to the critical point beside it, and saying what kind of point it is."""
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from landscape.checks import check_share
 from landscape.curvature import Flat
 from landscape.minima import _evidence, _newton
 from landscape.minima._newton import Minimum, Target
-from landscape.objective import Objective, check_means, check_objective
+from landscape.objective import Objective, check_means, check_objective, set_aside
 
 DENSE = 1000  # parameters up to which the Hessian is formed and diagonalised
 
@@ -53,11 +54,14 @@ def polish(
             number.
         ValueError: `to` is unknown, or `tol`, `max_steps` or `radius` is not positive and finite.
     """
+    given = objective
+    objective, params = set_aside(objective, params)
     _check(objective, params)
     check_options(to=to, tol=tol, max_steps=max_steps, radius=radius)
     params, size = jax.tree.map(jnp.asarray, params), _tree.size(params)
     settings = _newton.Settings(to, size <= DENSE, max_steps, max_inner=min(size, 500))
-    return _newton.run(settings, objective, params, tol, radius)
+    found = _newton.run(settings, objective, params, tol, radius)
+    return found if objective is given else dataclasses.replace(found, params=objective.whole(found.params))
 
 
 def check_options(*, to: Any = "minimum", tol: Any = None, max_steps: Any = 200, radius: Any = None) -> None:
@@ -160,6 +164,7 @@ def classify(
         ValueError: `stall` is not within 0 and 1, `num_eigenvalues` is below 1, `global_loss` is not finite, or
             `loss_tol` is negative or not finite.
     """
+    objective, params = set_aside(objective, params)
     _check(objective, params)
     check_share("stall", stall)
     _tree.check_count("num_eigenvalues", num_eigenvalues, 1)

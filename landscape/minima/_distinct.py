@@ -11,6 +11,7 @@ from jaxtyping import Float, Int, PyTree
 from landscape import _tree
 from landscape.checks import reals, short, warn
 from landscape.minima._symmetry import Identity, Symmetry, length_of, raveled
+from landscape.moving import parted, read_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +59,8 @@ def distinct(
     """
     losses = reals("losses", losses)
     if isinstance(minima, list | tuple):
-        minima = _tree.read_stack(minima, "minima", num=losses.size, otherwise="give a dict of the layers")
+        minima = read_rows(minima, "minima", num=losses.size, otherwise="give a dict of the layers")
+    whole, minima = minima, parted(minima, aloud=True).moving
     _tree.check_params(minima, "minima")
     leaves = {_tree.key_name(p): np.shape(x) for p, x in jax.tree_util.tree_leaves_with_path(minima)}
     if losses.ndim != 1 or {shape[:1] for shape in leaves.values()} != {losses.shape}:
@@ -79,7 +81,7 @@ def distinct(
     points = _Points.of(minima, losses, symmetry, eigenvalues, tol)
     labels, heads = _told_apart(points)
     counts = np.bincount(labels[labels >= 0], minlength=len(heads))
-    return Distinct(labels, jax.tree.map(lambda x: np.asarray(x)[heads], minima), counts, losses[heads])
+    return Distinct(labels, jax.tree.map(lambda x: np.asarray(x)[heads], whole), counts, losses[heads])
 
 
 def _told_apart(points: "_Points") -> tuple[np.ndarray, np.ndarray]:

@@ -31,6 +31,7 @@ from landscape.objective._objective import (
     drawn,
     joined,
     set_aside,
+    set_aside_of_both,
     shared,
 )
 from landscape.objective._problem import Problem
@@ -49,5 +50,6 @@ __all__ = [
     "drawn",
     "joined",
     "set_aside",
+    "set_aside_of_both",
     "shared",
 ]

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from landscape import _tree
 from landscape.checks import check_flag
-from landscape.moving import join, split
+from landscape.moving import join, parted, parted_alike
 from landscape.objective._batches import Batches
 from landscape.objective._derivatives import differentiated
 from landscape.objective._inputs import (
@@ -272,7 +272,7 @@ class Objective:
 
     def whole(self, params: PyTree) -> PyTree:
         """All parameters of the model: those that move with those that are frozen."""
-        return params if self.frozen is None else join(params, self.frozen)
+        return join(params, self.frozen)
 
     def take(self, indices: Int[Array, " b"] | Int[np.ndarray, " b"]) -> "Objective":
         """The objective over some of the examples, as one batch.
@@ -481,21 +481,30 @@ def check_objective(value: Any, name: str = "objective", otherwise: str = "", st
     value.check(name)
 
 
-def set_aside(objective: Any, params: PyTree) -> tuple[Any, PyTree]:
+def set_aside(objective: Any, params: PyTree, aloud: bool = True) -> tuple[Any, PyTree]:
     """The objective and what moves of the parameters, where there are integers or booleans among them, with a warning.
 
     For entries that take one model's parameters with an objective: integers then stay (`Objective.frozen`). Where there
     is nothing that could move, or something else that cannot, all is as it was, for checks to refuse.
     """
-    leaves = jax.tree.leaves(params)
-    kinds, arrays = (jnp.integer, jnp.bool_), jax.Array | np.ndarray | np.generic
-    whole = [isinstance(x, arrays) and any(jnp.issubdtype(x.dtype, kind) for kind in kinds) for x in leaves]
-    able = [isinstance(x, float) or (hasattr(x, "dtype") and is_float(x)) for x in leaves]
-    mixed = any(whole) and any(able) and all(a or b for a, b in zip(whole, able))
-    if not mixed or not isinstance(objective, Objective) or objective.frozen is not None:
+    if not isinstance(objective, Objective) or objective.frozen is not None:
         return objective, params
-    parts = split(params)
+    parts = parted(params, aloud)
+    if parts.frozen is None:
+        return objective, params
     return dataclasses.replace(objective, frozen=parts.frozen), parts.moving
+
+
+def set_aside_of_both(objective: Any, a: PyTree, b: PyTree) -> tuple[Any, PyTree, PyTree]:
+    """`set_aside` for what takes two models of one kind.
+
+    Raises:
+        ValueError: what stays of one is not what stays of the other.
+    """
+    if not isinstance(objective, Objective) or objective.frozen is not None:
+        return objective, a, b
+    a, b, frozen = parted_alike(a, b)
+    return (objective if frozen is None else dataclasses.replace(objective, frozen=frozen)), a, b
 
 
 def check_named(objectives: Mapping[Any, Any], what: str, at_least: int = 0, streams: bool = False) -> None:

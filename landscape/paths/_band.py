@@ -26,7 +26,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from landscape import _tree
 from landscape.curvature import Flat
 from landscape.minima import Minimum, check_options, polish
-from landscape.objective import Objective, check_means, check_objective
+from landscape.moving import parted
+from landscape.objective import Objective, check_means, check_objective, set_aside_of_both
 from landscape.paths._curves import Chain
 from landscape.point import matmul_precision
 from landscape.subspace import check_pair, line
@@ -104,6 +105,9 @@ def elastic_band(
         ValueError: `b` or a point of `start` does not look like `a`; fewer than 3 images; `tol`, `spring` or
             `num_steps` is not positive and finite.
     """
+    given = objective
+    objective, a, b = set_aside_of_both(objective, a, b)
+    start = start if start is None or objective is given else _Moving(start)
     _check(objective, a, b, start, num_images, num_steps)
     if not isinstance(climb, bool | np.bool_):
         raise TypeError(f"climb must be True or False, got {climb!r}")
@@ -113,7 +117,20 @@ def elastic_band(
     path = line(a, b) if start is None else start
     images = jax.vmap(path)(jnp.linspace(0, 1, num_images)[:, None])
     images = jax.tree.map(lambda x, p, q: x.at[0].set(p).at[-1].set(q), images, a, b)
-    return _relax((bool(climb), int(num_steps)), objective, images, spring, tol)
+    band = _relax((bool(climb), int(num_steps)), objective, images, spring, tol)
+    if objective is given:
+        return band
+    return dataclasses.replace(band, path=dataclasses.replace(band.path, frozen=objective.frozen))
+
+
+@dataclass(frozen=True, eq=False)
+class _Moving:
+    """What moves of the parameters along a path."""
+
+    path: Any
+
+    def __call__(self, coords: Array) -> PyTree:
+        return parted(self.path(coords)).moving
 
 
 def saddles(objective: Objective, band: Band, **options: Any) -> list[Minimum]:
@@ -138,7 +155,7 @@ def saddles(objective: Objective, band: Band, **options: Any) -> list[Minimum]:
     if np.ndim(band.converged):
         raise ValueError(f"these are {np.size(band.converged)} bands: take one, jax.tree.map(lambda x: x[i], bands)")
     peaks = np.flatnonzero(np.asarray(band.is_peak))
-    at = [jax.tree.map(lambda x, i=i: x[i], band.path.nodes) for i in peaks]
+    at = [band.path.whole(jax.tree.map(lambda x, i=i: x[i], band.path.nodes)) for i in peaks]
     return [polish(objective, params, to="critical", **options) for params in at]
 
 

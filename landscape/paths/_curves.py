@@ -8,7 +8,7 @@ $\mathrm{E}\, w_i(t) \nabla L(\phi(t))$, which takes the memory of one gradient 
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -21,7 +21,8 @@ from jaxtyping import Array, Float, PyTree
 from landscape import _tree
 from landscape.checks import reals
 from landscape.grid import Grid
-from landscape.objective import Objective, check_means
+from landscape.moving import join
+from landscape.objective import Objective, check_means, set_aside_of_both
 from landscape.point import matmul_precision
 from landscape.subspace import check_pair, line
 from landscape.training import check_optimizer, check_run
@@ -36,6 +37,7 @@ class _Curve:
 
     nodes: PyTree
     stacked: bool = field(default=False, kw_only=True, metadata=_static)
+    frozen: PyTree = field(default=None, kw_only=True)
 
     @property
     def num_nodes(self) -> int:
@@ -70,7 +72,11 @@ class _Curve:
         if not _tree.is_traced(coords) and reals("the position on a path", coords).size != 1:
             raise ValueError(f"a path takes one position at a time, got shape {np.shape(coords)}: use jax.vmap(path)")
         mixed = _tree.combine(self.weights(jnp.reshape(jnp.asarray(coords), ())), nodes)
-        return jax.tree.map(lambda x, node: x.astype(jnp.result_type(node)), mixed, nodes)
+        return self.whole(jax.tree.map(lambda x, node: x.astype(jnp.result_type(node)), mixed, nodes))
+
+    def whole(self, node: PyTree) -> PyTree:
+        """All parameters at a node: what moves, with what stays."""
+        return join(node, self.frozen)
 
     def check_grid(self, grid: Grid) -> None:
         """Raise unless this is a curve that a float of this precision resolves on `grid`.
@@ -102,6 +108,7 @@ class Bezier(_Curve):
         nodes: `n + 1` parameter trees, a stack or a list, the ends first and last.
         stacked: whether `nodes` is a stack for sure. Only needed where one tree is itself a list of layers of equal
             shapes, so that a stack of it looks like a list of trees.
+        frozen: parameters that are alike all along, such as integers: the other part of `subspace.split`.
     """
 
     def weights(self, t: Any) -> Float[Array, " nodes"]:
@@ -118,6 +125,7 @@ class Chain(_Curve):
     Attributes:
         nodes: `n + 1` parameter trees, a stack or a list: the corners.
         stacked: as for `Bezier`.
+        frozen: as for `Bezier`.
     """
 
     def weights(self, t: Any) -> Float[Array, " nodes"]:
@@ -232,6 +240,8 @@ def _adam() -> optax.GradientTransformation:
 
 def _checked_fit(spec: _Spec, key: Any, objective: Any, a: PyTree, b: PyTree) -> Fit:
     _tree.check_key(key)
+    given = objective
+    objective, a, b = set_aside_of_both(objective, a, b)
     check_pair(a, b)
     _tree.check_count("num_bends", spec.num_bends, 1)
     _tree.check_count("num_positions", spec.num_positions, 1)
@@ -239,7 +249,8 @@ def _checked_fit(spec: _Spec, key: Any, objective: Any, a: PyTree, b: PyTree) ->
     check_run(objective, Spec(spec.optimizer, spec.num_steps, 1, batch_size=spec.batch_size), key, None)
     check_means(objective, lambda: a)
     with matmul_precision():
-        return _fit(_tree.Fixed(spec), key, objective, a, b)
+        found = _fit(_tree.Fixed(spec), key, objective, a, b)
+    return found if objective is given else Fit(replace(found.path, frozen=objective.frozen), found.history)
 
 
 @jax.tree_util.register_dataclass

@@ -14,7 +14,7 @@ from landscape.checks import check_count
 from landscape.engine import sweep
 from landscape.grid import Grid, Landscape
 from landscape.maps import Radius, Reached, geometric
-from landscape.objective import Objective, check_objective
+from landscape.objective import Objective, check_objective, set_aside
 from landscape.subspace import Subspace, size_of
 
 NEAR, FAR, STEP = 2.0**-24, 2.0**12, 4.0  # norms of the parameters that are looked at, and from one look to the next
@@ -96,6 +96,8 @@ def auto_extent(
     check_objective(objective)
     if not isinstance(at, Subspace):
         raise TypeError(f"at must be a Subspace, got {_tree.describe(at)}")
+    objective, origin = set_aside(objective, at.origin, aloud=False)
+    at = Subspace(origin, at.directions)
     _tree.check_positive("factor", factor)
     check_count("num_directions", num_directions, 2)
     base, rise, why = _enough(objective, at, factor)

@@ -18,7 +18,7 @@ from landscape.engine import sweep
 from landscape.grid import Grid, Landscape
 from landscape.maps import Fall, Radius, Reached, Rise, geometric
 from landscape.maps._radius import PRECISION, ROUNDED, as_rise
-from landscape.objective import Objective
+from landscape.objective import Objective, set_aside
 from landscape.subspace import Draws, size_of, units_of
 
 PILOTS = 3  # directions that find the size of a radius
@@ -148,6 +148,7 @@ def radius(
             that is not finite at the parameters; fewer evaluations than a first look takes.
     """
     _check(share, confidence, width, max_evaluations)
+    objective, params = set_aside(objective, params)
     draw = Draws(key, params, normalization=normalization, filter_axis=filter_axis, where=where, rank=rank)
     draw.check()
     found = Radius(params, objective, draw, rise=as_rise(rise), precision=precision)

@@ -16,7 +16,7 @@ from landscape.curvature._products import products
 from landscape.engine import sweep
 from landscape.grid import Grid
 from landscape.maps._radius import moved
-from landscape.objective import Objective, check_objective
+from landscape.objective import Objective, check_objective, set_aside
 from landscape.point import as_number, check_numbers
 from landscape.reach._extent import around, auto_extent
 from landscape.reach._worst import unit
@@ -170,9 +170,10 @@ def typical(
     check_objective(objective)
     if not isinstance(plane, Subspace):
         raise TypeError(f"plane must be a Subspace, got {_tree.describe(plane)}")
+    objective, origin = set_aside(objective, plane.origin, aloud=False)
+    plane = Subspace(origin, plane.directions)
     check_count("num_planes", num_planes, 2)
     check_share("confidence", confidence)
-    origin = plane.origin
     draw = Draws(key, origin, normalization=normalization, filter_axis=filter_axis, where=where)
     draw.check()
     distances = _checked_distances(objective, plane, distances)

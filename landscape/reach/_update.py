@@ -11,7 +11,8 @@ from landscape import _tree
 from landscape.checks import check_count, check_share
 from landscape.maps import Reached
 from landscape.maps._radius import NOISE, moved
-from landscape.objective import Objective, check_objective
+from landscape.moving import parted
+from landscape.objective import Objective, check_objective, set_aside
 from landscape.point import matmul_precision
 
 JUMP = 32.0  # how much farther, or nearer, the next look may be
@@ -76,6 +77,9 @@ def critical_sharpness(
             positive, a precision out of (0, 1), or fewer than 4 evaluations.
     """
     check_objective(objective)
+    objective, moving = set_aside(objective, params)
+    of = of if of is None else set_aside(of, params, aloud=False)[0]
+    params, update = moving, update if update is None else parted(update).moving
     _tree.check_params(params)
     _tree.check_positive("learning_rate", learning_rate)
     check_share("precision", precision)

@@ -18,7 +18,7 @@ from landscape.engine import sweep
 from landscape.grid import Grid
 from landscape.maps import Fall, Radius, Rise, geometric
 from landscape.maps._radius import PRECISION, as_rise, moved
-from landscape.objective import Objective
+from landscape.objective import Objective, set_aside
 from landscape.subspace import Draws, direction_of, mask
 
 ANGLE = 0.5  # of the first step, in radians
@@ -197,6 +197,7 @@ def worst_radius(
         TypeError, ValueError: as for `radius`; `starts`, `rounds` or `steps` is no positive integer, or fewer than 3
             starts where two are the eigenvector's.
     """
+    objective, params = set_aside(objective, params)
     draw = Draws(key, params, where=where)
     draw.check()
     as_rise(rise).check(objective, params)

@@ -15,6 +15,7 @@ from landscape import _tree
 from landscape.affine import _program
 from landscape.checks import check_flag, reals, warn
 from landscape.grid import Grid
+from landscape.moving import join, parted, parted_alike, read_rows
 from landscape.subspace import _filters, _streams
 from landscape.subspace._filters import Description, FilterAxis
 
@@ -27,8 +28,9 @@ class Subspace:
     """The affine map `coords -> origin + sum_i coords[i] * directions[i]` and its least-squares inverse.
 
     Attributes:
-        origin: parameters at the coordinates 0.
-        directions: pytree like `origin` whose leaves carry a leading axis of length `k`, or a list of `k` trees.
+        origin: parameters at the coordinates 0. Integers and booleans among them stay as they are.
+        directions: pytree like what moves of `origin` whose leaves carry a leading axis of length `k`, or a list of `k`
+            trees.
     """
 
     origin: PyTree
@@ -54,7 +56,8 @@ class Subspace:
             wide = _tree.wide_dtype(o, step)
             return (o.astype(wide) + step.astype(wide)).astype(o.dtype)
 
-        return jax.tree.map(move, self.origin, _tree.combine(coords, directions))
+        moving, frozen = parted(self.origin)
+        return join(jax.tree.map(move, moving, _tree.combine(coords, directions)), frozen)
 
     def project(self, params: PyTree) -> Float[Array, "*t k"]:
         """Coordinates of the point of the subspace nearest to `params` in the Euclidean norm.
@@ -84,7 +87,8 @@ class Subspace:
         """
         if (lazy := _tree.as_lazy(params)) is not None:
             return jnp.asarray(self._projected(lazy).residual)
-        return _tree.norm(_differences(params, self(self.project(params))))
+        nearest = self(self.project(params))
+        return _tree.norm(_differences(parted(params).moving, parted(nearest).moving))
 
     def gram(self) -> Float[Array, "k k"]:
         """Inner products of the directions; diagonal for an orthogonal plane, whose picture is not sheared."""
@@ -109,7 +113,10 @@ class Subspace:
         Measured on losses of networks in bfloat16, the noise is the same share of the picture's range as the rounding
         is of the way along an axis. Only where that could matter, `fn` is traced, for the type that it computes in.
         """
-        reach, spans = _Reach.of(self.origin, self._stacked()), [np.ptp(axis.values) for axis in grid.axes]
+        reach, spans = (
+            _Reach.of(parted(self.origin).moving, self._stacked()),
+            [np.ptp(axis.values) for axis in grid.axes],
+        )
         if not np.any(reach.noise(spans, jnp.bfloat16) > NOISE):
             return
         narrow = _program.narrowest_float(fn, self.origin)
@@ -125,21 +132,24 @@ class Subspace:
 
     def _stacked(self) -> PyTree:
         """The directions as a stack, checked."""
-        _tree.check_params(self.origin, "origin")
-        return _tree.read_stack(self.directions, "directions", self.origin, "the origin")
+        moving = parted(self.origin).moving
+        _tree.check_params(moving, "origin")
+        return _tree.read_stack(self.directions, "directions", moving, "the origin")
 
     def _projected(self, lazy: _tree.LazyStack) -> _streams.Projection:
         directions = self._stacked()
-        return _streams.project(_tree.read_lazily(lazy, "params", self.origin, "the origin"), self.origin, directions)
+        moving = parted(self.origin).moving
+        return _streams.project(_tree.read_lazily(lazy, "params", moving, "the origin"), moving, directions)
 
     def _from_origin(self, params: PyTree) -> PyTree:
+        params, origin = parted(params).moving, parted(self.origin).moving
         _tree.check_params(params)
-        _tree.check_like(params, self.origin, "params", "the origin")
-        return _differences(params, self.origin)
+        _tree.check_like(params, origin, "params", "the origin")
+        return _differences(params, origin)
 
     def _check_resolution(self, grid: Grid) -> None:
         """Compare one step of the grid with the rounding of the parameters that it moves, in the Euclidean norm."""
-        reach = _Reach.of(self.origin, self._stacked())
+        reach = _Reach.of(parted(self.origin).moving, self._stacked())
         for i, axis in ((i, axis) for i, axis in enumerate(grid.axes) if len(axis) > 1):
             step = np.min(np.diff(axis.values))
             moved, rounding = reach.lengths[i] * step, reach.rounding()[i]
@@ -308,7 +318,8 @@ def random_directions(key: Array, params: PyTree, num: int = 2) -> PyTree:
 
     Args:
         key: random key.
-        params: the tree whose structure, shapes and dtypes the directions take.
+        params: the tree whose structure, shapes and dtypes the directions take. Integers and booleans stay as they
+            are, with a warning, and have no direction.
         num: number of directions.
 
     Raises:
@@ -316,6 +327,7 @@ def random_directions(key: Array, params: PyTree, num: int = 2) -> PyTree:
         ValueError: `num` is below 1, or `params` holds nothing.
     """
     _tree.check_key(key)
+    params = parted(params, aloud=True).moving
     _tree.check_params(params)
     _tree.check_count("num", num, 1)
     return _cut(_draw(key, int(num), _tree.size(params), _tree.wide_dtype(*jax.tree.leaves(params))), params)
@@ -405,6 +417,7 @@ def filter_normalize(
         TypeError: a leaf is not a real floating-point array.
         ValueError: `dirs` does not look like `params`, the layout is unknown, or a leaf lacks the axis.
     """
+    params = parted(params).moving
     dirs = _checked(dirs, params, filter_axis)
     check_flag("include_vectors", include_vectors)
     doubts = _filters.doubts(params, filter_axis)
@@ -454,6 +467,7 @@ def layer_normalize(dirs: PyTree, params: PyTree, *, include_vectors: bool = Fal
         TypeError: a leaf is not a real floating-point array.
         ValueError: `dirs` does not look like `params`.
     """
+    params = parted(params).moving
     dirs = _checked(dirs, params)
     check_flag("include_vectors", include_vectors)
     moves = {row.name: include_vectors or row.axes is not None for row in _filters.filters_of(params, None)}
@@ -545,7 +559,8 @@ def pca_directions(snapshots: PyTree, num: int = 2, *, like: PyTree = None) -> t
         _check_num(num, len(lazy))
         directions, shares = _streams.principal(lazy, int(num))
         return directions, jnp.asarray(shares)
-    snapshots = _tree.read_stack(snapshots, "snapshots", like, "like")
+    snapshots = read_rows(snapshots, "snapshots", like=parted(like).moving, like_name="like")
+    snapshots = parted(snapshots, aloud=True).moving
     length = _tree.num_stacked(snapshots)
     _check_num(num, length)
     rows, explained = _principal(_flatten(snapshots), int(num))
@@ -693,8 +708,9 @@ def line(a: PyTree, b: PyTree) -> Subspace:
         TypeError: a leaf is not a real floating-point array.
         ValueError: the points have different structures or shapes.
     """
-    check_pair(a, b)
-    return Subspace(a, _tree.as_stack(jax.tree.map(jnp.subtract, b, a)))
+    u, v, _ = parted_alike(a, b)
+    check_pair(u, v)
+    return Subspace(a, _tree.as_stack(jax.tree.map(jnp.subtract, v, u)))
 
 
 def check_pair(a: PyTree, b: PyTree, *, names: tuple[str, str] = ("a", "b")) -> None:
@@ -716,6 +732,8 @@ def plane_through(a: PyTree, b: PyTree, c: PyTree) -> Subspace:
         TypeError: a leaf is not a real floating-point array.
         ValueError: the points have different structures, or lie on one line.
     """
+    origin = a
+    (a, b, _), c = parted_alike(a, b), parted(c).moving
     check_pair(a, b)
     check_pair(a, c, names=("a", "c"))
     u, v = (jax.tree.map(jnp.subtract, x, a) for x in (b, c))
@@ -724,7 +742,7 @@ def plane_through(a: PyTree, b: PyTree, c: PyTree) -> Subspace:
     except ValueError as error:
         raise ValueError("the three points lie on one line, so they span no plane") from error
     length = _tree.norm(u)
-    return Subspace(a, jax.tree.map(lambda x: x * length.astype(x.dtype), unit))
+    return Subspace(origin, jax.tree.map(lambda x: x * length.astype(x.dtype), unit))
 
 
 def mask(dirs: PyTree, keep: str | Callable[[str, Any], bool], *, like: PyTree = None) -> PyTree:

@@ -25,5 +25,6 @@ from landscape.training._one import check_optimizer as check_optimizer
 from landscape.training._one import check_run as check_run
 from landscape.training._one import run as run
 from landscape.training._one import the_ends as the_ends
+from landscape.training._one import tracked as tracked
 
 __all__ = ["Outcome", "Run", "Runs", "train", "train_many"]

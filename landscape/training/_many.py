@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, PyTree
 from landscape import _tree
 from landscape.engine import Devices, sweep
 from landscape.grid import Grid, Landscape
-from landscape.objective import Objective
+from landscape.moving import parted, read_rows
+from landscape.objective import Objective, set_aside
 from landscape.point import as_number, check_numbers
 from landscape.training._descent import Descent, Spec
 from landscape.training._one import (
@@ -30,6 +31,7 @@ from landscape.training._one import (
     run,
     static,
     the_ends,
+    tracked,
 )
 
 # ------------------------------------------------------------------------------------------------------- many runs
@@ -85,8 +87,11 @@ class Runs:
         params = _row(self.inits, number) if self.init is None else self.init(for_init)
         optimizer = self.optimizer if self.hyper is None else self.optimizer(_row(self.hyper, number))
         spec = self._spec(optimizer)
-        bounds = (self.tol, self.max_loss)
-        found = run(Descent(self.objective, for_batches, bounds, dict(self.track), spec), params)
+        objective, moving = set_aside(self.objective, params, aloud=False)
+        track = tracked(self.track, self.objective, objective)
+        found = run(Descent(objective, for_batches, (self.tol, self.max_loss), track, spec), moving)
+        if objective is not self.objective:
+            found = dataclasses.replace(found, params=objective.whole(found.params))
         return found if self.optimizer_state else dataclasses.replace(found, optimizer_state=None)
 
     def gather(self, landscape: Landscape) -> Run:
@@ -112,7 +117,8 @@ class Runs:
         one = self._template()
         _named(one)  # refuses two leaves of one name
         check_memory(f"num_runs={self.num_runs}", "runs", self.num_runs, num_bytes(one))
-        check_all_means(self.objective, self.track, self._first)
+        objective, first = set_aside(self.objective, self._first(), aloud=False)
+        check_all_means(objective, tracked(self.track, self.objective, objective), lambda: first)
 
     def _first(self) -> PyTree:
         """The start of the first run."""
@@ -131,11 +137,12 @@ class Runs:
 
     def _check_inits(self) -> None:
         if self.init is None:
-            _tree.check_params(self.inits, "inits")
+            _tree.check_params(parted(self.inits).moving, "inits")
             return _check_rows(self.inits, self.num_runs, "inits")
         if self.key is None:
             raise ValueError("inits is a function of a random key: pass key=jax.random.key(seed) too")
-        return _tree.check_params(jax.eval_shape(self.init, self.key), "the result of inits(key)")
+        one = parted(jax.eval_shape(self.init, self.key)).moving
+        return _tree.check_params(one, "the result of inits(key)")
 
     def _check_optimizer(self) -> None:
         if self.hyper is None:
@@ -283,6 +290,7 @@ def train_many(
         np.array([max(count - 2.0, 0.0), count - 1.0]), "run numbers"
     )  # the largest; of two neighbours one is odd
     runs.check()
+    parted(rows if runs.init is None else jax.eval_shape(runs.init, key), aloud=True)  # says what is set aside, once
     across: dict[str, Any] = {"batch": batch, "devices": devices, "executor": executor, "max_memory": max_memory}
     grid = Grid.of(run=np.arange(runs.num_runs))
     return runs.gather(sweep(runs, grid, store=store, shard=shard, progress=progress, **across))
@@ -297,7 +305,7 @@ def _count(inits: Any, num_runs: int | None) -> int:
         return int(num_runs)
     if callable(inits) and all(map(callable, jax.tree.leaves(inits))):
         raise ValueError("inits is a function: say how many runs by num_runs=")
-    _tree.check_params(inits, "inits")
+    _tree.check_params(parted(inits).moving, "inits")
     shape = jnp.shape(jax.tree.leaves(inits)[0])
     if not shape or not shape[0]:
         raise ValueError(
@@ -310,4 +318,4 @@ def _rows(inits: Any, num_runs: int | None) -> PyTree:
     """Starts as a stack: lists of them are stacked."""
     if not isinstance(inits, list | tuple):
         return inits
-    return _tree.read_stack(inits, "inits", num=num_runs, otherwise="say how many runs there are by num_runs=")
+    return read_rows(inits, "inits", num=num_runs, otherwise="say how many runs there are by num_runs=")

@@ -135,14 +135,21 @@ def train(
     spec = Spec(optimizer, num_steps, record_every, check_every, batch_size, snapshots)
     check_run(objective, spec, key, track, (tol, max_loss))
     check_optimizer(optimizer)
+    given = objective
     objective, moving = set_aside(objective, params)
-    if moving is not params:
-        track = {name: replace(other, frozen=objective.frozen) for name, other in (track or {}).items()}
+    track = tracked(track or {}, given, objective)
     _tree.check_params(moving)
     check_all_means(objective, track, lambda: moving)
     check_memory(f"num_steps={num_steps}", "entries", spec.num_rows(objective), ENTRY + snapshots * num_bytes(moving))
-    done = _train(Descent(objective, key, (tol, max_loss), dict(track or {}), spec), moving)
-    return done if moving is params else replace(done, params=objective.whole(done.params))
+    done = _train(Descent(objective, key, (tol, max_loss), track, spec), moving)
+    return done if objective is given else replace(done, params=objective.whole(done.params))
+
+
+def tracked(track: Mapping[str, Objective], given: Objective, objective: Objective) -> dict[str, Objective]:
+    """Further objectives, with what was set aside where `objective` has it and the `given` one had not."""
+    if objective is given:
+        return dict(track)
+    return {name: replace(other, frozen=objective.frozen) for name, other in track.items()}
 
 
 @jax.jit
