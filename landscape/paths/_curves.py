@@ -272,7 +272,7 @@ class _Along:
         return jnp.mean(losses), jax.vmap(_tree.combine, in_axes=(1, None))(shares, gradients)
 
     def _one(self, weights: Array, bends: PyTree) -> tuple[Float[Array, ""], PyTree]:
-        """The same at the only position, by plain sums: products and maps of every leaf take half as long to compile."""
+        """The same at the only position, by plain sums; products and maps of every leaf take longer to compile."""
 
         def mixed(a: Array, middle: Array, b: Array) -> Array:
             w = weights.astype(_tree.wide_dtype(a))
