@@ -30,6 +30,7 @@ NAMES = (
     "convolutions",
     "training",
     "bridges",
+    "transformer",
     "peers",
 )
 

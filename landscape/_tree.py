@@ -58,7 +58,7 @@ def check_params(params: PyTree, what: str = "params") -> None:
         advice = ": is a `return` missing?" if params is None else ""
         raise ValueError(f"{what} holds no arrays: got {type(params).__name__} without leaves{advice}")
     for path, leaf in leaves:
-        if not _is_real(leaf):
+        if not is_real(leaf):
             raise TypeError(
                 f"{_named(what, path)} must be a real floating-point array, got {describe(leaf)}; {_advice(leaf)}"
             )
@@ -83,7 +83,7 @@ def _named(what: str, path: KeyPath) -> str:
     return f"{what}.{key_name(path)}" if path else what
 
 
-def _is_real(leaf: Any) -> bool:
+def is_real(leaf: Any) -> bool:
     """Whether it is a floating-point number, or an array of them of NumPy or JAX."""
     dtype = getattr(leaf, "dtype", None)
     if dtype is None or is_of_torch(leaf):

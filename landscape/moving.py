@@ -73,7 +73,7 @@ def split(params: PyTree, trainable: Any = None) -> Parts:
 def moves(params: PyTree, trainable: Any) -> list[bool]:
     """A flag for each leaf: whether it moves; checked as `split` says."""
     named = [(_tree.key_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
-    able = {name: leaf for name, leaf in named if _can_move(leaf)}
+    able = {name: leaf for name, leaf in named if _tree.is_real(leaf)}
     if not able:
         raise ValueError("params holds no floating-point array, so nothing can move")
     aside = [f"{name} {_tree.describe(x)}" for name, x in named if name not in able and hasattr(x, "dtype")]
@@ -104,7 +104,7 @@ def parted(params: PyTree, aloud: bool = False) -> Parts:
     leaves = jax.tree.leaves(params)
     kinds, arrays = (jnp.integer, jnp.bool_), jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct
     whole = [isinstance(x, arrays) and any(jnp.issubdtype(x.dtype, kind) for kind in kinds) for x in leaves]
-    able = [_can_move(x) for x in leaves]
+    able = [_tree.is_real(x) for x in leaves]
     if not (any(whole) and any(able) and all(a or b for a, b in zip(whole, able))):
         return Parts(params, None)
     return split(params) if aloud else divided(params, able)
@@ -151,13 +151,6 @@ def join(moving: PyTree, frozen: PyTree) -> PyTree:
         ) from None
 
 
-def _can_move(leaf: Any) -> bool:
-    dtype = getattr(leaf, "dtype", None)
-    if dtype is None or _tree.is_of_torch(leaf):
-        return isinstance(leaf, float)
-    return bool(jnp.issubdtype(dtype, jnp.floating))
-
-
 def _by_name(params: PyTree, named: Sequence[tuple[str, Any]], trainable: Any) -> Any:
     """Masks and filters that see more than a name, as what `chosen` takes."""
     if isinstance(trainable, type) or type(trainable).__module__.startswith("flax.nnx"):
@@ -182,7 +175,7 @@ def _are_alike(one: PyTree, other: PyTree) -> bool:
 
 def _flags(named: Sequence[tuple[str, Any]], flags: Sequence[Any]) -> dict[str, bool]:
     """Of the leaves that can move, by name."""
-    return {name: bool(flag) for (name, leaf), flag in zip(named, flags) if _can_move(leaf)}
+    return {name: bool(flag) for (name, leaf), flag in zip(named, flags) if _tree.is_real(leaf)}
 
 
 def _takes_two(fn: Any) -> bool:
