@@ -643,6 +643,9 @@ def test_parameters_of_another_model(cnn):
     other = {"0.weight": problem.params["0.weight"], "7.bias": problem.params["6.bias"]}
     with pytest.raises(ValueError, match=r"the parameters lack 0\.bias.*of another model"):
         problem.objectives["train"](other)
+    wider = {**problem.params, "0.bias": np.ones(7, np.float32)}
+    with pytest.raises(ValueError, match=r"other shapes than the module's: 0\.bias \(7,\) and not \(6,\): of another"):
+        problem.objectives["train"](wider)
     with pytest.raises(ValueError, match=r"Sequential has no parameters called 7\.bias"):
         bridge.to_module(other, small_cnn())
     with pytest.raises(ValueError, match=r"0\.weight has shape \(2, 2\) in params and \(6, 4, 3, 3\)"):

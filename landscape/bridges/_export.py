@@ -77,6 +77,7 @@ class _Writer:
     def __init__(self, program: Any, names: Mapping[str, str]) -> None:
         self.program, self.names = program, names
         self.numbers: dict[Any, int] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
         self.unknown: dict[tuple[str, str], None] = {}
 
     def graph(self) -> Graph:
@@ -86,7 +87,7 @@ class _Writer:
         if self.unknown:
             raise UnsupportedOperator(_unsupported(list(self.unknown)))
         outputs, updates = self._outputs()
-        return Graph(weights, constants, inputs, instructions, outputs, updates)
+        return Graph(weights, self.shapes, constants, inputs, instructions, outputs, updates)
 
     def _number(self, node: Any) -> int:
         return self.numbers.setdefault(node, len(self.numbers))
@@ -101,7 +102,7 @@ class _Writer:
                 inputs.append(self._number(node) if node.users else None)
             elif node.users and spec.target in self.names:
                 number = weights.setdefault(self.names[spec.target], self._number(node))
-                self.numbers[node] = number
+                self.numbers[node], self.shapes[self.names[spec.target]] = number, tuple(node.meta["val"].shape)
             elif node.users:
                 constants[self._number(node)] = to_numpy(self._constant(spec.target))
         return weights, constants, tuple(inputs)

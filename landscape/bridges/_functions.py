@@ -17,7 +17,7 @@ def joined(graph: Graph, params: Any, state: Any) -> dict[str, Any]:
 
     Raises:
         TypeError: the parameters are no dict.
-        ValueError: some are missing, as in the parameters of another model.
+        ValueError: some are missing or of another shape, as in the parameters of another model.
     """
     if not isinstance(params, dict):
         raise TypeError(f"parameters are a dict by PyTorch's names, got {type(params).__name__}")
@@ -25,6 +25,11 @@ def joined(graph: Graph, params: Any, state: Any) -> dict[str, Any]:
     missing = [name for name in graph.weights if name not in weights]
     if missing:
         raise ValueError(f"the parameters lack {listed(missing)}; they hold {listed(list(params))}: of another model?")
+    shapes = {name: jnp.shape(weights[name]) for name in graph.shapes}
+    other = [f"{name} {shape} and not {graph.shapes[name]}" for name, shape in shapes.items()
+             if shape != graph.shapes[name]]  # fmt: skip
+    if other:
+        raise ValueError(f"the parameters have other shapes than the module's: {listed(other)}: of another model?")
     return weights
 
 

@@ -34,6 +34,7 @@ class Graph:
 
     Attributes:
         weights: name of each parameter and buffer that is used, with the number of its value.
+        shapes: of these weights, by name.
         constants: arrays that the model makes itself, by number.
         inputs: the number of each input, `None` for one that is not used.
         instructions: what to do.
@@ -42,6 +43,7 @@ class Graph:
     """
 
     weights: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
     constants: dict[int, np.ndarray]
     inputs: tuple[int | None, ...]
     instructions: tuple[Instruction, ...]
