@@ -28,6 +28,7 @@ NAMES = (
     "tolerance",
     "curvature",
     "convolutions",
+    "gpu",
     "training",
     "bridges",
     "transformer",
