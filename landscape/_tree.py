@@ -489,8 +489,8 @@ def num_stacked(tree: PyTree) -> int:
     return jax.tree.leaves(tree)[0].shape[0]
 
 
-def combine(coefficients: Float[Array, " k"], stacked: PyTree) -> PyTree:
-    """`sum_i coefficients[i] * stacked[i]`, leaf by leaf, in the leaf's precision and at least float32."""
+def combine(coefficients: Float[Array, "*out k"], stacked: PyTree) -> PyTree:
+    """`sum_i coefficients[.., i] * stacked[i]`, leaf by leaf, in the leaf's precision and at least float32."""
 
     def leaf(s: Array) -> Array:
         s = at_least_single(s)
@@ -514,14 +514,29 @@ def wide_dtype(*values: Any) -> Any:
 
 def inner(a: PyTree, b: PyTree) -> Float[Array, "i j"]:
     """Matrix of inner products between two stacks of trees, summed over all leaves."""
+    return _contracted(a, b, ((), ()))
+
+
+def paired(a: PyTree, b: PyTree) -> Float[Array, " i"]:
+    """Inner products of the trees of two stacks that have the same number."""
+    return _contracted(a, b, ((0,), (0,)))
+
+
+def _contracted(a: PyTree, b: PyTree, together: Any) -> Array:
+    """Sums over all axes but the first. No leaf is reshaped: merged with another, an axis could not stay sharded."""
 
     def leaf(x: Array, y: Array) -> Array:
         x, y = at_least_single(x), at_least_single(y)
-        return jnp.matmul(x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1).T, precision="highest")
+        axes = tuple(range(1, x.ndim))
+        return jax.lax.dot_general(x, y, ((axes, axes), together), precision="highest")
 
     parts = jax.tree.leaves(jax.tree.map(leaf, a, b))
     dtype = wide_dtype(jnp.zeros(()), *parts)
-    return sum((part.astype(dtype) for part in parts), start=jnp.zeros((), dtype))
+    if len(parts) <= FEW:
+        return sum((part.astype(dtype) for part in parts), start=jnp.zeros((), dtype))
+    # by a contraction too, which XLA does not repeat in every kernel that uses the sum (see `apart`)
+    stacked = jnp.stack([part.astype(dtype) for part in parts])
+    return jnp.tensordot(jnp.ones(len(parts), dtype), stacked, axes=1, precision="highest")
 
 
 def power_of_two_near(tree: PyTree) -> Float[Array, ""]:
