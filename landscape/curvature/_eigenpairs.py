@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from landscape import _tree
-from landscape.curvature._products import Linear, Operator, on_host, prepared, products
-from landscape.curvature._vectors import Stack, Vectors, off, only, orthonormal, over, put, scaled, minus, turned
+from landscape.curvature._products import Operator, on_host, prepared, products
+from landscape.curvature._vectors import Stack, Vector, Vectors, combined, either, over, plus, put, row, turned, unit
 from landscape.objective import Objective
 from landscape.placement import Places, places_of
 from landscape.point import matmul_precision
@@ -170,7 +170,7 @@ def _eigenpairs(
 ) -> Eigenpairs:
     with matmul_precision():
         vectors = Vectors(params, places)
-        search = _Search(products(objective, params), vectors, k, which, tol, most)
+        search = _Search(vectors.map(products(objective, params)), vectors, k, which, tol, most)
         space = search.run(key, max_products)
         values, stack, residuals = search.pairs(space)
     met = space.done & jnp.all(residuals <= tol * space.scale)
@@ -180,13 +180,15 @@ def _eigenpairs(
     least = jnp.where((residuals > 0) & (vectors.eps * size < lost), lost, 0)
     residuals = jnp.maximum(residuals * space.unit, least)
     measured = jnp.all(jnp.isfinite(values) & jnp.isfinite(residuals)) & ((tol * size > lost) | (space.scale == 0))
-    return Eigenpairs(values, stack, residuals, met & measured, space.products + search.measuring)
+    return Eigenpairs(values, vectors.tree(stack, lead=1), residuals, met & measured, space.products + search.measuring)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class _Space:
     """Orthonormal vectors `basis`, their `images` where they are kept, and the block that comes next.
+
+    The block is the first rows of `ahead`, which has room for the vectors that are asked for, too.
 
     Rows that are not `valid` do not count. Images, and what is made of them, are in units of `unit`: their squares then
     stay within the range of the precision.
@@ -198,7 +200,7 @@ class _Space:
     small: Array  # inner products of the basis with its images
     valid: Array  # which rows count: where nothing is left outside the space, a new row is zero
     count: Array
-    block: Stack
+    ahead: Stack
     alive: Array  # which rows of the block count
     scale: Array  # largest product of a unit vector so far
     values: Array  # wanted ones, where the search last started afresh
@@ -212,7 +214,7 @@ class _Space:
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    product: Linear
+    product: Callable[[Vector], Vector]
     vectors: Vectors
     k: int
     which: Which
@@ -249,23 +251,21 @@ class _Search:
 
     def run(self, key: Array, max_products: Any) -> _Space:
         """Blocks until done or spent."""
-        basis = self.vectors.zeros(self.rows)
+        basis, ahead = self.vectors.zeros(self.rows), self.vectors.zeros(max(self.k, self.width))
         small, zero, no = jnp.zeros((self.rows, self.rows), self.vectors.dtype), jnp.int32(0), jnp.bool_(False)
         key, here = jax.random.split(key)
-        block, _ = orthonormal(self.vectors, self.vectors.normal(here, self.width))
-        alive = jnp.ones(self.width, bool)
         start = _Space(
-            jnp.ones_like(small[0, 0]), basis, basis if self.most is None else None, small, small[0] > 0, zero, block,
-            alive, small[0, 0], small[0, : self.k], zero, no, zero, key, no, no,
+            jnp.ones_like(small[0, 0]), basis, basis if self.most is None else None, small, small[0] > 0, zero, ahead,
+            jnp.zeros(self.width, bool), small[0, 0], small[0, : self.k], zero, no, zero, key, no, no,
         )  # fmt: skip
 
         def going(space: _Space) -> Array:
             return ~space.done & ~space.broken & (space.products < max_products - self.measuring)
 
-        return jax.lax.while_loop(going, self._step, start)
+        return jax.lax.while_loop(going, self._step, self._outside(start, jnp.zeros(self.width, bool), here))
 
     def _step(self, space: _Space) -> _Space:
-        space, rest, triangle = self._grown(space)
+        space, triangle = self._grown(space)
         key, here = jax.random.split(space.key)
         values, turn, real = self._ritz(space)
         last = jax.lax.dynamic_slice_in_dim(turn, space.count - self.width, self.width)[:, : self.k]
@@ -282,63 +282,65 @@ class _Search:
         real = real & (~afresh | (jnp.arange(self.rows) < self.k))
         full = (space.count + self.width > self.rows) & ~done
         space = self._restarted(space, values, turn, real, full | afresh)
-        sizes = jnp.where(afresh, 0, jnp.diagonal(triangle))
-        block, alive = self._outside(space, rest, sizes > LOSS_OF_DIGITS * self.eps * space.scale, here)
-        return dataclasses.replace(
+        sound = ~afresh & (jnp.diagonal(triangle) > LOSS_OF_DIGITS * self.eps * space.scale)
+        space = dataclasses.replace(
             space,
-            block=block,
-            alive=alive,
             key=key,
-            done=done | ~jnp.any(alive),
+            done=done,
             values=jnp.where(afresh, values[: self.k], space.values),
             fresh=jnp.where(afresh, 0, space.fresh),
             again=space.again | afresh,
         )
+        return self._outside(space, sound, here)
 
-    def _grown(self, space: _Space) -> tuple[_Space, Stack, Array]:
-        """The space with the block in it, and what the images of the block have outside it: unit vectors and sizes."""
-        images = self._images(space.block)
-        unit = jnp.where(space.scale > 0, space.unit, _tree.power_of_two_near(images))
-        images, at = over(images, unit), space.count
-        basis = put(space.basis, space.block, at)
-        valid = put(space.valid, space.alive, at)
-        cross = jnp.where(valid, self.vectors.inner(images, basis), 0)
-        rest, triangle = orthonormal(self.vectors, minus(images, _tree.combine(cross, basis)))
-        sizes = jnp.sqrt(jnp.sum(cross**2, axis=1) + jnp.sum(triangle**2, axis=1))
-        small = jax.lax.dynamic_update_slice_in_dim(put(space.small, cross, at), cross.T, at, 1)
-        new = dataclasses.replace(
-            space,
-            unit=unit,
-            basis=basis,
-            images=None if space.images is None else put(space.images, images, at),
-            small=small,
-            valid=valid,
-            count=at + self.width,
-            scale=jnp.maximum(space.scale, jnp.max(sizes)),
-            fresh=space.fresh + self.width,
-            products=space.products + self.width,
-            broken=~jnp.all(jnp.isfinite(cross)) | ~jnp.all(jnp.isfinite(sizes)),
-        )
-        return new, rest, triangle
+    def _grown(self, space: _Space) -> tuple[_Space, Array]:
+        """The space with the block in it; ahead, what its images have outside: unit vectors, and the triangle of them.
 
-    def _images(self, block: Stack) -> Stack:
-        """Products with the rows: one after the other on a CPU, where `vmap` makes slower ones of their matmuls.
-
-        So too where the memory is bounded: those together take that of several.
+        One row after the other, so that the memory is that of one product.
         """
+        for j in range(self.width):
+            space = dataclasses.replace(
+                space,
+                basis=put(space.basis, row(space.ahead, j), space.count + j),
+                valid=space.valid.at[space.count + j].set(space.alive[j]),
+            )
 
-        def product(vector: PyTree) -> PyTree:
-            return self.vectors.like(self.product(vector))
+        def image(j: Any, space: _Space) -> _Space:
+            vector = self.product(row(space.basis, space.count + j))
+            first = (space.scale == 0) & (j == 0)
+            scale = jnp.where(first, _tree.power_of_two_near(vector), space.unit)
+            vector = over(vector, scale)
+            cross = jnp.where(space.valid, self.vectors.along(space.basis, vector), 0)
+            rest = plus(vector, -jnp.ones_like(scale), combined(cross, space.basis))
+            at = space.count + j
+            size = jnp.sqrt(jnp.sum(cross**2) + self.vectors.inner(rest, rest))
+            return dataclasses.replace(
+                space,
+                unit=scale,
+                ahead=put(space.ahead, rest, j),
+                images=None if space.images is None else put(space.images, vector, at),
+                small=space.small.at[at].set(cross).at[:, at].set(cross),
+                scale=jnp.maximum(space.scale, size),
+                broken=space.broken | ~jnp.all(jnp.isfinite(cross)) | ~jnp.isfinite(size),
+            )
 
-        def together(stack: Stack) -> Stack:
-            return jax.vmap(product)(stack)
+        space = jax.lax.fori_loop(0, self.width, image, space)
+        ahead, triangle = self._orthonormal(space.ahead)
+        counts = {name: getattr(space, name) + self.width for name in ("count", "fresh", "products")}
+        return dataclasses.replace(space, ahead=ahead, **counts), triangle
 
-        def in_turn(stack: Stack) -> Stack:
-            return jax.lax.map(product, stack)
-
-        if self.most is not None or any(self.vectors.places):
-            return self.vectors.kept(in_turn(block))
-        return jax.lax.platform_dependent(block, cpu=in_turn, default=together)
+    def _orthonormal(self, stack: Stack) -> tuple[Stack, Array]:
+        """Gram-Schmidt on the block, and the triangle that makes it of the result."""
+        kind, triangle = self.vectors, jnp.zeros((self.width, self.width), self.vectors.dtype)
+        for j in range(self.width):
+            here = row(stack, j)
+            for i in range(j):
+                other = row(stack, i)
+                part = kind.inner(other, here)
+                here, triangle = plus(here, -part, other), triangle.at[j, i].set(part)
+            size = kind.norm(here)
+            stack, triangle = put(stack, unit(here, size), j), triangle.at[j, j].set(size)
+        return stack, triangle
 
     def _ritz(self, space: _Space) -> tuple[Array, Array, Array]:
         """All Ritz values, the most wanted first, their coefficients as columns, and which of them are real.
@@ -363,27 +365,47 @@ class _Search:
         score = _SCORES[self.which](wanted)
         return jnp.any((copies >= self.width) & (score - score[-1] > near))
 
-    def _outside(self, space: _Space, rest: Stack, sound: Array, key: Array) -> tuple[Stack, Array]:
-        """Orthonormal vectors outside the space, and which of them count: those of the rest that are, or random ones.
+    def _outside(self, space: _Space, sound: Array, key: Array) -> _Space:
+        """The block ahead made orthonormal to the space to rounding, random vectors in place of what is not sound.
 
-        A candidate that is mere rounding ends its Krylov space; a random vector then starts another.
+        A candidate that is mere rounding ends its Krylov space; a random vector then starts another. Where there is
+        nothing left outside the space, the search is done.
         """
-        kind = self.vectors
-        block, left = orthonormal(kind, off(kind, space.basis, space.valid, rest))
-        afresh = ~(sound & (jnp.diagonal(left) > 0.5))
+        kind, numbers = self.vectors, jnp.arange(max(self.k, self.width))
 
-        def drawn(block: Stack) -> tuple[Stack, Array]:
-            noise = over(kind.normal(key, self.width), kind.size**0.5)
-            noise = off(kind, space.basis, space.valid, noise)
-            mixed, sizes = orthonormal(kind, minus(only(~afresh, block), only(afresh, noise)))
-            alive = jnp.diagonal(sizes) > self.eps**0.5
-            mixed, _ = orthonormal(kind, off(kind, space.basis, space.valid, only(alive, mixed)))
-            return only(alive, mixed), alive
+        def cleared(vector: Vector, ahead: Stack, j: Any) -> tuple[Vector, Array]:
+            """Without what lies in the space and in the block so far, and its length before it was made a unit."""
+            vector = plus(vector, -one, combined(jnp.where(space.valid, kind.along(space.basis, vector), 0), space.basis))
+            vector = plus(vector, -one, combined(jnp.where(numbers < j, kind.along(ahead, vector), 0), ahead))
+            size = kind.norm(vector)
+            return unit(vector, size), size
 
-        def kept(block: Stack) -> tuple[Stack, Array]:
-            return block, jnp.ones(self.width, bool)
+        one = jnp.ones((), kind.dtype)
 
-        return jax.lax.cond(jnp.any(afresh), drawn, kept, block)
+        def candidate(j: Any, carry: tuple[Stack, Array]) -> tuple[Stack, Array]:
+            ahead, alive = carry
+
+            def attempt(state: tuple[Vector, Array, Array, Array]) -> tuple[Vector, Array, Array, Array]:
+                vector, number, good, _ = state
+                anew = (number == 0) & ~good
+                vector = jax.lax.cond(anew, lambda v: self._noise(jax.random.fold_in(key, j)), lambda v: v, vector)
+                vector, size = cleared(vector, ahead, j)
+                # the rest of a product must have lain outside already; noise is cleared twice
+                enough = jnp.where(good, size > 0.5, (number > 0) | (size > self.eps**0.5))
+                number = jnp.where(good, jnp.where(enough, 2, 0), jnp.where(enough, number + 1, 2))
+                return vector, number, good & enough, enough
+
+            state = row(ahead, j), jnp.int32(0), sound[j], jnp.bool_(True)
+            vector, _, _, found = jax.lax.while_loop(lambda s: s[1] < 2, attempt, state)
+            vector = either(found, vector, [jnp.zeros_like(x) for x in vector])
+            return put(ahead, vector, j), alive.at[j].set(found)
+
+        start = space.ahead, jnp.zeros(self.width, bool)
+        ahead, alive = jax.lax.fori_loop(0, self.width, candidate, start)
+        return dataclasses.replace(space, ahead=ahead, alive=alive, done=space.done | ~jnp.any(alive))
+
+    def _noise(self, key: Array) -> Vector:
+        return over(self.vectors.normal(key), jnp.asarray(self.vectors.size**0.5, self.vectors.dtype))
 
     def _restarted(self, space: _Space, values: Array, turn: Array, real: Array, now: Array) -> _Space:
         """Only the best Ritz vectors of the space, if now; in place."""
@@ -403,15 +425,20 @@ class _Search:
         """Values, vectors and residuals of the wanted pairs, in units of `unit`."""
         kind = self.vectors
         _, turn, real = self._ritz(space)
-        turn = turn[:, : self.k].T
-        vectors = _tree.combine(turn, space.basis)
-        size = jnp.where(real[: self.k] & ~space.broken, jnp.sqrt(kind.squares(vectors)), jnp.nan)
-        vectors = over(vectors, size)
-        if space.images is None:
-            images = over(self._images(vectors), space.unit)
-        else:
-            images = over(_tree.combine(turn, space.images), size)
-        values = kind.paired(vectors, images)
-        residuals = jnp.sqrt(kind.squares(minus(images, scaled(values, vectors))))
+
+        def pair(i: Any, carry: tuple[Stack, Array, Array]) -> tuple[Stack, Array, Array]:
+            stack, values, residuals = carry
+            vector = combined(turn[:, i], space.basis)
+            size = jnp.where(real[i] & ~space.broken, kind.norm(vector), jnp.nan)
+            vector = over(vector, size)
+            if space.images is None:
+                image = over(self.product(vector), space.unit)
+            else:
+                image = over(combined(turn[:, i], space.images), size)
+            value = kind.inner(vector, image)
+            residual = kind.norm(plus(image, -value, vector))
+            return put(stack, vector, i), values.at[i].set(value), residuals.at[i].set(residual)
+
+        stack, values, residuals = jax.lax.fori_loop(0, self.k, pair, (space.ahead, space.values, space.values))
         order = jnp.argsort(-_SCORES[self.which](values))
-        return values[order], kind.kept(jax.tree.map(lambda x: x[order], vectors)), residuals[order]
+        return values[order], [x[order] for x in stack], residuals[order]

@@ -1,21 +1,25 @@
-"""Stacks of vectors that are trees like the parameters: what a Krylov method does with them, leaf by leaf.
+"""Vectors like the parameters, and stacks of them: what a Krylov method does with them, without raveling anything.
 
-Nothing is raveled: a stack has one more axis in front of every leaf, and what couples the leaves are small matrices of
-inner products. So a vector takes the memory and the places of the parameters, whatever they are.
+A vector is a list of arrays, one for each shape that the leaves of the parameters have: leaves of equal shape, precision
+and place share one array, with an axis in front. So a program is as long as a model has shapes, not layers, and a vector
+takes the memory and the places of the parameters, whatever they are. A stack has one more axis in front of that. What
+couples the leaves are inner products.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
 from landscape.placement import Places, kept
 
-Stack = PyTree  # leaves with a leading axis, the number of the vector
+Vector = list[Array]
+Stack = list[Array]  # with a leading axis, the number of the vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +32,21 @@ class Vectors:
     """
 
     params: PyTree
-    places: Places = ()
+    places: Places
+
+    @cached_property
+    def _groups(self) -> list[list[int]]:
+        """Numbers of the leaves that share an array."""
+        groups: dict[Any, list[int]] = {}
+        for i, (leaf, place) in enumerate(zip(jax.tree.leaves(self.params), self.places)):
+            groups.setdefault((jnp.shape(leaf), _tree.wide_dtype(leaf), place), []).append(i)
+        return list(groups.values())
+
+    @property
+    def _kinds(self) -> list[Any]:
+        """Shape, precision and place of a leaf of each group, and how many there are."""
+        leaves = jax.tree.leaves(self.params)
+        return [(jnp.shape(leaves[g[0]]), _tree.wide_dtype(leaves[g[0]]), len(g)) for g in self._groups]
 
     @property
     def size(self) -> int:
@@ -37,133 +55,122 @@ class Vectors:
 
     @property
     def dtype(self) -> Any:
-        """Of small matrices: the widest of the leaves'."""
+        """Of numbers: the widest of the leaves'."""
         return _tree.wide_dtype(*jax.tree.leaves(self.params))
 
     @property
     def eps(self) -> float:
         return float(jnp.finfo(self.dtype).eps)
 
+    def of(self, tree: PyTree) -> Vector:
+        """A tree as a vector."""
+        leaves = [_tree.at_least_single(x) for x in jax.tree.leaves(tree)]
+        return self.kept([jnp.stack([leaves[i] for i in group]) for group in self._groups])
+
+    def tree(self, vector: Vector, lead: int = 0) -> PyTree:
+        """A vector as a tree, or with leading axes a stack of them."""
+        leaves: list[Any] = [None] * len(self.places)
+        for group, array in zip(self._groups, vector):
+            for number, i in enumerate(group):
+                leaves[i] = array[(slice(None),) * lead + (number,)]
+        return kept(jax.tree.unflatten(jax.tree.structure(self.params), leaves), self.places, lead)
+
+    def kept(self, vector: Vector, lead: int = 0) -> Vector:
+        """A vector, or with leading axes a stack, where the parameters live."""
+        return kept(vector, tuple(self.places[group[0]] for group in self._groups), lead + 1)
+
+    def map(self, product: Callable[[PyTree], PyTree]) -> Callable[[Vector], Vector]:
+        """A linear map between trees as one between vectors."""
+        return lambda vector: self.of(product(self.tree(vector)))
+
     def zeros(self, num: int) -> Stack:
         """A stack of zeros."""
-        shapes = jax.tree.map(lambda p: ((num, *jnp.shape(p)), _tree.wide_dtype(p)), self.params)
-        return self.kept(jax.tree.map(lambda s: jnp.zeros(*s), shapes, is_leaf=lambda s: isinstance(s, tuple)))
+        return self.kept([jnp.zeros((num, count, *shape), dtype) for shape, dtype, count in self._kinds], lead=1)
 
-    def normal(self, key: Array, num: int) -> Stack:
-        """Standard normal numbers, those of each leaf by `fold_in(key, leaf)`."""
-        return self._drawn(jax.random.normal, key, num)
+    def normal(self, key: Array) -> Vector:
+        """Standard normal numbers."""
+        return self._drawn(jax.random.normal, key)
 
-    def signs(self, key: Array, num: int) -> Stack:
+    def signs(self, key: Array) -> Vector:
         """Random signs."""
-        return self._drawn(jax.random.rademacher, key, num)
+        return self._drawn(jax.random.rademacher, key)
 
-    def _drawn(self, draw: Any, key: Array, num: int) -> Stack:
-        leaves, structure = jax.tree.flatten(self.params)
-        drawn = [
-            draw(jax.random.fold_in(key, i), (num, *jnp.shape(p)), _tree.wide_dtype(p)) for i, p in enumerate(leaves)
-        ]
-        return self.kept(jax.tree.unflatten(structure, drawn))
+    def _drawn(self, draw: Any, key: Array) -> Vector:
+        kinds = enumerate(self._kinds)
+        return self.kept([draw(jax.random.fold_in(key, i), (count, *s), dtype) for i, (s, dtype, count) in kinds])
 
-    def kept(self, stack: Stack) -> Stack:
-        """The stack where the parameters live."""
-        return kept(stack, self.places, lead=1)
+    def inner(self, a: Vector, b: Vector) -> Float[Array, ""]:
+        """The inner product."""
+        return self._summed([jnp.tensordot(x, y, axes=x.ndim, precision="highest") for x, y in zip(a, b)])
 
-    def like(self, tree: PyTree) -> PyTree:
-        """One vector, such as a product, in the precision of the space."""
-        return kept(jax.tree.map(_tree.at_least_single, tree), self.places)
+    def along(self, stack: Stack, vector: Vector) -> Float[Array, " i"]:
+        """The inner products of a vector with those of a stack. No axis is merged, so each stays sharded."""
+        return self._summed([jnp.tensordot(x, y, axes=y.ndim, precision="highest") for x, y in zip(stack, vector)])
 
-    def inner(self, a: Stack, b: Stack) -> Float[Array, "i j"]:
-        """All inner products."""
-        return _tree.inner(a, b).astype(self.dtype)
+    def _summed(self, parts: list[Array]) -> Array:
+        return sum((part.astype(self.dtype) for part in parts), start=jnp.zeros((), self.dtype))
 
-    def squares(self, stack: Stack) -> Float[Array, " i"]:
-        """The squared lengths."""
-        return self.paired(stack, stack)
-
-    def paired(self, a: Stack, b: Stack) -> Float[Array, " i"]:
-        """The inner product of each vector with its namesake."""
-        return _tree.paired(a, b).astype(self.dtype)
+    def norm(self, vector: Vector) -> Float[Array, ""]:
+        """Length of a vector whose squares are within the range of its precision."""
+        return jnp.sqrt(self.inner(vector, vector))
 
 
-def rows(stack: Stack, start: Any, num: int) -> Stack:
-    """Some neighbours."""
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, num), stack)
+def row(stack: Stack, number: Any) -> Vector:
+    """One vector of a stack."""
+    return [jax.lax.dynamic_index_in_dim(x, number, keepdims=False) for x in stack]
 
 
-def put(stack: Stack, new: Stack, start: Any) -> Stack:
-    """The stack with others in some places."""
-    return jax.tree.map(lambda x, n: jax.lax.dynamic_update_slice_in_dim(x, n, start, 0), stack, new)
+def put(stack: Stack, vector: Vector, number: Any) -> Stack:
+    """The stack with another vector in a place."""
+    return [jax.lax.dynamic_update_index_in_dim(x, v, number, 0) for x, v in zip(stack, vector)]
 
 
-def scaled(factors: Float[Array, " i"], stack: Stack) -> Stack:
-    """Each vector times a number."""
-    return jax.tree.map(lambda x: lined_up(factors.astype(x.dtype), x) * x, stack)
+def combined(coefficients: Float[Array, " i"], stack: Stack) -> Vector:
+    """The sum of coefficients times vectors."""
+    return _tree.combine(coefficients, stack)
 
 
-def minus(a: Stack, b: Stack) -> Stack:
-    return jax.tree.map(jnp.subtract, a, b)
+def plus(a: Vector, factor: Any, b: Vector) -> Vector:
+    """`a + factor * b`."""
+    return [x + factor.astype(x.dtype) * y for x, y in zip(a, b)]
 
 
-def over(stack: Stack, numbers: Any) -> Stack:
-    """The vectors divided by one number, or by one each."""
-    numbers = jnp.reshape(numbers, -1)
-    return jax.tree.map(lambda x: x / lined_up(numbers.astype(x.dtype), x), stack)
+def over(vector: Vector, number: Any) -> Vector:
+    """A vector divided by a number."""
+    return [x / number.astype(x.dtype) for x in vector]
 
 
-def only(keep: Bool[Array, " i"], stack: Stack) -> Stack:
-    """Zeros in place of the others."""
-    return jax.tree.map(lambda x: jnp.where(lined_up(keep, x), x, 0), stack)
+def unit(vector: Vector, size: Float[Array, ""]) -> Vector:
+    """A vector of this length over it; zeros stay zeros."""
+    return over(vector, jnp.where(size > 0, size, 1))
 
 
-def lined_up(numbers: Array, leaf: Array) -> Array:
-    """One number for each vector, against a leaf of the stack."""
-    return numbers.reshape(-1, *(1,) * (leaf.ndim - 1))
+def either(first: Any, a: Vector, b: Vector) -> Vector:
+    return [jnp.where(first, x, y) for x, y in zip(a, b)]
 
 
-def off(space: Vectors, basis: Stack, valid: Bool[Array, " i"], stack: Stack) -> Stack:
-    """The part of some vectors that is orthogonal to those of the basis that count."""
-    along = jnp.where(valid, space.inner(stack, basis), 0)
-    return minus(stack, _tree.combine(along, basis))
-
-
-def orthonormal(space: Vectors, stack: Stack) -> tuple[Stack, Float[Array, "i i"]]:
-    """Gram-Schmidt on a few vectors, and the lower triangle that makes them of the result; zeros stay zeros."""
-    num = _tree.num_stacked(stack)
-    done: list[Stack] = []
-    triangle = jnp.zeros((num, num), space.dtype)
-    for j in range(num):
-        row = rows(stack, j, 1)
-        for i, other in enumerate(done):
-            along = space.paired(other, row)
-            row, triangle = minus(row, scaled(along, other)), triangle.at[j, i].set(along[0])
-        size = jnp.sqrt(space.squares(row))
-        done.append(over(row, jnp.where(size > 0, size, 1)))
-        triangle = triangle.at[j, j].set(size[0])
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *done), triangle
-
-
-def turned(stack: Stack, columns: Float[Array, "i j"], steps: Any) -> Stack:
-    """The stack whose first vectors are, up to their signs, combinations of all with these orthonormal coefficients.
+def turned(stacks: Any, columns: Float[Array, "i j"], steps: Any) -> Any:
+    """Stacks whose first vectors are, up to their signs, combinations of all with these orthonormal coefficients.
 
     In place: the reflections of Householder's factorisation (Golub & Van Loan 2013, section 5.2) take the memory of one
     vector, where a product with the matrix would take that of another stack. The other vectors become what completes
     the basis.
 
     Args:
-        stack: `i` vectors.
+        stacks: of `i` vectors each.
         columns: coefficients of `j` of them.
         steps: `j` to do it, 0 to leave all as it is.
     """
     below, factors = jnp.linalg.qr(columns, mode="raw")
     mirrors = jnp.tril(below.T, -1) + jnp.eye(*columns.shape, dtype=columns.dtype)
 
-    def reflected(i: Any, stack: Stack) -> Stack:
+    def reflected(i: Any, stacks: Any) -> Any:
         mirror = mirrors[:, i]
-        along = _tree.combine(mirror, stack)
-        return jax.tree.map(partial(_less, factors[i] * mirror), stack, along)
+        along = _tree.combine(mirror, stacks)
 
-    return jax.lax.fori_loop(0, steps, reflected, stack)
+        def less(leaf: Array, part: Array) -> Array:
+            return leaf - (factors[i] * mirror).astype(leaf.dtype).reshape(-1, *(1,) * part.ndim) * part
 
+        return jax.tree.map(less, stacks, along)
 
-def _less(mirror: Array, leaf: Array, along: Array) -> Array:
-    return leaf - lined_up(mirror.astype(leaf.dtype), leaf) * along
+    return jax.lax.fori_loop(0, steps, reflected, stacks)
