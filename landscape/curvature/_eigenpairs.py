@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from landscape import _tree
 from landscape.curvature._products import Operator, on_host, prepared, products
-from landscape.curvature._vectors import Stack, Vector, Vectors, combined, either, over, plus, put, row, turned, unit
+from landscape.curvature._vectors import Stack, Vector, Vectors, combined, less, over, put, row, times, turned, unit
 from landscape.objective import Objective
 from landscape.placement import Places, places_of
 from landscape.point import matmul_precision
@@ -180,7 +180,7 @@ def _eigenpairs(
     least = jnp.where((residuals > 0) & (vectors.eps * size < lost), lost, 0)
     residuals = jnp.maximum(residuals * space.unit, least)
     measured = jnp.all(jnp.isfinite(values) & jnp.isfinite(residuals)) & ((tol * size > lost) | (space.scale == 0))
-    return Eigenpairs(values, vectors.tree(stack, lead=1), residuals, met & measured, space.products + search.measuring)
+    return Eigenpairs(values, stack, residuals, met & measured, space.products + search.measuring)
 
 
 @jax.tree_util.register_dataclass
@@ -201,7 +201,7 @@ class _Space:
     valid: Array  # which rows count: where nothing is left outside the space, a new row is zero
     count: Array
     ahead: Stack
-    alive: Array  # which rows of the block count
+    sound: Array  # which rows of the block are more than rounding
     scale: Array  # largest product of a unit vector so far
     values: Array  # wanted ones, where the search last started afresh
     fresh: Array  # products since then
@@ -253,7 +253,6 @@ class _Search:
         """Blocks until done or spent."""
         basis, ahead = self.vectors.zeros(self.rows), self.vectors.zeros(max(self.k, self.width))
         small, zero, no = jnp.zeros((self.rows, self.rows), self.vectors.dtype), jnp.int32(0), jnp.bool_(False)
-        key, here = jax.random.split(key)
         start = _Space(
             jnp.ones_like(small[0, 0]), basis, basis if self.most is None else None, small, small[0] > 0, zero, ahead,
             jnp.zeros(self.width, bool), small[0, 0], small[0, : self.k], zero, no, zero, key, no, no,
@@ -262,11 +261,12 @@ class _Search:
         def going(space: _Space) -> Array:
             return ~space.done & ~space.broken & (space.products < max_products - self.measuring)
 
-        return jax.lax.while_loop(going, self._step, self._outside(start, jnp.zeros(self.width, bool), here))
+        return jax.lax.while_loop(going, self._step, start)
 
     def _step(self, space: _Space) -> _Space:
-        space, triangle = self._grown(space)
         key, here = jax.random.split(space.key)
+        ahead, alive = self._outside(space, here)
+        space, triangle = self._grown(dataclasses.replace(space, ahead=ahead, key=key), alive)
         values, turn, real = self._ritz(space)
         last = jax.lax.dynamic_slice_in_dim(turn, space.count - self.width, self.width)[:, : self.k]
         residuals = jnp.linalg.norm(triangle.T @ last, axis=0)  # that of a Ritz pair lies in what the last block left
@@ -282,65 +282,68 @@ class _Search:
         real = real & (~afresh | (jnp.arange(self.rows) < self.k))
         full = (space.count + self.width > self.rows) & ~done
         space = self._restarted(space, values, turn, real, full | afresh)
-        sound = ~afresh & (jnp.diagonal(triangle) > LOSS_OF_DIGITS * self.eps * space.scale)
-        space = dataclasses.replace(
+        return dataclasses.replace(
             space,
-            key=key,
-            done=done,
+            sound=~afresh & (jnp.diagonal(triangle) > LOSS_OF_DIGITS * self.eps * space.scale),
+            done=done | ~jnp.any(alive),
             values=jnp.where(afresh, values[: self.k], space.values),
             fresh=jnp.where(afresh, 0, space.fresh),
             again=space.again | afresh,
         )
-        return self._outside(space, sound, here)
 
-    def _grown(self, space: _Space) -> tuple[_Space, Array]:
+    def _grown(self, space: _Space, alive: Array) -> tuple[_Space, Array]:
         """The space with the block in it; ahead, what its images have outside: unit vectors, and the triangle of them.
 
-        One row after the other, so that the memory is that of one product.
+        One row after the other, so that the memory is that of one product; none where the block is empty.
         """
-        for j in range(self.width):
-            space = dataclasses.replace(
-                space,
-                basis=put(space.basis, row(space.ahead, j), space.count + j),
-                valid=space.valid.at[space.count + j].set(space.alive[j]),
-            )
+        width = jnp.where(jnp.any(alive), self.width, 0)
 
-        def image(j: Any, space: _Space) -> _Space:
-            vector = self.product(row(space.basis, space.count + j))
-            first = (space.scale == 0) & (j == 0)
-            scale = jnp.where(first, _tree.power_of_two_near(vector), space.unit)
-            vector = over(vector, scale)
-            cross = jnp.where(space.valid, self.vectors.along(space.basis, vector), 0)
-            rest = plus(vector, -jnp.ones_like(scale), combined(cross, space.basis))
+        def added(j: Any, space: _Space) -> _Space:
             at = space.count + j
-            size = jnp.sqrt(jnp.sum(cross**2) + self.vectors.inner(rest, rest))
             return dataclasses.replace(
-                space,
-                unit=scale,
-                ahead=put(space.ahead, rest, j),
-                images=None if space.images is None else put(space.images, vector, at),
-                small=space.small.at[at].set(cross).at[:, at].set(cross),
-                scale=jnp.maximum(space.scale, size),
-                broken=space.broken | ~jnp.all(jnp.isfinite(cross)) | ~jnp.isfinite(size),
+                space, basis=put(space.basis, row(space.ahead, j), at), valid=space.valid.at[at].set(alive[j])
             )
 
-        space = jax.lax.fori_loop(0, self.width, image, space)
+        space = jax.lax.fori_loop(0, width, added, space)
+        space = jax.lax.fori_loop(0, width, self._multiplied, space)
         ahead, triangle = self._orthonormal(space.ahead)
-        counts = {name: getattr(space, name) + self.width for name in ("count", "fresh", "products")}
+        counts = {name: getattr(space, name) + width for name in ("count", "fresh", "products")}
         return dataclasses.replace(space, ahead=ahead, **counts), triangle
+
+    def _multiplied(self, j: Any, space: _Space) -> _Space:
+        """With the image of one row of the block: what lies in the space, and ahead the rest."""
+        at = space.count + j
+        image = self.product(row(space.basis, at))
+        scale = jnp.where(space.scale > 0, space.unit, _tree.power_of_two_near(image))
+        image = over(image, scale)
+        cross = jnp.where(space.valid, self.vectors.along(space.basis, image), 0)
+        rest = less(image, combined(cross, space.basis))
+        size = jnp.sqrt(jnp.sum(cross**2) + self.vectors.inner(rest, rest))
+        return dataclasses.replace(
+            space,
+            unit=scale,
+            ahead=put(space.ahead, rest, j),
+            images=None if space.images is None else put(space.images, image, at),
+            small=space.small.at[at].set(cross).at[:, at].set(cross),
+            scale=jnp.maximum(space.scale, size),
+            broken=space.broken | ~jnp.all(jnp.isfinite(cross)) | ~jnp.isfinite(size),
+        )
 
     def _orthonormal(self, stack: Stack) -> tuple[Stack, Array]:
         """Gram-Schmidt on the block, and the triangle that makes it of the result."""
-        kind, triangle = self.vectors, jnp.zeros((self.width, self.width), self.vectors.dtype)
-        for j in range(self.width):
-            here = row(stack, j)
-            for i in range(j):
-                other = row(stack, i)
-                part = kind.inner(other, here)
-                here, triangle = plus(here, -part, other), triangle.at[j, i].set(part)
-            size = kind.norm(here)
-            stack, triangle = put(stack, unit(here, size), j), triangle.at[j, j].set(size)
-        return stack, triangle
+
+        def next_row(j: Any, carry: tuple[Stack, Array]) -> tuple[Stack, Array]:
+            stack, triangle = carry
+            part = jnp.where(self._ahead < j, self.vectors.along(stack, row(stack, j)), 0)
+            rest = less(row(stack, j), combined(part, stack))
+            size = self.vectors.norm(rest)
+            return put(stack, unit(rest, size), j), triangle.at[j].set(part[: self.width].at[j].set(size))
+
+        return jax.lax.fori_loop(0, self.width, next_row, (stack, jnp.zeros((self.width,) * 2, self.vectors.dtype)))
+
+    @property
+    def _ahead(self) -> Array:
+        return jnp.arange(max(self.k, self.width))
 
     def _ritz(self, space: _Space) -> tuple[Array, Array, Array]:
         """All Ritz values, the most wanted first, their coefficients as columns, and which of them are real.
@@ -365,44 +368,34 @@ class _Search:
         score = _SCORES[self.which](wanted)
         return jnp.any((copies >= self.width) & (score - score[-1] > near))
 
-    def _outside(self, space: _Space, sound: Array, key: Array) -> _Space:
-        """The block ahead made orthonormal to the space to rounding, random vectors in place of what is not sound.
+    def _outside(self, space: _Space, key: Array) -> tuple[Stack, Array]:
+        """The block ahead made orthonormal to the space to rounding, and which of its rows count.
 
-        A candidate that is mere rounding ends its Krylov space; a random vector then starts another. Where there is
-        nothing left outside the space, the search is done.
+        A candidate that is mere rounding ends its Krylov space; a random vector then starts another.
         """
-        kind, numbers = self.vectors, jnp.arange(max(self.k, self.width))
-
-        def cleared(vector: Vector, ahead: Stack, j: Any) -> tuple[Vector, Array]:
-            """Without what lies in the space and in the block so far, and its length before it was made a unit."""
-            vector = plus(vector, -one, combined(jnp.where(space.valid, kind.along(space.basis, vector), 0), space.basis))
-            vector = plus(vector, -one, combined(jnp.where(numbers < j, kind.along(ahead, vector), 0), ahead))
-            size = kind.norm(vector)
-            return unit(vector, size), size
-
-        one = jnp.ones((), kind.dtype)
+        kind = self.vectors
 
         def candidate(j: Any, carry: tuple[Stack, Array]) -> tuple[Stack, Array]:
             ahead, alive = carry
 
-            def attempt(state: tuple[Vector, Array, Array, Array]) -> tuple[Vector, Array, Array, Array]:
-                vector, number, good, _ = state
-                anew = (number == 0) & ~good
-                vector = jax.lax.cond(anew, lambda v: self._noise(jax.random.fold_in(key, j)), lambda v: v, vector)
-                vector, size = cleared(vector, ahead, j)
-                # the rest of a product must have lain outside already; noise is cleared twice
-                enough = jnp.where(good, size > 0.5, (number > 0) | (size > self.eps**0.5))
-                number = jnp.where(good, jnp.where(enough, 2, 0), jnp.where(enough, number + 1, 2))
-                return vector, number, good & enough, enough
+            def attempt(state: Any) -> Any:
+                vector, good, number, _ = state
+                noise = partial(self._noise, jax.random.fold_in(key, j))
+                vector = jax.lax.cond(~good & (number == 0), lambda _: noise(), lambda v: v, vector)
+                vector = less(vector, combined(jnp.where(space.valid, kind.along(space.basis, vector), 0), space.basis))
+                vector = less(vector, combined(jnp.where(self._ahead < j, kind.along(ahead, vector), 0), ahead))
+                size = kind.norm(vector)
+                # a candidate must have lain outside already; noise is cleared twice, and there may be none left
+                found = jnp.where(good, size > 0.5, (number > 0) | (size > self.eps**0.5))
+                number = jnp.where(good, jnp.where(found, 2, 0), jnp.where(found, number + 1, 2))
+                return unit(vector, size), good & found, number, found
 
-            state = row(ahead, j), jnp.int32(0), sound[j], jnp.bool_(True)
-            vector, _, _, found = jax.lax.while_loop(lambda s: s[1] < 2, attempt, state)
-            vector = either(found, vector, [jnp.zeros_like(x) for x in vector])
+            start = row(ahead, j), space.sound[j], jnp.int32(0), jnp.bool_(False)
+            vector, _, _, found = jax.lax.while_loop(lambda state: state[2] < 2, attempt, start)
+            vector = jax.tree.map(lambda x: jnp.where(found, x, 0), vector)
             return put(ahead, vector, j), alive.at[j].set(found)
 
-        start = space.ahead, jnp.zeros(self.width, bool)
-        ahead, alive = jax.lax.fori_loop(0, self.width, candidate, start)
-        return dataclasses.replace(space, ahead=ahead, alive=alive, done=space.done | ~jnp.any(alive))
+        return jax.lax.fori_loop(0, self.width, candidate, (space.ahead, jnp.zeros(self.width, bool)))
 
     def _noise(self, key: Array) -> Vector:
         return over(self.vectors.normal(key), jnp.asarray(self.vectors.size**0.5, self.vectors.dtype))
@@ -421,7 +414,7 @@ class _Search:
             count=jnp.where(now, self.keep, space.count),
         )
 
-    def pairs(self, space: _Space) -> tuple[Array, Stack, Array]:
+    def pairs(self, space: _Space) -> tuple[Array, PyTree, Array]:
         """Values, vectors and residuals of the wanted pairs, in units of `unit`."""
         kind = self.vectors
         _, turn, real = self._ritz(space)
@@ -436,9 +429,9 @@ class _Search:
             else:
                 image = over(combined(turn[:, i], space.images), size)
             value = kind.inner(vector, image)
-            residual = kind.norm(plus(image, -value, vector))
+            residual = kind.norm(less(image, times(value, vector)))
             return put(stack, vector, i), values.at[i].set(value), residuals.at[i].set(residual)
 
         stack, values, residuals = jax.lax.fori_loop(0, self.k, pair, (space.ahead, space.values, space.values))
         order = jnp.argsort(-_SCORES[self.which](values))
-        return values[order], [x[order] for x in stack], residuals[order]
+        return values[order], kind.tree([x[order] for x in stack], lead=1), residuals[order]

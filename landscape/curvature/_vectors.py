@@ -96,8 +96,14 @@ class Vectors:
         return self._drawn(jax.random.rademacher, key)
 
     def _drawn(self, draw: Any, key: Array) -> Vector:
-        kinds = enumerate(self._kinds)
-        return self.kept([draw(jax.random.fold_in(key, i), (count, *s), dtype) for i, (s, dtype, count) in kinds])
+        """One leaf after the other: to draw numbers takes several times their memory."""
+
+        def group(number: int, kind: Any) -> Array:
+            shape, dtype, count = kind
+            keys = jax.random.split(jax.random.fold_in(key, number), count)
+            return jax.lax.map(lambda k: draw(k, shape, dtype), keys)
+
+        return self.kept([group(i, kind) for i, kind in enumerate(self._kinds)])
 
     def inner(self, a: Vector, b: Vector) -> Float[Array, ""]:
         """The inner product."""
@@ -130,9 +136,14 @@ def combined(coefficients: Float[Array, " i"], stack: Stack) -> Vector:
     return _tree.combine(coefficients, stack)
 
 
-def plus(a: Vector, factor: Any, b: Vector) -> Vector:
-    """`a + factor * b`."""
-    return [x + factor.astype(x.dtype) * y for x, y in zip(a, b)]
+def less(a: Vector, b: Vector) -> Vector:
+    """`a - b`."""
+    return [x - y for x, y in zip(a, b)]
+
+
+def times(number: Any, vector: Vector) -> Vector:
+    """A number times a vector."""
+    return [number.astype(x.dtype) * x for x in vector]
 
 
 def over(vector: Vector, number: Any) -> Vector:
@@ -143,10 +154,6 @@ def over(vector: Vector, number: Any) -> Vector:
 def unit(vector: Vector, size: Float[Array, ""]) -> Vector:
     """A vector of this length over it; zeros stay zeros."""
     return over(vector, jnp.where(size > 0, size, 1))
-
-
-def either(first: Any, a: Vector, b: Vector) -> Vector:
-    return [jnp.where(first, x, y) for x, y in zip(a, b)]
 
 
 def turned(stacks: Any, columns: Float[Array, "i j"], steps: Any) -> Any:
@@ -168,9 +175,9 @@ def turned(stacks: Any, columns: Float[Array, "i j"], steps: Any) -> Any:
         mirror = mirrors[:, i]
         along = _tree.combine(mirror, stacks)
 
-        def less(leaf: Array, part: Array) -> Array:
+        def mirrored(leaf: Array, part: Array) -> Array:
             return leaf - (factors[i] * mirror).astype(leaf.dtype).reshape(-1, *(1,) * part.ndim) * part
 
-        return jax.tree.map(less, stacks, along)
+        return jax.tree.map(mirrored, stacks, along)
 
     return jax.lax.fori_loop(0, steps, reflected, stacks)
