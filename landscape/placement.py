@@ -31,7 +31,10 @@ def kept(tree: PyTree, places: Places, lead: int = 0) -> PyTree:
     if not any(places):
         return tree
     leaves, structure = jax.tree.flatten(tree)
-    spread = [x if place is None else jax.lax.with_sharding_constraint(x, led(place, lead)) for x, place in zip(leaves, places)]
+    spread = [
+        x if place is None else jax.lax.with_sharding_constraint(x, led(place, lead))
+        for x, place in zip(leaves, places)
+    ]
     return jax.tree.unflatten(structure, spread)
 
 

@@ -419,19 +419,20 @@ class _Search:
         kind = self.vectors
         _, turn, real = self._ritz(space)
 
-        def pair(i: Any, carry: tuple[Stack, Array, Array]) -> tuple[Stack, Array, Array]:
-            stack, values, residuals = carry
-            vector = combined(turn[:, i], space.basis)
-            size = jnp.where(real[i] & ~space.broken, kind.norm(vector), jnp.nan)
-            vector = over(vector, size)
-            if space.images is None:
-                image = over(self.product(vector), space.unit)
-            else:
-                image = over(combined(turn[:, i], space.images), size)
-            value = kind.inner(vector, image)
-            residual = kind.norm(less(image, times(value, vector)))
-            return put(stack, vector, i), values.at[i].set(value), residuals.at[i].set(residual)
+        def vector(i: Any, stack: Stack) -> Stack:
+            found = combined(turn[:, i], space.basis)
+            return put(stack, over(found, jnp.where(real[i] & ~space.broken, kind.norm(found), jnp.nan)), i)
 
-        stack, values, residuals = jax.lax.fori_loop(0, self.k, pair, (space.ahead, space.values, space.values))
+        def measured(i: Any, numbers: tuple[Array, Array]) -> tuple[Array, Array]:
+            if space.images is None:
+                image = over(self.product(row(stack, i)), space.unit)
+            else:
+                image = combined(turn[:, i], space.images)
+            value = kind.inner(row(stack, i), image)
+            residual = kind.norm(less(image, times(value, row(stack, i))))
+            return tuple(all_of.at[i].set(one) for all_of, one in zip(numbers, (value, residual)))
+
+        stack = jax.lax.fori_loop(0, self.k, vector, space.ahead)
+        values, residuals = jax.lax.fori_loop(0, self.k, measured, (space.values, space.values))
         order = jnp.argsort(-_SCORES[self.which](values))
         return values[order], kind.tree([x[order] for x in stack], lead=1), residuals[order]
