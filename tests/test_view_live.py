@@ -1,6 +1,7 @@
 """Live planes: what the session computes, what the server refuses, and the page and the widget that ask."""
 
 import base64
+import gc
 import gzip
 import http.client
 import json
@@ -89,6 +90,14 @@ def same(message, name, values):
     assert message["content"]["outputs"][name]["values"] == pack(np.asarray(values))
 
 
+def unpacked(packed):
+    """The array that a page makes of packed data."""
+    kind = np.dtype(packed["type"])
+    shuffled = np.frombuffer(gzip.decompress(base64.b64decode(packed["data"])), np.uint8).reshape(kind.itemsize, -1)
+    steps = np.ascontiguousarray(shuffled.T).view(f"<u{kind.itemsize}").reshape(-1)
+    return np.cumsum(steps, dtype=steps.dtype).view(kind).reshape(packed["shape"])
+
+
 # -------------------------------------------------------------------------------------------------- the session
 
 
@@ -175,17 +184,81 @@ def test_a_zoom_beyond_the_precision_says_so(session):
     assert "float" in heard.wait(1, "error")["text"]
 
 
-def test_many_zooms_leave_no_threads_and_no_files(session):
-    before = threading.active_count()
-    live, heard = session(waves, ls.Grid.square(1.5, 9), tolerance=None)
+def resident():
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def eventually(holds):
+    """Whether it holds, at the latest after a while: the thread of a call that is over ends a little later."""
+    deadline = time.monotonic() + WAIT
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds()
+
+
+def children():
+    """Processes that this one started and that are still there."""
+    return sorted(p.read_text() for p in Path("/proc/self/task").glob("*/children") if p.read_text())
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory and processes are read from Linux's /proc")
+def test_many_zooms_leave_no_threads_no_memory_and_no_files(session):
+    live, heard = session(waves, ls.Grid.square(1.5, 129))
     folder = live.folder
-    for number in range(20):
-        ask(live, number, (-1.5 / 2**number,) * 2, (1.5 / 2**number,) * 2)
+
+    def zoom(number):
+        ask(live, number, (-1.5 / 1.1**number,) * 2, (1.5 / 1.1**number,) * 2)
         heard.wait(number, "final")
-    assert threading.active_count() <= before + 2  # its own, and one that zarr keeps
+        heard.messages.clear()  # what a page would have drawn and forgotten
+
+    def held():
+        """Arrays on devices, and landscapes in memory."""
+        gc.collect()
+        return len(jax.live_arrays()), sum(isinstance(one, ls.Landscape) for one in gc.get_objects())
+
+    for number in range(5):
+        zoom(number)
+    threads, processes, memory, kept = threading.active_count(), children(), resident(), held()
+    for number in range(5, 25):
+        zoom(number)
+    assert held() == kept
+    assert resident() - memory < 5e7  # of all else; the system gives and takes in large pieces
+    assert eventually(lambda: threading.active_count() <= threads)
+    assert children() == processes
     live.close()
     assert not folder.exists()
     assert "landscape-live" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_view_at_a_tolerance_comes_coarse_to_fine_and_says_what_is_predicted(session):
+    live, heard = session(waves, ls.Grid.square(1.5, 129))
+    ask(live, 1)
+    heard.wait(1, "final")
+    coarse = [m["content"] for m in heard.messages if m["stage"] == "coarse"]
+    counts = [int(unpacked(one["computed"]).sum()) for one in coarse]
+    assert counts[:3] == [9 * 9, 17 * 17, 33 * 33]
+    assert all(one["outputs"]["loss"]["predicts"] for one in coarse)
+    assert "nothing is promised yet" in coarse[0]["outputs"]["loss"]["promise"]
+
+
+def test_a_newer_request_ends_the_pictures_of_an_older_one(session):
+    class Impatient(Heard):
+        """Asks for another view as soon as there is a picture of the first."""
+
+        def __call__(self, message):
+            if message["id"] == 1:
+                ask(live, 2, (-0.5, -0.5), (0.5, 0.5))
+            super().__call__(message)
+
+    heard = Impatient()
+    live = Session(waves, ls.Grid.square(1.5, 129), heard)
+    try:
+        ask(live, 1)
+        heard.wait(2, "final")
+        assert [(m["id"], m["stage"]) for m in heard.messages if m["id"] == 1] == [(1, "coarse")]
+    finally:
+        live.close()
 
 
 def test_directions_turn_within_the_span():
@@ -203,10 +276,7 @@ def test_a_turned_plane_has_the_values_of_the_span(session):
     message = heard.wait(1, "final")
     x, y = np.meshgrid(*(axis.values for axis in GRID.axes), indexing="ij")
     # the first axis now runs along the third direction
-    packed = message["content"]["outputs"]["loss"]["values"]
-    shuffled = np.frombuffer(gzip.decompress(base64.b64decode(packed["data"])), np.uint8).reshape(4, -1)
-    steps = np.ascontiguousarray(shuffled.T).view("<u4").reshape(-1)
-    values = np.cumsum(steps, dtype=np.uint32).view(np.float32).reshape(65, 65)
+    values = unpacked(message["content"]["outputs"]["loss"]["values"])
     np.testing.assert_allclose(values, 7 * x**2 + 3 * y**2, rtol=1e-5, atol=1e-6)
 
 
@@ -378,7 +448,4 @@ def test_a_widget_answers_what_its_page_asks(monkeypatch):
         same(heard.wait(4, "final"), "loss", ls.sweep(waves, ls.Grid.square(1.5, 9), progress=False)["loss"])
     finally:
         widget.close()
-    deadline = time.monotonic() + WAIT
-    while "landscape-live" in [thread.name for thread in threading.enumerate()]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert eventually(lambda: "landscape-live" not in [thread.name for thread in threading.enumerate()])

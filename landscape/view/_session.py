@@ -7,7 +7,8 @@ import math
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,14 +117,19 @@ class Session:
         while (request := self._next()) is not None:
             answer = {"id": request.get("id")}
             try:
-                for stage, landscape in self._stages(View.read(request, self.num_angles)):
-                    shown = content(landscape, self.title, {"paths": {}, "points": {}})
-                    self._publish({**answer, "stage": stage, "content": shown})
+                view = View.read(request, self.num_angles)
+                self._show(answer, "final", self._computed(view, partial(self._show, answer, "coarse")))
             except KeyboardInterrupt:  # a sweep that was given up, which is `Interrupted`
                 continue
             except Exception as error:
                 # Whatever a user's function raises belongs on the page; the session goes on.
                 self._publish({**answer, "stage": "error", "text": f"{type(error).__name__}: {error}"[:2000]})
+
+    def _show(self, answer: dict[str, Any], stage: str, landscape: Landscape) -> None:
+        """Publish a picture, unless another one is asked for."""
+        if stage == "final" or not self._stop.is_set():
+            shown = content(landscape, self.title, {"paths": {}, "points": {}})
+            self._publish({**answer, "stage": stage, "content": shown})
 
     @property
     def title(self) -> str:
@@ -138,23 +144,28 @@ class Session:
             self._stop = threading.Event()
             return None if self._closed else request
 
-    def _stages(self, view: View) -> Iterator[tuple[str, Landscape]]:
-        """What is known of a view, sooner and better: on few points, then on all."""
+    def _computed(self, view: View, show: Callable[[Landscape], None]) -> Landscape:
+        """What is asked for; what is known sooner is shown.
+
+        A sweep at a tolerance begins with few points and goes on with others. One of every point does not: few points
+        come first, by a sweep of their own.
+        """
+        from landscape.engine import observed
         from landscape.store import is_run
 
-        final = self._path(view, "all")
-        whole = self._grid(view, self.grid.shape)
-        if max(self.grid.shape) > COARSE and not is_run(final):
+        path = self._path(view, "all")
+        if self.tolerance is None and max(self.grid.shape) > COARSE and not is_run(path):
             coarse = self._grid(view, tuple(min(COARSE, n) for n in self.grid.shape))
-            yield "coarse", self._sweep(view, coarse, self._path(view, "coarse"), None)
-        yield "final", self._sweep(view, whole, final, self.tolerance)
+            show(self._sweep(view, coarse, self._path(view, "coarse")))
+        with observed(show):
+            return self._sweep(view, self._grid(view, self.grid.shape), path)
 
-    def _sweep(self, view: View, grid: Grid, path: Path, tolerance: Any) -> Landscape:
+    def _sweep(self, view: View, grid: Grid, path: Path) -> Landscape:
         from landscape.engine import Strategy, stoppable, sweep
 
         with stoppable(self._stop):
             found = sweep(
-                self._function(view), grid, tolerance=tolerance, store=path, batch=self._strategy, progress=False
+                self._function(view), grid, tolerance=self.tolerance, store=path, batch=self._strategy, progress=False
             )
         if self._strategy == "auto":  # measured once, on the first picture
             self._strategy = Strategy(**found.meta["plan"]["batching"])

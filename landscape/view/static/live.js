@@ -35,6 +35,7 @@ class LivePage extends Page {
     }
     const one = await new Landscape(message.content).open();
     if (message.id !== this.number) return;
+    this.coarse = message.stage === "coarse";
     this.replace(one);
     this.say(message.stage === "final" ? "" : "coarse; computing more …");
     await this.refresh();
@@ -57,6 +58,11 @@ class LivePage extends Page {
       if (!one.outputs[this.state.output]) [this.state.output] = names;
     }
     this.build();
+  }
+
+  // The surface of what is only known roughly is not worth the time that it takes from the sweep.
+  drawSurface() {
+    if (!this.coarse || !this.surface.model) super.drawSurface();
   }
 
   writeHash() {
