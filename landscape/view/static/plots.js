@@ -1,6 +1,7 @@
 // What plotly.js draws: the surface in three dimensions and the profile along the line.
 
-const MOST_SURFACE = 129; // points along each side of the surface: what software rendering still turns smoothly
+const MOST_SURFACE = 89; // points along each side of the surface: what software rendering still turns smoothly
+const REST = 150; // milliseconds that the cursor rests before the surface, which takes long to draw, shows it
 const SERIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]; // Okabe & Ito (2008)
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const CONFIG = { displaylogo: false, responsive: true, scrollZoom: false };
@@ -27,6 +28,12 @@ function latest(run, pause = 0) {
   return (...args) => ((wanted = args), next());
 }
 
+// Runs once nothing more was asked for.
+function rested(run, pause) {
+  let timer = 0;
+  return (...args) => (clearTimeout(timer), (timer = setTimeout(() => run(...args), pause)));
+}
+
 class SurfaceView {
   constructor(parent, pick) {
     this.panel = parent;
@@ -34,7 +41,7 @@ class SurfaceView {
     this.box = element(parent, "div", { class: "chart", role: "img", "aria-label": "surface in three dimensions; drag to turn" });
     this.note = element(parent, "p", { class: "note" });
     this.pick = pick;
-    this.cursor = latest((at) => this.moveCursor(at), 150);
+    this.cursor = rested(latest((at) => this.moveCursor(at)), REST);
     this.render = latest((model) => this.rendered(model));
     // Turning triangles is work: none is done for what nobody sees.
     new IntersectionObserver((entries) => {
@@ -54,9 +61,7 @@ class SurfaceView {
   async rendered(model) {
     const { plane, axes, scale } = model;
     if (this.panel.hidden) return;
-    const step = Math.ceil(Math.max(plane.nx, plane.ny) / MOST_SURFACE);
-    const thin = (n) => thinned(n, step);
-    const [xs, ys] = [thin(plane.nx), thin(plane.ny)], log = scale.kind === "log";
+    const [xs, ys] = [thinned(plane.nx), thinned(plane.ny)], log = scale.kind === "log";
     const height = (i) => (plane.states[i] > PREDICTED || (log && plane.values[i] <= 0) ? null : plane.values[i]);
     const z = ys.map((iy) => xs.map((ix) => height(ix * plane.ny + iy)));
     this.model = { ...model, xs, ys };
@@ -75,7 +80,9 @@ class SurfaceView {
         if (point.data.type === "surface") this.pick(this.model.xs[point.pointNumber[1]], this.model.ys[point.pointNumber[0]]);
       });
     }
-    const shown = step === 1 ? "Every point is drawn." : `Thinned for display only: one point in ${step} along each side is drawn.`;
+    const all = xs.length === plane.nx && ys.length === plane.ny, size = (nx, ny) => `${count(nx)} × ${count(ny)}`;
+    const shown = all ? "Every point is drawn."
+      : `Thinned so that it turns smoothly: ${size(xs.length, ys.length)} of ${size(plane.nx, plane.ny)} points are drawn, without averaging.`;
     this.note.textContent = `${shown} ${log ? "Heights are on a log scale. " : ""}Gaps are values that are not finite or not known.`;
   }
 
@@ -129,10 +136,10 @@ function proportion([x, y]) {
   return Math.min(2, Math.max(0.5, length(y) / length(x)));
 }
 
-function thinned(n, step) {
-  const kept = [];
-  for (let i = 0; i < n - 1; i += step) kept.push(i);
-  return [...kept, n - 1];
+// Indices of at most so many points, as equally far apart as whole numbers are, first and last among them.
+function thinned(n) {
+  const num = Math.min(n, MOST_SURFACE);
+  return Array.from({ length: num }, (_, k) => Math.round((k * (n - 1)) / Math.max(1, num - 1)));
 }
 
 // The cells that a line passes, from its start to its end.
