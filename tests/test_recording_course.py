@@ -40,12 +40,12 @@ def test_a_course_measures_each_step_and_its_update():
         return ls.curvature.eigenspace_share(key, BOWL, params, 2, update=update).share
 
     def critical(params, update):
-        return ls.reach.critical_sharpness(BOWL, params, learning_rate=RATE).value
+        return {"critical_sharpness": ls.reach.critical_sharpness(BOWL, params, learning_rate=RATE).value}
 
     def both(params, update):
         return Both(BOWL(params), jnp.linalg.norm(update["w"]), params)
 
-    found = table({"share": share, "critical_sharpness": critical, "loss": both})
+    found = table({"share": share, "along": critical, "loss": both})
     updates, gradients = np.diff(POINTS, axis=0), VALUES * POINTS[:-1]
     assert found.grid.axes[0].name == "step"
     assert set(found) == {"share", "critical_sharpness", "loss", "loss_length"}

@@ -23,7 +23,7 @@ import pytest
 import landscape as ls
 from landscape.cli import main
 from landscape.view._packing import pack
-from landscape.view._session import Session, View, turned
+from landscape.view._session import Session, View, redrawn, turned
 
 GRID = ls.Grid.square(1.5, 65)
 WAIT = 240.0  # seconds, on a machine that does other things too
@@ -280,6 +280,36 @@ def test_a_turned_plane_has_the_values_of_the_span(session):
     np.testing.assert_allclose(values, 7 * x**2 + 3 * y**2, rtol=1e-5, atol=1e-6)
 
 
+def test_a_random_direction_takes_the_place_of_the_last_one_with_its_norms(session):
+    params = {"a": jnp.array([0.5, -0.5, 1.5]), "b": jnp.array([[2.5, 0.3]])}
+    given = [
+        {"a": jnp.array([3.0, 4.0, 0.0]), "b": jnp.zeros((1, 2))},
+        {"a": jnp.ones(3), "b": jnp.array([[0.6, 0.8]])},
+    ]
+    surface = ls.LossSurface(ls.Subspace(params, given), ls.Objective(lambda p, _: jnp.sum(p["a"] ** 2) + p["b"][0, 1]))
+    first, second, again = (redrawn(surface, number).at.directions for number in (1, 2, 1))
+    for name, size in (("a", 3**0.5), ("b", 1.0)):
+        np.testing.assert_array_equal(first[name][0], given[0][name])
+        np.testing.assert_allclose(np.linalg.norm(first[name][1]), size, rtol=1e-6)
+        np.testing.assert_array_equal(first[name], again[name])
+        assert np.linalg.norm(first[name][1] - second[name][1]) > 0.01
+        assert np.linalg.norm(first[name][1] - given[1][name]) > 0.01
+    live, heard = session(surface, ls.Grid.square(1.5, 9), tolerance=None)
+    live.ask({"id": 1, "low": [-1.5, -1.5], "high": [1.5, 1.5], "turn": [], "draw": 1})
+    x, y = np.meshgrid(*(axis.values for axis in ls.Grid.square(1.5, 9).axes), indexing="ij")
+    moved = {k: params[k] + np.multiply.outer(x, given[0][k]) + np.multiply.outer(y, first[k][1]) for k in params}
+    expected = np.sum(moved["a"] ** 2, axis=-1) + moved["b"][..., 0, 1]
+    found = unpacked(heard.wait(1, "final")["content"]["outputs"]["loss"]["values"])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("draw", [1, -1, True, 0.5, "1"])
+def test_random_directions_of_what_has_none_are_refused(session, draw):
+    live, heard = session(waves)
+    live.ask({"id": 1, "low": [-1.5, -1.5], "high": [1.5, 1.5], "turn": [], "draw": draw})
+    assert "has no directions to draw" in heard.wait(1, "error")["text"]
+
+
 @pytest.mark.parametrize("angles", [3.5, (1.0,), (np.nan, 0.0)])
 def test_angles_that_are_none_are_refused(angles):
     with pytest.raises(ValueError, match="a view has"):
@@ -443,7 +473,7 @@ def test_a_widget_answers_what_its_page_asks(monkeypatch):
     monkeypatch.setattr(widget, "send", heard)
     try:
         view = widget.content["view"]
-        assert view == {"low": (-1.5, -1.5), "high": (1.5, 1.5), "turn": []}
+        assert view == {"low": (-1.5, -1.5), "high": (1.5, 1.5), "turn": [], "draw": 0}
         widget._handle_custom_msg({"id": 4, **json.loads(json.dumps(view))}, [])
         same(heard.wait(4, "final"), "loss", ls.sweep(waves, ls.Grid.square(1.5, 9), progress=False)["loss"])
     finally:

@@ -28,9 +28,9 @@ class Course:
     Attributes:
         path: the path itself, `along(snapshots)` without a plane.
         measures: `{name: measure}`; `measure(params, update)` is given a snapshot and the way to the next one, and
-            returns a number, an array, or a named tuple of them, whose fields become `name_field` (a field `value`
-            becomes `name`). A pytree with `__call__` hands its arrays to the compiled program; what a plain function
-            closes over is compiled into it.
+            returns a number, an array, a dictionary of them by names of their own, or a named tuple, whose fields
+            become `name_field` (a field `value` becomes `name`). A pytree with `__call__` hands its arrays to the
+            compiled program; what a plain function closes over is compiled into it.
     """
 
     path: PathSubspace
@@ -68,6 +68,9 @@ class Course:
 
 def _named(name: str, found: Any) -> Iterator[tuple[str, Any]]:
     """What a measure returns, by the names of outputs; what is no array in a named tuple stays out."""
+    if isinstance(found, Mapping):
+        yield from found.items()
+        return
     if not hasattr(found, "_fields"):
         yield name, found
         return

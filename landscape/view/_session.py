@@ -18,26 +18,29 @@ from landscape.grid import Axis, Grid, Landscape
 from landscape.view._content import content
 
 COARSE = 33  # points along each axis of the first picture
+MOST_DRAWS = 10**6
 Publish = Callable[[dict[str, Any]], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """What a reader wants to see: the range of both axes, and how the plane is turned within the span.
+    """What a reader wants to see: the range of both axes, how the plane is turned within the span, and what spans it.
 
     Attributes:
         low: lowest coordinate of each axis.
         high: highest coordinate of each axis.
         turn: two angles in radians for each direction beyond the second: how far the first, then the second axis turns
             towards it.
+        draw: 0 for the directions that were given, else the number of the random one in place of the last of them.
     """
 
     low: tuple[float, float]
     high: tuple[float, float]
     turn: tuple[float, ...] = ()
+    draw: int = 0
 
     @classmethod
-    def read(cls, request: Any, num_angles: int) -> "View":
+    def read(cls, request: Any, num_angles: int, draws: bool = False) -> "View":
         """The view that a page asks for, which may have sent anything.
 
         Raises:
@@ -50,7 +53,11 @@ class View:
         low, high, turn = parts
         if (len(low), len(high), len(turn)) != (2, 2, num_angles) or not all(map(math.isfinite, low + high + turn)):
             raise ValueError(f"a view has two finite ends for each of 2 axes and {num_angles} angles")
-        return cls(low, high, turn)  # ty: ignore[invalid-argument-type]
+        draw = request.get("draw", 0)
+        if isinstance(draw, bool) or not isinstance(draw, int) or not 0 <= draw <= (MOST_DRAWS if draws else 0):
+            last = f"from 0 to {MOST_DRAWS:,}" if draws else "0, as this surface has no directions to draw"
+            raise ValueError(f"the number of a random direction must be {last}, got {draw!r}")
+        return cls(low, high, turn, draw)  # ty: ignore[invalid-argument-type]
 
     def digest(self) -> str:
         """A name for what was computed of it."""
@@ -87,7 +94,14 @@ class Session:
     def first(self) -> dict[str, Any]:
         """The view of the grid that was given."""
         low, high = zip(*((float(a.values[0]), float(a.values[-1])) for a in self.grid.axes))
-        return {"low": low, "high": high, "turn": [0.0] * self.num_angles}
+        return {"low": low, "high": high, "turn": [0.0] * self.num_angles, "draw": 0}
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is a direction in whose place a random one can be drawn."""
+        from landscape.subspace import Subspace
+
+        return dataclasses.is_dataclass(self.surface) and isinstance(getattr(self.surface, "at", None), Subspace)
 
     @property
     def num_angles(self) -> int:
@@ -117,7 +131,7 @@ class Session:
         while (request := self._next()) is not None:
             answer = {"id": request.get("id")}
             try:
-                view = View.read(request, self.num_angles)
+                view = View.read(request, self.num_angles, self.draws)
                 self._show(answer, "final", self._computed(view, partial(self._show, answer, "coarse")))
             except KeyboardInterrupt:  # a sweep that was given up, which is `Interrupted`
                 continue
@@ -173,12 +187,13 @@ class Session:
 
     def _function(self, view: View) -> Any:
         """The point function of the plane that is seen."""
+        surface = self.surface if view.draw == 0 else redrawn(self.surface, view.draw)
         if self.num_axes == 2:
-            return self.surface
+            return surface
         from landscape.point import OnPlane, coords_dtype
 
         directions = turned(self.num_axes, view.turn).astype(coords_dtype())
-        return OnPlane(self.surface, np.zeros(self.num_axes, coords_dtype()), directions)
+        return OnPlane(surface, np.zeros(self.num_axes, coords_dtype()), directions)
 
     def _grid(self, view: View, shape: tuple[int, ...]) -> Grid:
         axes = zip(self.grid.axes, view.low, view.high, shape)
@@ -199,6 +214,28 @@ def turned(num_axes: int, angles: tuple[float, ...]) -> np.ndarray:
         plane[axis, further], plane[further, axis] = math.sin(angle), -math.sin(angle)
         turn = plane @ turn
     return turn[:2]
+
+
+def redrawn(surface: Any, number: int) -> Any:
+    """The surface with a random direction, known by its number, in place of the last one, of its norm leaf by leaf."""
+    import jax
+    import jax.numpy as jnp
+
+    from landscape import _tree
+    from landscape.subspace import random_directions
+
+    at = surface.at
+    drawn = random_directions(jax.random.key(number), at.origin, 1)
+
+    def placed(old: Any, new: Any) -> Any:
+        old, new = jnp.asarray(old), jnp.asarray(new)[0]
+        size = jnp.linalg.norm(new)
+        new = new * (jnp.linalg.norm(old[-1]) / jnp.where(size > 0, size, 1))
+        return old.at[-1].set(new.astype(old.dtype))
+
+    given = _tree.read_stack(at.directions, "directions", at.origin, "the origin")
+    directions = jax.tree.map(placed, given, drawn)
+    return dataclasses.replace(surface, at=dataclasses.replace(at, directions=directions))
 
 
 def check_live(surface: Any, grid: Any) -> int:
