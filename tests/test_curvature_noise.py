@@ -126,12 +126,12 @@ def test_the_share_of_the_gradient_of_a_bowl_is_that_of_its_first_entries():
     gradient = VALUES * THETA
     found = curvature.eigenspace_share(KEY, BOWL, PARAMS, 2)
     assert bool(found.pairs.converged)
-    np.testing.assert_allclose(found.share, np.sum(gradient[:2] ** 2) / np.sum(gradient**2), rtol=1e-4)
+    np.testing.assert_allclose(found.value, np.sum(gradient[:2] ** 2) / np.sum(gradient**2), rtol=1e-4)
 
 
 def test_the_share_of_an_update_is_its_own():
     update = {"w": jnp.array([0.3, 0.0, 0.0, 0.4, 0.0])}
-    share = curvature.eigenspace_share(KEY, BOWL, PARAMS, 2, update=update).share
+    share = curvature.eigenspace_share(KEY, BOWL, PARAMS, 2, update=update).value
     np.testing.assert_allclose(share, 0.09 / 0.25, rtol=1e-4)
 
 

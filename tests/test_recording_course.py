@@ -37,7 +37,7 @@ def test_a_course_measures_each_step_and_its_update():
     key = jax.random.key(5)
 
     def share(params, update):
-        return ls.curvature.eigenspace_share(key, BOWL, params, 2, update=update).share
+        return ls.curvature.eigenspace_share(key, BOWL, params, 2, update=update).value
 
     def critical(params, update):
         return {"critical_sharpness": ls.reach.critical_sharpness(BOWL, params, learning_rate=RATE).value}

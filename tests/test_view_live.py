@@ -479,3 +479,71 @@ def test_a_widget_answers_what_its_page_asks(monkeypatch):
     finally:
         widget.close()
     assert eventually(lambda: "landscape-live" not in [thread.name for thread in threading.enumerate()])
+
+
+IMPORT = """async ({ module, style, content, plotly }) => {
+    const state = { content, plotly };
+    globalThis.heard = {};
+    const model = { get: (name) => state[name], send: (request) => toKernel(request) };
+    model.on = (name, run) => (heard[name] = run);
+    document.head.append(Object.assign(document.createElement("style"), { textContent: style }));
+    const url = URL.createObjectURL(new Blob([module], { type: "text/javascript" }));
+    await (await import(url)).default.render({ model, el: document.body });
+}"""
+
+
+@pytest.mark.browser
+def test_the_module_of_a_widget_zooms_turns_and_draws_as_a_notebook_loads_it(monkeypatch, tmp_path):
+    browser = pytest.importorskip("test_view_browser")
+    pytest.importorskip("anywidget", reason="live planes in notebooks need the extra `view`")
+    if browser.CHROMIUM is None:
+        pytest.skip("no chromium is installed, and $CHROMIUM names none")
+    weights = jnp.array([1.0, 3.0, 7.0])
+    surface = ls.LossSurface(ls.Subspace(jnp.zeros(3), jnp.eye(3)), ls.Objective(lambda p, _: jnp.sum(weights * p**2)))
+    widget, kernel, errors = ls.view.explore(surface, ls.Grid.square(1.5, 9), tolerance=None), Heard(), []
+    monkeypatch.setattr(widget, "send", kernel)
+    with browser.sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=browser.CHROMIUM, args=browser.FLAGS)
+        page = running.new_page(viewport={"width": 900, "height": 700})
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.expose_function("toKernel", lambda request: widget._handle_custom_msg(request, []))
+        page.goto("about:blank")
+        parts = {"module": widget._esm, "style": widget._css, "content": widget.content, "plotly": widget.plotly}
+        page.evaluate(IMPORT, parts)
+
+        def answered(number):
+            """Hands over what the kernel sends, and waits until it is drawn; what the page shows at the cursor."""
+            page.wait_for_function(
+                "n => document.querySelector('.landscape-page').dataset.asked === n", arg=str(number)
+            )
+            message = kernel.wait(number, "final")
+            page.evaluate("(m) => heard['msg:custom'](m)", message)
+            page.wait_for_function(
+                "t => document.querySelector('.landscape-page').dataset.answered === t", arg=f"{number} final"
+            )
+            return [float(page.locator(f"#{name}").inner_text()) for name in ("coord-0", "coord-1", "value-0")]
+
+        assert answered(1) == [0, 0, 0]
+        page.locator(".plot > svg").focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowUp")
+        page.locator("#zoom-in").click()
+        x, y, value = answered(2)
+        assert np.float32(value) == np.float32(x * x) + np.float32(3 * y * y)
+        page.locator("#turn-0").focus()
+        page.keyboard.press("End")  # by half a turn, the first axis runs backwards
+        x, y, value = answered(3)
+        assert value == pytest.approx(x * x + 3 * y * y, rel=1e-5)
+        assert page.locator(".slider output").first.inner_text() == "180°"
+        page.locator("#draw").click()
+        answered(4)
+        assert page.locator("#drawn").inner_text() == "direction 3: random, number 1"
+        page.locator("#reset").click()
+        answered(5)
+        assert page.locator("#drawn").inner_text() == ""
+        assert page.locator(".slider output").first.inner_text() == "0°"
+        page.screenshot(path=tmp_path / "widget.png")
+        running.close()
+    widget.close()
+    assert errors == []

@@ -148,12 +148,12 @@ class EigenspaceShare(NamedTuple):
     """How much of an update lies in the top eigenspace of a curvature matrix.
 
     Attributes:
-        share: of its squared length, in [0, 1]; a random direction has about `k` over the number of parameters. NaN
-            for an update of length 0.
+        value: the share of its squared length, in [0, 1]; a random direction has about `k` over the number of
+            parameters. NaN for an update of length 0.
         pairs: the eigenpairs; their `converged` says whether the share may be trusted.
     """
 
-    share: Float[Array, "*runs"]
+    value: Float[Array, "*runs"]
     pairs: Eigenpairs
 
 

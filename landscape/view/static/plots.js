@@ -1,6 +1,7 @@
 // What plotly.js draws: the surface in three dimensions and the profile along the line.
 
 const MOST_SURFACE = 89; // points along each side of the surface: what software rendering still turns smoothly
+const MOST_NAMED = 12; // kinds that an axis names
 const REST = 150; // milliseconds that the cursor rests before the surface, which takes long to draw, shows it
 const SERIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]; // Okabe & Ito (2008)
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
@@ -118,7 +119,7 @@ class SurfaceView {
         xaxis: axis(axes[0]), yaxis: axis(axes[1]),
         zaxis: { ...dim, title: { text: plain(label, 24) }, ...heightAxis(scale) },
         aspectmode: "manual", aspectratio: { x: 1, y: equal ? proportion(axes) : 1, z: 0.7 }, uirevision: "same",
-        camera: { eye: { x: 1.1, y: -1.2, z: 0.8 }, center: { x: 0, y: 0, z: -0.1 } },
+        camera: { eye: { x: 1.25, y: -1.4, z: 0.9 }, center: { x: 0, y: 0, z: -0.13 } },
       },
     };
   }
@@ -149,6 +150,12 @@ function cellsOn([[x0, y0], [x1, y1]]) {
   return Array.from({ length: num + 1 }, (_, k) => [part(x0, x1, k), part(y0, y1, k)]);
 }
 
+// The ticks of an axis on which kinds stand: their names, where there is room for them.
+function named(kinds) {
+  if (!kinds || kinds.length > MOST_NAMED) return {};
+  return { tickmode: "array", tickvals: kinds.map((c) => c.value), ticktext: kinds.map((c) => plain(c.name, 16)) };
+}
+
 class ProfileView {
   constructor(parent, hover) {
     this.box = element(parent, "div", { class: "chart", role: "img", "aria-label": "profile along the line" });
@@ -166,7 +173,7 @@ class ProfileView {
       margin: { l: 60, r: 12, t: 8, b: 46 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: font(), showlegend: traces.length > 1, legend: { orientation: "h", y: 1.12 }, hovermode: "closest",
       xaxis: { ...axis, title: { text: plain(model.along_label, 60) }, type: model.along_log ? "log" : "linear" },
-      yaxis: { ...axis, title: { text: plain(model.label, 30) }, type: model.log ? "log" : "linear", exponentformat: "power" },
+      yaxis: { ...axis, title: { text: plain(model.label, 30) }, type: model.log ? "log" : "linear", exponentformat: "power", ...named(model.kinds) },
     };
     await Plotly.react(this.box, [...traces, this.mark(model.cursor)], layout, CONFIG);
     if (this.listening) return;
@@ -183,7 +190,7 @@ class ProfileView {
     return {
       type: "scatter", mode: at.length <= 400 ? "lines+markers" : "lines", name: plain(name), x: this.model.along,
       y: at.map((i) => (plane.states[i] <= PREDICTED ? plane.values[i] : null)), hoverinfo: "none",
-      line: { color: SERIES[k % SERIES.length], width: 2, dash: DASHES[k % DASHES.length] }, marker: { size: measured },
+      line: { color: SERIES[k % SERIES.length], width: 2, dash: DASHES[k % DASHES.length], shape: this.model.kinds ? "hvh" : "linear" }, marker: { size: measured },
     };
   }
 
