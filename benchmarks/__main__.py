@@ -22,6 +22,7 @@ NAMES = (
     "engine",
     "hoisting",
     "imports",
+    "live",
     "page",
     "recorder",
     "scaling",
