@@ -233,7 +233,7 @@ def by_vmap(module: Any, data: Any, moves: Any, points: np.ndarray) -> Program:
 
     def losses() -> np.ndarray:
         with torch.no_grad():
-            return torch.cat([many(part) for part in coords.split(4)]).numpy()
+            return torch.cat([many(part) for part in coords.split(4)]).cpu().numpy()
 
     return losses
 

@@ -175,10 +175,9 @@ def typical(
     check_count("num_planes", num_planes, 2)
     check_share("confidence", confidence)
     draw = Draws(key, origin, normalization=normalization, filter_axis=filter_axis, where=where)
-    draw.check()
     distances = _checked_distances(objective, plane, distances)
     options = {"batch": 1, "progress": False} | options
-    given = PlaneProfile(origin, objective, plane._stacked(), distances, dim=plane.dim)
+    given = PlaneProfile(origin, objective, plane.checked_directions(), distances, dim=plane.dim)
     own = sweep(given, Grid.of(plane=range(1)), **options)
     drawn = PlaneProfile(origin, objective, draw, distances, dim=plane.dim)
     others = sweep(drawn, Grid.of(plane=range(num_planes)), **options)
