@@ -101,7 +101,7 @@ def decoder(case: transformer.Case) -> list[Row]:
     """A decoder in a plane; its gradient and its product."""
     problem = case.problem()
     objective, params = problem.objectives["train"], problem.init(jax.random.key(0))
-    directions = ls.subspace.filter_normalize(ls.subspace.random_directions(jax.random.key(1), params), params)
+    directions = transformer.directions_of(params)
     plane, grid = ls.LossSurface(ls.Subspace(params, directions), objective), ls.Grid.square(0.5, case.side)
 
     def theirs() -> tuple[float, Callable[[], Any]]:
@@ -124,7 +124,7 @@ def billion(small: bool) -> list[Row]:
     half = jax.jit(lambda key: jax.tree.map(lambda x: x.astype(jnp.bfloat16), problem.init(key)))
     params, objective = half(jax.random.key(0)), problem.objectives["train"]
     size = sum(x.size for x in jax.tree.leaves(params))
-    seeded = ls.subspace.Seeded(jax.random.key(1), params, 2, "filter")
+    seeded = ls.subspace.Seeded(jax.random.key(1), params, 2, "filter", filter_axis="flax")
     plane, grid = ls.LossSurface(ls.Subspace(params, seeded), objective), ls.Grid.square(0.5, 2 if small else 5)
     name = f"{problem.name}, {size / 1e9:.2g} billion parameters, bfloat16"
 

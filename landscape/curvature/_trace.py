@@ -15,7 +15,7 @@ from landscape.checks import check_choice
 from landscape.curvature._products import Flat, Operator, on_host, prepared, products
 from landscape.curvature._vectors import Stack, Vector, Vectors, combined, less, over, put, row, unit
 from landscape.objective import Objective
-from landscape.placement import Places, places_of
+from landscape.placement import Places, kept, places_of
 from landscape.point import matmul_precision
 
 Product = Callable[[Array], Array]
