@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
-SCRIPT = """
+import pytest
+
+START = """
 import warnings
 import jax, jax.numpy as jnp, numpy as np, optax
 import landscape as ls
@@ -38,6 +40,29 @@ many = spread(host, auto)
 value, slope = objective.value_and_grad(many)
 divided(slope)
 np.testing.assert_allclose(value, objective(alone), rtol=1e-5)
+"""
+
+SWEEP = """
+grid, devices = ls.Grid.square(0.5, 5), jax.devices()
+directions = {k: rng.normal(size=(2, *x.shape)).astype(np.float32) / 8 for k, x in host.items()}
+def surface(params, directions):
+    return ls.LossSurface(ls.Subspace(params, directions), objective)
+whole = ls.sweep(surface(alone, directions), grid, devices=1, batch=1)["loss"]
+for size, groups in ((8, 1), (4, 2)):  # all devices for a point; two groups of four that share the points
+    mesh = jax.make_mesh((size,), ("model",), devices=devices[:size])
+    point = surface(spread(host, mesh), spread(directions, mesh, (None,)))
+    np.testing.assert_allclose(ls.sweep(point, grid, batch=5 - size // 2)["loss"], whole, rtol=1e-5)
+    kernel = _kernel.Kernel.build(placement.by_compiler(point), 2, devices)
+    assert kernel.groups == groups
+    divided(kernel.fn.at.origin, size)
+    divided(kernel.fn.at.directions, size)
+    held = kernel.program.memory_analysis()
+    model = 3 * sum(x.nbytes for x in host.values())
+    assert held.argument_size_in_bytes < model / size + objective.data.nbytes + 2**16, held
+"""
+
+
+SPECTRUM = """
 run = ls.train(objective, optax.sgd(0.1), many, num_steps=3)
 divided(run.params)
 
@@ -50,28 +75,20 @@ mean, sem = density.average(lambda t: t)
 assert abs(mean - dense.mean()) < 5 * sem
 mean, sem = ls.curvature.trace(key, objective, many, method="hutchinson", num_products=40)
 assert abs(mean - dense.sum()) < 5 * sem
-
-grid, devices = ls.Grid.square(0.5, 5), jax.devices()
-directions = {k: rng.normal(size=(2, *x.shape)).astype(np.float32) / 8 for k, x in host.items()}
-def surface(params, directions):
-    return ls.LossSurface(ls.Subspace(params, directions), objective)
-whole = ls.sweep(surface(alone, directions), grid, devices=1, batch=1)["loss"]
-for size, groups in ((8, 1), (4, 2)):  # all devices for a point; two groups of four that share the points
-    mesh = jax.make_mesh((size,), ("model",), devices=devices[:size])
-    point = surface(spread(host, mesh), spread(directions, mesh, (None,)))
-    for batch in (1, 4):
-        np.testing.assert_allclose(ls.sweep(point, grid, batch=batch)["loss"], whole, rtol=1e-5)
-    kernel = _kernel.Kernel.build(placement.by_compiler(point), 2, devices)
-    assert kernel.groups == groups
-    divided(kernel.fn.at.origin, size)
-    divided(kernel.fn.at.directions, size)
-    held = kernel.program.memory_analysis()
-    model = 3 * sum(x.nbytes for x in host.values())
-    assert held.argument_size_in_bytes < model / size + objective.data.nbytes + 2**16, held
 """
 
 
-def test_parameters_over_eight_devices_stay_there_and_give_the_numbers_of_one():
+def run(*parts):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False)
+    script = "".join(parts)
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_products_gradients_and_sweeps_over_eight_devices_give_the_numbers_of_one():
+    run(START, SWEEP)
+
+
+@pytest.mark.slow
+def test_eigenpairs_density_trace_and_training_over_eight_devices():
+    run(START, SPECTRUM)

@@ -282,11 +282,9 @@ def _sandwich(
             need = f"the products of {name} need derivatives of the outputs, forwards and backwards"
             return differentiated(take, lambda: outputs_of(at), need, _BOTH_WAYS)
 
-        def forwards() -> Any:  # in a loop, JAX would refuse it no sooner than when it compiles
-            return jax.eval_shape(lambda v: jax.jvp(outputs_of, (at,), (v,))[1], at)
-
-        attempt(forwards)
         outputs, push = attempt(lambda: jax.linearize(outputs_of, at))
+        # in a loop, JAX would say what it cannot push forwards no sooner than when it compiles
+        attempt(lambda: jax.eval_shape(jax.vmap(push), _tree.as_stack(at)))
         pull = jax.linear_transpose(push, at)
         middle = curve(outputs, batch)
         return lambda vector: attempt(lambda: pull(middle(push(vector))))[0]
