@@ -182,7 +182,6 @@ def worst_radius(
             starts where two are the eigenvector's.
     """
     draw = Draws(key, params, where=where)
-    draw.check()
     as_rise(rise).check(objective, params)
     for name, value, least in (("starts", starts, 3 if quadratic else 1), ("rounds", rounds, 1), ("steps", steps, 1)):
         check_count(name, value, least)
