@@ -46,7 +46,7 @@ def led(place: NamedSharding, lead: int) -> NamedSharding:
 def mesh_of(tree: PyTree) -> Mesh | None:
     """The mesh over which arrays of a tree are divided, `None` where none is, or where they have several."""
     divided = [place for place in places_of(tree) if place is not None and not place.is_fully_replicated]
-    meshes = {place.mesh for place in divided}
+    meshes = {place.mesh for place in divided if isinstance(place.mesh, Mesh)}
     return meshes.pop() if len(meshes) == 1 else None
 
 

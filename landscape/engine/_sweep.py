@@ -361,10 +361,11 @@ def _drivers(point: Prepared, tolerance: Any) -> dict[str, Smooth | Labels]:
 def _resolve_devices(devices: Devices, fn: Any) -> tuple[jax.Device, ...]:
     """Where points are evaluated: among the devices over which the function is divided, and others."""
     chosen, mesh = _local_devices(devices), mesh_of(fn)
-    missing = [] if mesh is None else [device for device in mesh.devices.flat if device not in chosen]
+    needed = [] if mesh is None else list(mesh.devices.flat)
+    missing = [device for device in needed if device not in chosen]
     if missing and devices is not None:
         raise ValueError(
-            f"the arrays of the point function are divided over {mesh.devices.size} devices, and devices= leaves out "
+            f"the arrays of the point function are divided over {len(needed)} devices, and devices= leaves out "
             f"{len(missing)} of them, {missing[0]} for one: name all of them, or leave devices= away"
         )
     return chosen
