@@ -43,6 +43,13 @@ def led(place: NamedSharding, lead: int) -> NamedSharding:
     return NamedSharding(place.mesh, PartitionSpec(*(None,) * lead, *place.spec))
 
 
+def mesh_of(tree: PyTree) -> Mesh | None:
+    """The mesh over which arrays of a tree are divided, `None` where none is, or where they have several."""
+    divided = [place for place in places_of(tree) if place is not None and not place.is_fully_replicated]
+    meshes = {place.mesh for place in divided if isinstance(place.mesh, Mesh)}
+    return meshes.pop() if len(meshes) == 1 else None
+
+
 def by_compiler(tree: PyTree) -> PyTree:
     """Arrays on meshes of explicit axes as the same arrays on meshes whose axes the compiler spreads by itself.
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "landscape"
 ROWS = [
     ("__init__", "checks"),
-    ("_tree", "grid", "affine"),
+    ("_tree", "grid", "affine", "placement"),
     ("moving",),
     ("objective", "subspace", "losses", "point", "adaptive", "store"),
     ("engine", "curvature", "analysis", "problems", "bridges"),

@@ -165,12 +165,13 @@ for width in (1, 4):
     np.testing.assert_array_equal(one["loss"], three["loss"])
 auto = ls.sweep(_network(), ls.Grid.square(0.7, 9))
 np.testing.assert_allclose(one["loss"], auto["loss"], rtol=2e-6)
-spread = jax.device_put(np.arange(6.0), jax.NamedSharding(jax.make_mesh((3,), ("d",)), jax.P("d")))
+meshes = [jax.make_mesh((3,), ("d",)), jax.make_mesh((3,), ("e",))]
+spread = [jax.device_put(np.arange(6.0), jax.NamedSharding(mesh, jax.P(*mesh.axis_names))) for mesh in meshes]
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    found = ls.sweep(jax.tree_util.Partial(lambda s, c: s @ s * c[0], spread), ls.Grid.square(2.0, 3))
+    found = ls.sweep(jax.tree_util.Partial(lambda s, t, c: s @ t * c[0], *spread), ls.Grid.square(2.0, 3))
 np.testing.assert_allclose(found["value"], [[-110.0] * 3, [0.0] * 3, [110.0] * 3])
-assert "1 arrays of the point function are sharded over 3 devices" in str(caught[0].message), caught
+assert "2 arrays of the point function are sharded over 3 devices, by no one" in str(caught[0].message), caught
 memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 assert _kernel.default_memory(jax.local_devices()[0]) == memory // 4 // 3
 """

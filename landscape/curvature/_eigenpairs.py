@@ -430,7 +430,7 @@ class _Search:
                 image = combined(turn[:, i], space.images)
             value = kind.inner(row(stack, i), image)
             residual = kind.norm(less(image, times(value, row(stack, i))))
-            return tuple(all_of.at[i].set(one) for all_of, one in zip(numbers, (value, residual)))
+            return numbers[0].at[i].set(value), numbers[1].at[i].set(residual)
 
         stack = jax.lax.fori_loop(0, self.k, vector, space.ahead)
         values, residuals = jax.lax.fori_loop(0, self.k, measured, (space.values, space.values))

@@ -283,6 +283,8 @@ def _sandwich(
             return differentiated(take, lambda: outputs_of(at), need, _BOTH_WAYS)
 
         outputs, push = attempt(lambda: jax.linearize(outputs_of, at))
+        # in a loop, JAX would say what it cannot push forwards no sooner than when it compiles
+        attempt(lambda: jax.eval_shape(jax.vmap(push), _tree.as_stack(at)))
         pull = jax.linear_transpose(push, at)
         middle = curve(outputs, batch)
         return lambda vector: attempt(lambda: pull(middle(push(vector))))[0]

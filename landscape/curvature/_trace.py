@@ -15,7 +15,7 @@ from landscape.checks import check_choice
 from landscape.curvature._products import Flat, Operator, on_host, prepared, products
 from landscape.curvature._vectors import Stack, Vector, Vectors, combined, less, over, put, row, unit
 from landscape.objective import Objective
-from landscape.placement import Places, kept, places_of
+from landscape.placement import Places, places_of
 from landscape.point import matmul_precision
 
 Product = Callable[[Array], Array]
@@ -153,7 +153,7 @@ def _hutch_plus_plus(
 ) -> Estimate:
     """The trace within the range of a sketch, and a sample of the trace outside it; signs are made when needed."""
     for_sketch, for_signs = jax.random.split(key)
-    basis = _range(for_sketch, product, space, sketch)
+    basis = _range(for_sketch, product, space, sketch) if sketch else []
 
     def within(i: Array) -> Array:
         return space.inner(row(basis, i), product(row(basis, i)))
@@ -170,7 +170,7 @@ def _hutch_plus_plus(
 
 
 def _range(key: Array, product: Callable[[Vector], Vector], space: Vectors, num: int) -> Stack:
-    """Orthonormal vectors that span the products with some signs: Gram-Schmidt, twice; those that are rounding are 0."""
+    """Orthonormal vectors that span the products with some signs: Gram-Schmidt; those that are rounding are 0."""
 
     def add(i: Any, basis: Stack) -> Stack:
         image = product(space.signs(jax.random.fold_in(key, i)))

@@ -1,9 +1,9 @@
 """Vectors like the parameters, and stacks of them: what a Krylov method does with them, without raveling anything.
 
-A vector is a list of arrays, one for each shape that the leaves of the parameters have: leaves of equal shape, precision
-and place share one array, with an axis in front. So a program is as long as a model has shapes, not layers, and a vector
-takes the memory and the places of the parameters, whatever they are. A stack has one more axis in front of that. What
-couples the leaves are inner products.
+A vector is a list of arrays, one for each shape that the leaves of the parameters have: leaves of equal shape,
+precision and place share one array, with an axis in front. So a program is as long as a model has shapes, not layers,
+and a vector takes the memory and the places of the parameters, whatever they are. A stack has one more axis in front
+of that. What couples the leaves are inner products.
 """
 
 from collections.abc import Callable

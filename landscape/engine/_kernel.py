@@ -28,6 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from landscape.affine import distribute, num_hoisted
 from landscape.affine._lanes import lanewise
+from landscape.placement import mesh_of
 from landscape.point import coords_dtype, evaluate_point, matmul_precision, output_shapes
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ MIN_ROWS = 1024  # rows of the shortest buffer
 ROW_STEP = 4  # ratio of neighbouring lengths: sweeps within this factor in size share a compiled program
 EXIT_SECONDS = 10.0  # that a process which ends waits for calls under way; some never end
 LOOK_SECONDS = 5e-3  # longest sleep between two looks at whether a call has ended
+POINTS = "points of a sweep"  # the axis of a mesh along which devices take different points
 BLOCKING = re.compile(r'custom_call_target="(?!TopK")|\bfft\(')  # in a compiled program
 _UNDER_WAY: set[concurrent.futures.Future[Any]] = set()  # compilations and calls
 _ENDING = threading.Event()
@@ -81,14 +83,13 @@ def _evaluate(fn: Any, coords: jax.Array, num_points: jax.Array, *, strategy: St
     """Values of the first `num_points[d]` points of each device's share of `coords`; the others hold 0."""
     if mesh is None:
         return _evaluate_steps(fn, coords, num_points[0], strategy)
-    each = PartitionSpec("points")
+    each = PartitionSpec(POINTS)
 
     def shard(fn: Any, coords: jax.Array, num_points: jax.Array) -> Any:
         return _evaluate_steps(fn, coords, num_points[0], strategy)
 
-    return jax.shard_map(shard, mesh=mesh, in_specs=(PartitionSpec(), each, each), out_specs=each, check_vma=False)(
-        fn, coords, num_points
-    )
+    specs = {"in_specs": (PartitionSpec(), each, each), "out_specs": each, "axis_names": {POINTS}}
+    return jax.shard_map(shard, mesh=mesh, check_vma=False, **specs)(fn, coords, num_points)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +98,7 @@ class Kernel:
 
     Attributes:
         fn: the point function, its arrays on the devices.
-        devices: where points are evaluated, each device its share of them.
+        devices: where points are evaluated, each device, or group of them that share the parameters, its share.
         num_coords: coordinates of a point.
         capacity: points that one device takes in one call.
         strategy: how points go through one call.
@@ -106,6 +107,8 @@ class Kernel:
             as it changes no bit of the answer. Programs that do not overlap have one (`checked`).
         patience: seconds that compiling or a call may take before `OutOfPatience` is raised. XLA goes on with it all
             the same.
+        mesh: the devices along the axis of points, and along those over which the parameters came divided; `None` for
+            one device.
     """
 
     fn: Any
@@ -115,31 +118,34 @@ class Kernel:
     strategy: Strategy = Strategy()
     threads: int = 1
     patience: float = math.inf
+    mesh: Mesh | None = None
 
     @classmethod
     def build(cls, fn: Any, num_coords: int, devices: Sequence[jax.Device], num_points: int | None = None) -> "Kernel":
         """Put the function's arrays on the devices and size the buffers, for no more than `num_points` if given."""
-        devices = tuple(devices)
-        placement: Any = devices[0] if len(devices) == 1 else NamedSharding(_mesh(devices), PartitionSpec())
-        fn, threads = jax.device_put(fn, placement), threads_for(devices)
+        mesh = mesh_for(fn, devices)
+        devices = tuple(devices) if mesh is None else tuple(mesh.devices.flat)
+        groups, threads = _groups(mesh), threads_for(devices)
         rows = max(1, capacity(output_shapes(fn, num_coords), num_coords) // threads)
         if num_points is not None:
-            rows = min(rows, _rows_for(-(-num_points // (len(devices) * threads))))
-        return cls(fn, devices, num_coords, rows, threads=threads)
+            rows = min(rows, _rows_for(-(-num_points // (groups * threads))))
+        return cls(_placed(fn, mesh, devices), devices, num_coords, rows, threads=threads, mesh=mesh)
 
     def over(self, fn: Any) -> "Kernel":
         """The same kernel, and its program, with other arrays of the same shapes."""
-        placement: Any = (
-            self.devices[0] if len(self.devices) == 1 else NamedSharding(_mesh(self.devices), PartitionSpec())
-        )
-        other = dataclasses.replace(self, fn=jax.device_put(fn, placement))
+        other = dataclasses.replace(self, fn=_placed(fn, self.mesh, self.devices))
         vars(other).update({name: vars(self)[name] for name in ("program", "overlaps") if name in vars(self)})
         return other
 
     @property
+    def groups(self) -> int:
+        """How many share the points: devices, or groups of devices that share the parameters."""
+        return _groups(self.mesh)
+
+    @property
     def max_points(self) -> int:
         """Points under way at a time."""
-        return self.capacity * len(self.devices) * self.threads
+        return self.capacity * self.groups * self.threads
 
     @property
     def width(self) -> int:
@@ -149,7 +155,7 @@ class Kernel:
     @property
     def step(self) -> int:
         """Points of one step of all devices and threads."""
-        return self.width * len(self.devices) * self.threads
+        return self.width * self.groups * self.threads
 
     def using(self, strategy: Strategy, threads: int | None = None, patience: float = math.inf) -> "Kernel":
         """The same kernel with another strategy, and another number of threads if given."""
@@ -196,7 +202,7 @@ class Kernel:
 
     def shares(self, points: np.ndarray) -> list["Share"]:
         """Deal the points to calls, in whole steps: as many calls as there are threads, more where they do not fit."""
-        if len(self.devices) > 1:
+        if self.mesh is not None:
             return [self._share(points)]
         steps = -(-len(points) // self.width)
         calls = min(steps, max(self.threads, -(-steps * self.width // self.capacity)))
@@ -218,12 +224,11 @@ class Kernel:
     @cached_property
     def program(self) -> Any:
         """The compiled program of one call; JAX remembers it for equal functions and shapes."""
-        mesh = _mesh(self.devices) if len(self.devices) > 1 else None
-        shape = (self.capacity * len(self.devices), self.num_coords)
+        shape = (self.capacity * self.groups, self.num_coords)
         coords = jax.ShapeDtypeStruct(shape, coords_dtype(), sharding=self._sharding())
-        counts = jax.ShapeDtypeStruct((len(self.devices),), jnp.int32, sharding=self._sharding())
+        counts = jax.ShapeDtypeStruct((self.groups,), jnp.int32, sharding=self._sharding())
         with matmul_precision():
-            lowered = _evaluate.lower(self.fn, coords, counts, strategy=self.strategy, mesh=mesh)
+            lowered = _evaluate.lower(self.fn, coords, counts, strategy=self.strategy, mesh=self.mesh)
         return result_of(begin(_compile, lowered, coords_dtype() == jnp.float64), self.patience)
 
     @cached_property
@@ -232,18 +237,18 @@ class Kernel:
         return self.threads * getattr(self.program.memory_analysis(), "temp_size_in_bytes", 0)
 
     def _sharding(self) -> Any:
-        if len(self.devices) == 1:
+        if self.mesh is None:
             return jax.sharding.SingleDeviceSharding(self.devices[0])
-        return NamedSharding(_mesh(self.devices), PartitionSpec("points"))
+        return NamedSharding(self.mesh, PartitionSpec(POINTS))
 
     def _share(self, points: np.ndarray) -> "Share":
         """Deal the points of one call to the devices in whole steps; unused rows repeat the last point."""
-        steps = -(-len(points) // (len(self.devices) * self.width))
+        steps = -(-len(points) // (self.groups * self.width))
         share = min(steps * self.width, self.capacity)
-        counts = np.clip(len(points) - share * np.arange(len(self.devices)), 0, share).astype(np.int32)
-        buffer = np.broadcast_to(points[-1], (len(self.devices), self.capacity, self.num_coords)).copy()
-        for device, count in enumerate(counts):
-            buffer[device, :count] = points[device * share : device * share + count]
+        counts = np.clip(len(points) - share * np.arange(self.groups), 0, share).astype(np.int32)
+        buffer = np.broadcast_to(points[-1], (self.groups, self.capacity, self.num_coords)).copy()
+        for group, count in enumerate(counts):
+            buffer[group, :count] = points[group * share : group * share + count]
         flat = buffer.reshape(-1, self.num_coords).astype(coords_dtype())
         return Share(jax.device_put(flat, self._sharding()), counts)
 
@@ -379,8 +384,37 @@ def _rows_for(num_points: int) -> int:
     return rows
 
 
-def _mesh(devices: tuple[jax.Device, ...]) -> Mesh:
-    return Mesh(np.asarray(devices), ("points",))
+def mesh_for(fn: Any, devices: Sequence[jax.Device]) -> Mesh | None:
+    """The mesh of a sweep: an axis of points, then those of the mesh over which arrays of the function are divided.
+
+    The devices of that mesh share a point; as many more groups of that size as there are devices left take others.
+    """
+    model = mesh_of(fn)
+    if model is None:
+        return Mesh(np.asarray(devices), (POINTS,)) if len(devices) > 1 else None
+    own = list(model.devices.flat)
+    left = [device for device in devices if device not in own]
+    groups = 1 + len(left) // len(own)
+    used = np.asarray([*own, *left][: groups * len(own)]).reshape(groups, *model.devices.shape)
+    return Mesh(used, (POINTS, *model.axis_names))
+
+
+def _groups(mesh: Mesh | None) -> int:
+    return 1 if mesh is None else mesh.shape[POINTS]
+
+
+def _placed(fn: Any, mesh: Mesh | None, devices: Sequence[jax.Device]) -> Any:
+    """The arrays of a function where points are evaluated: those that came divided stay so, others are on all."""
+    if mesh is None:
+        return jax.device_put(fn, devices[0])
+    divided = mesh_of(fn)
+
+    def placed(leaf: Any) -> Any:
+        place = getattr(leaf, "sharding", None) if divided is not None else None
+        spec = place.spec if isinstance(place, NamedSharding) else PartitionSpec()
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(placed, fn)
 
 
 def default_memory(device: jax.Device) -> int:

@@ -5,6 +5,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -19,6 +20,7 @@ from landscape.engine._runners import Batch, Local, Remote, Runner
 from landscape.engine._streams import Streamed
 from landscape.grid import Grid, Landscape
 from landscape.objective import batches_in, filled
+from landscape.placement import by_compiler, mesh_of
 from landscape.point import Prepared, check_precision, coords_dtype, matmul_precision, prepare, refusal
 
 MAX_BATCH = 16 * MAX_WIDTH  # points at a time that may be asked for, or all points of the grid if those are more
@@ -87,9 +89,10 @@ def sweep(
         batch: points evaluated at a time. `"auto"` times several strategies on `fn` itself, and stays with 1 where it
             cannot be vmapped; 1 is `lax.map`, `n` is `vmap` over `n` points, `Strategy(n, hoist=True)` is
             `affine.affine_vmap`. The answer is the same to rounding, and to the bit for the same strategy.
-        devices: how many of, or which, local devices share the points; all of them by default. A single CPU device is
-            given points from as many threads as this process may use cores, or from one where that is faster; `taskset`
-            limits them.
+        devices: how many of, or which, local devices share the points; all of them by default. Parameters that come
+            divided over a mesh (`NamedSharding`) stay so: its devices evaluate a point together, and as many more
+            groups of that size as there are devices left take other points. A single CPU device is given points from as
+            many threads as this process may use cores, or from one where that is faster; `taskset` limits them.
         store: directory of a zarr run. Finished tiles are kept there as they come; the same call resumes after
             whatever stopped it.
         executor: any `concurrent.futures.Executor` whose workers run the tiles; this process only stores them.
@@ -135,7 +138,7 @@ def sweep(
             _warn_of_repetition()
         driven = None if tolerance is None else _drivers(point, tolerance)
         if executor is None:
-            runner: Runner = _local(point, grid, _resolve_devices(devices))
+            runner: Runner = _local(point, grid, _resolve_devices(devices, point.fn))
         else:
             runner = _remote(point, grid, executor)
         task = _job.Task(point, grid, runner, batch, max_memory, store, progress)
@@ -158,7 +161,7 @@ def plan(
     with matmul_precision(precision):
         point = _prepare(fn, grid)
         _check_batch(point.fn, grid, batch)
-        chosen = _resolve_devices(devices)
+        chosen = _resolve_devices(devices, point.fn)
         timing = _local(point, grid, chosen).timing(batch, max_memory, grid.size)
         layout = _job.layout_for(point, grid, timing)
     row = sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in layout.outputs.values()) + 1
@@ -248,11 +251,14 @@ def _prepare(fn: Any, grid: Grid) -> Prepared:
     grid.check()
     _check_precision(grid)
     _tree.check_whole(fn)
+    fn = by_compiler(fn)
     check = getattr(fn, "check_grid", None)
     if check is not None:
         check(grid)
-    _warn_of_copies(fn)
-    fn = jax.tree_util.tree_map_with_path(_usable_leaf, fn)
+    spread = mesh_of(fn)
+    if spread is None:
+        _warn_of_copies(fn)
+    fn = jax.tree_util.tree_map_with_path(partial(_usable_leaf, spread=spread is not None), fn)
     batches = batches_in(fn)
     if not batches:
         return prepare(fn, grid)
@@ -278,8 +284,13 @@ def _remote(point: Prepared, grid: Grid, executor: concurrent.futures.Executor) 
     return Remote(point.fn, grid, executor)
 
 
-def _usable_leaf(path: Any, leaf: Any) -> Any:
-    """Functions among the leaves become part of the program; everything else must be a number or a whole array."""
+def _usable_leaf(path: Any, leaf: Any, spread: bool) -> Any:
+    """Functions among the leaves become part of the program; everything else must be a number or an array.
+
+    Arrays that are divided over one mesh stay so; others are copied to wherever points are evaluated.
+    """
+    if spread and isinstance(leaf, jax.Array) and not leaf.is_fully_replicated:
+        return leaf
     if isinstance(leaf, jax.Array) or not getattr(leaf, "is_fully_addressable", True):
         return _whole_array(leaf)
     if _tree.is_function(leaf):
@@ -301,13 +312,14 @@ def _whole_array(leaf: Any) -> Any:
 
 
 def _warn_of_copies(fn: Any) -> None:
-    """Say so where arrays are spread over devices because one of them may be too small for them."""
+    """Say so where arrays are spread over several meshes, because one device may be too small for them."""
     leaves = [leaf for leaf in jax.tree.leaves(fn) if isinstance(leaf, jax.Array)]
     spread = [leaf for leaf in leaves if leaf.is_fully_addressable and not leaf.is_fully_replicated]
     if spread:
         devices = max(len(leaf.sharding.device_set) for leaf in spread)
         warn(
-            f"{len(spread)} arrays of the point function are sharded over {devices} devices; a sweep copies them whole "
+            f"{len(spread)} arrays of the point function are sharded over {devices} devices, by no one NamedSharding "
+            "mesh for all of them; a sweep copies them whole "
             f"to every device that evaluates points, {sum(leaf.nbytes for leaf in spread) / 2**20:,.1f} MiB on each"
         )
 
@@ -346,7 +358,20 @@ def _drivers(point: Prepared, tolerance: Any) -> dict[str, Smooth | Labels]:
     return drivers(tolerance, point.types, getattr(point.fn, "refined", None))
 
 
-def _resolve_devices(devices: Devices) -> tuple[jax.Device, ...]:
+def _resolve_devices(devices: Devices, fn: Any) -> tuple[jax.Device, ...]:
+    """Where points are evaluated: among the devices over which the function is divided, and others."""
+    chosen, mesh = _local_devices(devices), mesh_of(fn)
+    needed = [] if mesh is None else list(mesh.devices.flat)
+    missing = [device for device in needed if device not in chosen]
+    if missing and devices is not None:
+        raise ValueError(
+            f"the arrays of the point function are divided over {len(needed)} devices, and devices= leaves out "
+            f"{len(missing)} of them, {missing[0]} for one: name all of them, or leave devices= away"
+        )
+    return chosen
+
+
+def _local_devices(devices: Devices) -> tuple[jax.Device, ...]:
     local = jax.local_devices()
     if devices is None:
         return tuple(local)

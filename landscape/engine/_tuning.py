@@ -27,6 +27,7 @@ from landscape.engine._kernel import (
     is_out_of_memory,
     last_line,
 )
+from landscape.placement import places_of
 from landscape.point import coords_dtype, precision_now, refusal
 
 # Ratio of neighbouring widths tried first, and of those tried around the best. Steps of hoisted widths are finer: what
@@ -329,7 +330,7 @@ def _key(kernel: Kernel, request: Any) -> Any:
 def _function(kernel: Kernel) -> Any:
     leaves, treedef = jax.tree.flatten(kernel.fn)
     avals = tuple((jnp.shape(x), str(jnp.result_type(x)), getattr(x, "weak_type", None)) for x in leaves)
-    return treedef, avals, kernel.devices
+    return treedef, avals, kernel.devices, kernel.mesh, places_of(kernel.fn)
 
 
 def choices() -> list["Timing"]:
