@@ -40,6 +40,7 @@ from landscape.subspace._subspace import (
     random_walks_explained,
 )
 from landscape.subspace._subspace import check_pair as check_pair
+from landscape.subspace._subspace import redrawn as redrawn
 
 __all__ = [
     "Description", "Draws", "FilterAxis", "LAYOUTS", "Parts", "Planes", "Subspace", "as_stack", "describe",

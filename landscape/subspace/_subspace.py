@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -749,3 +749,17 @@ def mask(dirs: PyTree, keep: str | Callable[[str, Any], bool], *, like: PyTree =
         names = [_tree.key_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(dirs)]
         raise ValueError(f"mask keeps no leaf; the leaves are {', '.join(names)}")
     return jax.tree.map(lambda d, k: d if k else jnp.zeros_like(d), dirs, kept)
+
+
+def redrawn(at: Subspace, number: int) -> Subspace:
+    """The subspace with a random direction, known by its number, in place of the last one, of its norm leaf by leaf."""
+    given = _tree.read_stack(at.directions, "directions", at.origin, "the origin")
+    drawn = random_directions(jax.random.key(number), at.origin, 1)
+
+    def placed(old: Any, new: Any) -> Array:
+        old, new = jnp.asarray(old), jnp.asarray(new)[0]
+        size = jnp.linalg.norm(new)
+        new = new * (jnp.linalg.norm(old[-1]) / jnp.where(size > 0, size, 1))
+        return old.at[-1].set(new.astype(old.dtype))
+
+    return replace(at, directions=jax.tree.map(placed, given, drawn))
