@@ -29,8 +29,10 @@ NAMES = (
     "tolerance",
     "curvature",
     "convolutions",
+    "gpu",
     "training",
     "bridges",
+    "transformer",
     "peers",
 )
 

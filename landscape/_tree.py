@@ -7,8 +7,9 @@ subspace and the snapshots of a training path are stacks. `read_stack` makes one
 
 import dataclasses
 import inspect
+import operator
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -58,7 +59,7 @@ def check_params(params: PyTree, what: str = "params") -> None:
         advice = ": is a `return` missing?" if params is None else ""
         raise ValueError(f"{what} holds no arrays: got {type(params).__name__} without leaves{advice}")
     for path, leaf in leaves:
-        if not _is_real(leaf):
+        if not is_real(leaf):
             raise TypeError(
                 f"{_named(what, path)} must be a real floating-point array, got {describe(leaf)}; {_advice(leaf)}"
             )
@@ -83,7 +84,7 @@ def _named(what: str, path: KeyPath) -> str:
     return f"{what}.{key_name(path)}" if path else what
 
 
-def _is_real(leaf: Any) -> bool:
+def is_real(leaf: Any) -> bool:
     """Whether it is a floating-point number, or an array of them of NumPy or JAX."""
     dtype = getattr(leaf, "dtype", None)
     if dtype is None or is_of_torch(leaf):
@@ -350,6 +351,44 @@ class LazyStack:
         return jax.tree.unflatten(treedef, whole)
 
 
+class Unstored:
+    """A stack of `len(self)` trees that are made when they are needed, within a compiled program too.
+
+    `read_stack` makes the stack of it; `num_stacked`, `combine` and `stacked_leaves` take it as it is.
+
+    Attributes:
+        like: one of the trees, of `jax.ShapeDtypeStruct`.
+        has_end: whether it has a number of trees.
+    """
+
+    like: PyTree
+    has_end: bool = True
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __call__(self, number: Any) -> PyTree:
+        """The tree of this number."""
+        raise NotImplementedError
+
+    def combine(self, coefficients: Float[Array, " k"]) -> PyTree:
+        """`sum_i coefficients[i] * tree_i`, in at least float32."""
+        raise NotImplementedError
+
+    def leaves(self) -> Iterator[Array]:
+        """The leaves of the stack, `(len(self), *shape)`, each made when it is asked for."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> PyTree:
+        """The tree of this number, counted from the end where it is negative."""
+        number = range(len(self))[operator.index(index)]
+        return self(number)
+
+    def stacked(self) -> PyTree:
+        """All trees in memory, leaves with a leading axis."""
+        return jax.tree.unflatten(jax.tree.structure(self.like), list(self.leaves()))
+
+
 class Joined(LazyStack):
     """Several stacks of trees of one structure, one after the other."""
 
@@ -418,6 +457,8 @@ def read_stack(
     lazy = as_lazy(value)
     if lazy is not None:
         return read_lazily(lazy, what, like, like_name).stacked()
+    if isinstance(value, Unstored):
+        return read_unstored(value, what, like, like_name).stacked()
     check_params(value, what)
     if like is not None:
         if _is_list(value) and jax.tree.structure(value) != jax.tree.structure(like):
@@ -454,6 +495,19 @@ def read_lazily(lazy: LazyStack, what: str, like: PyTree = None, like_name: str 
     return lazy
 
 
+def read_unstored(value: Unstored, what: str, like: PyTree = None, like_name: str = "params") -> Unstored:
+    """A stack that is not stored, checked as `read_stack` checks others, without making it.
+
+    Raises:
+        TypeError: it has no number of trees.
+        ValueError: its trees do not look like `like`.
+    """
+    len(value)
+    if like is not None:
+        check_like(value.like, like, what, like_name)
+    return value
+
+
 def _is_list(value: Any) -> bool:
     """A plain list or tuple; a named tuple is a tree of its own."""
     return type(value) in (list, tuple)
@@ -486,11 +540,25 @@ def _shortened(shapes: dict[str, Any], most: int = 6) -> str:
 
 def num_stacked(tree: PyTree) -> int:
     """The length of the leading axis that all leaves of a stack share."""
-    return jax.tree.leaves(tree)[0].shape[0]
+    return len(tree) if isinstance(tree, Unstored) else jax.tree.leaves(tree)[0].shape[0]
 
 
-def combine(coefficients: Float[Array, " k"], stacked: PyTree) -> PyTree:
-    """`sum_i coefficients[i] * stacked[i]`, leaf by leaf, in the leaf's precision and at least float32."""
+def lying_as(x: Array, like: Any) -> Array:
+    """An array divided among devices as another of its shape; XLA may say the same in other words."""
+    if is_traced(x) or is_traced(like) or not isinstance(like, jax.Array) or x.sharding == like.sharding:
+        return x
+    return jax.device_put(x, like.sharding) if isinstance(like.sharding, jax.sharding.NamedSharding) else x
+
+
+def stacked_leaves(stacked: PyTree) -> Iterator[Array]:
+    """The leaves of a stack, in turn; of one that is not stored, one at a time is in memory."""
+    return stacked.leaves() if isinstance(stacked, Unstored) else iter(jax.tree.leaves(stacked))
+
+
+def combine(coefficients: Float[Array, "*out k"], stacked: PyTree) -> PyTree:
+    """`sum_i coefficients[.., i] * stacked[i]`, leaf by leaf, in the leaf's precision and at least float32."""
+    if isinstance(stacked, Unstored):
+        return stacked.combine(coefficients)
 
     def leaf(s: Array) -> Array:
         s = at_least_single(s)
@@ -514,14 +582,31 @@ def wide_dtype(*values: Any) -> Any:
 
 def inner(a: PyTree, b: PyTree) -> Float[Array, "i j"]:
     """Matrix of inner products between two stacks of trees, summed over all leaves."""
+    return _contracted(a, b, ((), ()))
 
-    def leaf(x: Array, y: Array) -> Array:
-        x, y = at_least_single(x), at_least_single(y)
-        return jnp.matmul(x.reshape(x.shape[0], -1), y.reshape(y.shape[0], -1).T, precision="highest")
 
-    parts = jax.tree.leaves(jax.tree.map(leaf, a, b))
+def paired(a: PyTree, b: PyTree) -> Float[Array, " i"]:
+    """Inner products of the trees of two stacks that have the same number."""
+    return _contracted(a, b, ((0,), (0,)))
+
+
+def _contracted(a: PyTree, b: PyTree, together: Any) -> Array:
+    """Sums over all axes but the first."""
+    pairs = zip(stacked_leaves(a), stacked_leaves(b), strict=True)
+    parts = [products_of_leaf(x, y, together) for x, y in pairs]
     dtype = wide_dtype(jnp.zeros(()), *parts)
-    return sum((part.astype(dtype) for part in parts), start=jnp.zeros((), dtype))
+    if len(parts) <= FEW:
+        return sum((part.astype(dtype) for part in parts), start=jnp.zeros((), dtype))
+    # by a contraction too, which XLA does not repeat in every kernel that uses the sum (see `apart`)
+    stacked = jnp.stack([part.astype(dtype) for part in parts])
+    return jnp.tensordot(jnp.ones(len(parts), dtype), stacked, axes=1, precision="highest")
+
+
+def products_of_leaf(x: Array, y: Array, together: Any = ((), ())) -> Array:
+    """Inner products between two leaves of stacks; no axis is merged with another, so that none is gathered."""
+    x, y = at_least_single(x), at_least_single(y)
+    dtype, axes = wide_dtype(x, y), tuple(range(1, x.ndim))
+    return jax.lax.dot_general(x.astype(dtype), y.astype(dtype), ((axes, axes), together), precision="highest")
 
 
 def power_of_two_near(tree: PyTree) -> Float[Array, ""]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
 from landscape import Grid, LossSurface, Objective, Subspace, _tree, subspace
-from landscape.subspace import _filters, _subspace
+from landscape.subspace import _filters
 
 KEY = jax.random.key(3)
 
@@ -808,17 +808,18 @@ def test_noise_of_narrow_compute_is_said_where_it_is_and_nowhere_else(net):
 # -------------------------------------------------------------------------------------------------- many leaves
 
 
-def test_draws_are_cut_from_one_and_stay_the_same_numbers():
+def test_draws_are_those_of_seeded_in_the_type_of_each_leaf():
     params = {"w": jnp.ones((7, 3)), "b": jnp.ones(5, jnp.bfloat16), "s": 0.5}
     dirs = subspace.random_directions(KEY, params, 3)
-    whole = np.asarray(jax.random.normal(KEY, (3, 27)))
-    np.testing.assert_array_equal(dirs["b"], jnp.asarray(whole[:, :5], jnp.bfloat16))
-    np.testing.assert_array_equal(dirs["s"], whole[:, 5])
-    np.testing.assert_array_equal(dirs["w"], whole[:, 6:].reshape(3, 7, 3))
+    assert {name: (x.shape, x.dtype.name) for name, x in dirs.items()} == {
+        "w": ((3, 7, 3), "float32"), "b": ((3, 5), "bfloat16"), "s": ((3,), "float32")
+    }  # fmt: skip
     traced = jax.jit(lambda key: subspace.random_directions(key, params, 3))(KEY)
     jax.tree.map(np.testing.assert_array_equal, traced, dirs)
-    pieces = [_subspace._piece(jnp.asarray(whole), 6, 21, (3, 7, 3), jnp.float32)]  # as on a GPU
-    np.testing.assert_array_equal(pieces[0], dirs["w"])
+    jax.tree.map(np.testing.assert_array_equal, subspace.Seeded(KEY, params, 3).stacked(), dirs)
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.tree.map(lambda x: x[:2], dirs), subspace.random_directions(KEY, params)
+    )
 
 
 def test_directions_of_many_leaves_take_no_program_for_each():

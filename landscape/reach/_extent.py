@@ -99,7 +99,7 @@ def auto_extent(
     _tree.check_positive("factor", factor)
     check_count("num_directions", num_directions, 2)
     base, rise, why = _enough(objective, at, factor)
-    within = Within(at._stacked(), jnp.asarray(around(at.dim, num_directions)))
+    within = Within(at.checked_directions(), jnp.asarray(around(at.dim, num_directions)))
     size = size_of(at.origin) or size_of(within(0))
     distances = geometric(size * NEAR, size * FAR, STEP)
     found = Radius(at.origin, objective, within, rise=rise, distances=distances, precision=PRECISION, base=base)

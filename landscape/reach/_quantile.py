@@ -149,7 +149,6 @@ def radius(
     """
     _check(share, confidence, width, max_evaluations)
     draw = Draws(key, params, normalization=normalization, filter_axis=filter_axis, where=where, rank=rank)
-    draw.check()
     found = Radius(params, objective, draw, rise=as_rise(rise), precision=precision)
     search = _Search.begun(found, {"progress": False, "batch": _batch(params)} | options)
     search.draw_until(share, confidence, width, max_evaluations)

@@ -174,10 +174,9 @@ def typical(
     check_share("confidence", confidence)
     origin = plane.origin
     draw = Draws(key, origin, normalization=normalization, filter_axis=filter_axis, where=where)
-    draw.check()
     distances = _checked_distances(objective, plane, distances)
     options = {"batch": 1, "progress": False} | options
-    given = PlaneProfile(origin, objective, plane._stacked(), distances, dim=plane.dim)
+    given = PlaneProfile(origin, objective, plane.checked_directions(), distances, dim=plane.dim)
     own = sweep(given, Grid.of(plane=range(1)), **options)
     drawn = PlaneProfile(origin, objective, draw, distances, dim=plane.dim)
     others = sweep(drawn, Grid.of(plane=range(num_planes)), **options)

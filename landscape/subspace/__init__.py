@@ -22,29 +22,24 @@ from landscape.subspace._draws import direction_of as direction_of
 from landscape.subspace._draws import size_of as size_of
 from landscape.subspace._draws import units_of as units_of
 from landscape.subspace._filters import LAYOUTS, Description, FilterAxis, flax_filter_axis, torch_filter_axis
-from landscape.subspace._subspace import (
-    Subspace,
-    as_stack,
-    describe,
-    filter_normalize,
+from landscape.subspace._low_rank import LowRank
+from landscape.subspace._normalize import describe, filter_normalize, layer_normalize, mask, random_directions
+from landscape.subspace._seeded import Seeded
+from landscape.subspace._span import (
     gram,
-    layer_normalize,
     least_squares,
-    line,
-    mask,
     orthonormalize,
     pca_directions,
-    plane_through,
-    random_directions,
     random_walk_explained,
     random_walks_explained,
 )
+from landscape.subspace._subspace import Subspace, as_stack, line, plane_through
 from landscape.subspace._subspace import check_pair as check_pair
 from landscape.subspace._subspace import redrawn as redrawn
 
 __all__ = [
-    "Description", "Draws", "FilterAxis", "LAYOUTS", "Parts", "Planes", "Subspace", "as_stack", "describe",
-    "filter_normalize", "flax_filter_axis", "gram", "join", "layer_normalize", "least_squares", "line", "mask",
+    "Description", "Draws", "FilterAxis", "LAYOUTS", "LowRank", "Parts", "Planes", "Seeded", "Subspace", "as_stack",
+    "describe", "filter_normalize", "flax_filter_axis", "gram", "join", "layer_normalize", "least_squares", "line", "mask",
     "orthonormalize", "pca_directions", "plane_through", "random_directions", "random_walk_explained",
     "random_walks_explained", "split", "torch_filter_axis",
 ]  # fmt: skip

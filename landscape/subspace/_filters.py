@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import PyTree
 
 from landscape import _tree
+from landscape.checks import warn
 
 FilterAxis = int | tuple[int, ...] | None
 
@@ -361,6 +361,22 @@ def doubts(params: PyTree, filter_axis: Any) -> str:
     )
 
 
+def warn_of(params: PyTree, filter_axis: Any) -> None:
+    """Warn of filters that are not known, and of matrices that are zero: directions of their norm do not move them."""
+    said = doubts(params, filter_axis)
+    if said:
+        warn(said)
+    leaves = [(_tree.key_name(p), x) for p, x in jax.tree_util.tree_leaves_with_path(params) if jnp.ndim(x) > 1]
+    nonzero = [(name, jnp.any(jnp.asarray(x) != 0)) for name, x in leaves]
+    zero = [name for name, some in nonzero if not _tree.is_traced(some) and not some]
+    if zero:
+        warn(
+            f"{', '.join(zero[:3])}{f' and {len(zero) - 3} more' if len(zero) > 3 else ''} of params are all zero, and "
+            "directions of the norm of zero move nothing: with one factor of a low-rank adapter zero, as before its "
+            "training, the picture is blank. Train it first, or leave out filter_normalize"
+        )
+
+
 def _doubts_of_last_axis(params: PyTree) -> str:
     """Where the last axis, taken for want of another, may count the inputs of a layer and not its filters."""
     said = []
@@ -444,12 +460,16 @@ class Description:
 def described(dirs: PyTree, params: PyTree, filter_axis: Any) -> Description:
     """The table; `dirs` is a stack of trees like `params`."""
     filters = filters_of(params, filter_axis)
-    both = zip(filters, jax.tree.leaves(dirs), jax.tree.leaves(params))
-    return Description(tuple(_row(row, np.asarray(d), np.asarray(w)) for row, d, w in both))
+    both = zip(filters, _tree.stacked_leaves(dirs), jax.tree.leaves(params))
+    return Description(tuple(_row(row, *_any_nonzero(d, w)) for row, d, w in both))
 
 
-def _row(filters: Filters, direction: np.ndarray, weights: np.ndarray) -> Row:
-    moved, why = bool(np.any(direction != 0)), filters.why or "no rule knows it: this axis is taken for want of another"
+def _any_nonzero(direction: Any, weights: Any) -> tuple[bool, bool]:
+    return bool(jnp.any(direction != 0)), bool(jnp.any(jnp.asarray(weights) != 0))
+
+
+def _row(filters: Filters, moved: bool, has_weights: bool) -> Row:
+    why = filters.why or "no rule knows it: this axis is taken for want of another"
     if not moved and filters.axes is not None:
-        why = "0 in the parameters" if not np.any(weights != 0) else f"0 in the directions; {why}"
+        why = f"0 in the directions; {why}" if has_weights else "0 in the parameters"
     return Row(*filters[:4], moved, why)

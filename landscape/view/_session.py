@@ -99,9 +99,11 @@ class Session:
     @property
     def draws(self) -> bool:
         """Whether there is a direction in whose place a random one can be drawn."""
-        from landscape.subspace import Subspace
+        from landscape.subspace import LowRank, Seeded, Subspace
 
-        return dataclasses.is_dataclass(self.surface) and isinstance(getattr(self.surface, "at", None), Subspace)
+        at = getattr(self.surface, "at", None)
+        stored = isinstance(at, Subspace) and not isinstance(at.directions, LowRank | Seeded)
+        return dataclasses.is_dataclass(self.surface) and stored
 
     @property
     def num_angles(self) -> int:
