@@ -440,7 +440,7 @@ def test_a_label_shows_its_share_with_an_interval(opened, stored):
 def test_the_profile_of_labels_names_them(opened, stored):
     page = opened(view.page(stored, output="label"))
     page.locator(".profile").scroll_into_view_if_needed()
-    texts = page.locator(".profile .ytick text").all_inner_texts()
+    texts = page.locator(".profile .ytick text").all_text_contents()
     assert texts == ["minimum 0", "minimum 1"]
 
 

@@ -153,7 +153,7 @@ function cellsOn([[x0, y0], [x1, y1]]) {
 // The ticks of an axis on which kinds stand: their names, where there is room for them.
 function named(kinds) {
   if (!kinds || kinds.length > MOST_NAMED) return {};
-  return { tickmode: "array", tickvals: kinds.map((c) => c.value), ticktext: kinds.map((c) => plain(c.name, 16)) };
+  return { title: { text: "" }, tickmode: "array", tickvals: kinds.map((c) => c.value), ticktext: kinds.map((c) => plain(c.name, 16)) };
 }
 
 class ProfileView {
