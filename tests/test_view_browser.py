@@ -347,8 +347,8 @@ def test_a_large_surface_is_thinned_and_says_so(opened):
     page.locator(".surface").scroll_into_view_if_needed()
     page.wait_for_selector(".surface .js-plotly-plot canvas")
     size = page.evaluate("document.querySelector('.surface .js-plotly-plot').data[0].z.length")
-    assert size == 89
-    assert "Thinned so that it turns smoothly: 89 × 89 of 301 × 301" in page.locator(".surface .note").inner_text()
+    assert size == 101
+    assert "Thinned so that it turns smoothly: 101 × 101 of 301 × 301" in page.locator(".surface .note").inner_text()
 
 
 # -------------------------------------------------------------------------------------------- several landscapes
