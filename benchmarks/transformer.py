@@ -161,7 +161,7 @@ def torch_directions(module: Any, directions: Any) -> list[tuple[Any, Any]]:
 def surface(report: Report, case: Case, problem: ls.Problem, params: Any) -> None:
     """A plane, ours and by the peers."""
     objective = problem.objectives["train"]
-    directions = ls.subspace.filter_normalize(ls.subspace.random_directions(jax.random.key(1), params), params)
+    directions = directions_of(params)
     plane = ls.LossSurface(ls.Subspace(params, directions), objective)
     grid = ls.Grid.square(0.5, case.side)
     module, data = torch_decoder(params), torch_data(objective)
@@ -183,6 +183,12 @@ def surface(report: Report, case: Case, problem: ls.Problem, params: Any) -> Non
         report.finding(f"surface: {name} / landscape", times, lambda t, n=name: t[n] / t[OURS])
     report.finding("surface: best peer / landscape (at least 1.5)", times, lambda t: min(t[n] for n in peers) / t[OURS])
     report.finding("surface: floor / landscape", times, lambda t: t["floor"] / t[OURS])
+
+
+def directions_of(params: Any) -> Any:
+    """Two directions with the norm of each filter."""
+    directions = ls.subspace.random_directions(jax.random.key(1), params)
+    return ls.subspace.filter_normalize(directions, params, filter_axis="flax")
 
 
 def agree(report: Report, what: str, difference: float) -> None:
@@ -318,7 +324,7 @@ def product_chain(objective: ls.Objective, params: Any, length: int) -> Program:
     def chain(objective: ls.Objective, params: Any, vector: Any) -> Any:
         def link(v: Any, _: None) -> tuple[Any, None]:
             image = ls.curvature.hvp(objective, params, v)
-            return jax.tree.map(lambda x: x / (1 + jnp.max(jnp.abs(x))), image), None
+            return jax.tree.map(lambda x, v: (x / (1 + jnp.max(jnp.abs(x)))).astype(v.dtype), image, v), None
 
         return jax.lax.scan(link, vector, None, length=length)[0]
 
