@@ -347,8 +347,8 @@ def test_a_large_surface_is_thinned_and_says_so(opened):
     page.locator(".surface").scroll_into_view_if_needed()
     page.wait_for_selector(".surface .js-plotly-plot canvas")
     size = page.evaluate("document.querySelector('.surface .js-plotly-plot').data[0].z.length")
-    assert size == 89
-    assert "Thinned so that it turns smoothly: 89 × 89 of 301 × 301" in page.locator(".surface .note").inner_text()
+    assert size == 101
+    assert "Thinned so that it turns smoothly: 101 × 101 of 301 × 301" in page.locator(".surface .note").inner_text()
 
 
 # -------------------------------------------------------------------------------------------- several landscapes
@@ -440,7 +440,7 @@ def test_a_label_shows_its_share_with_an_interval(opened, stored):
 def test_the_profile_of_labels_names_them(opened, stored):
     page = opened(view.page(stored, output="label"))
     page.locator(".profile").scroll_into_view_if_needed()
-    texts = page.locator(".profile .ytick text").all_inner_texts()
+    texts = page.locator(".profile .ytick text").all_text_contents()
     assert texts == ["minimum 0", "minimum 1"]
 
 

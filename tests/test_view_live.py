@@ -22,8 +22,9 @@ import pytest
 
 import landscape as ls
 from landscape.cli import main
+from landscape.subspace import redrawn
 from landscape.view._packing import pack
-from landscape.view._session import Session, View, redrawn, turned
+from landscape.view._session import Session, View, turned
 
 GRID = ls.Grid.square(1.5, 65)
 WAIT = 240.0  # seconds, on a machine that does other things too
@@ -287,7 +288,7 @@ def test_a_random_direction_takes_the_place_of_the_last_one_with_its_norms(sessi
         {"a": jnp.ones(3), "b": jnp.array([[0.6, 0.8]])},
     ]
     surface = ls.LossSurface(ls.Subspace(params, given), ls.Objective(lambda p, _: jnp.sum(p["a"] ** 2) + p["b"][0, 1]))
-    first, second, again = (redrawn(surface, number).at.directions for number in (1, 2, 1))
+    first, second, again = (redrawn(surface.at, number).directions for number in (1, 2, 1))
     for name, size in (("a", 3**0.5), ("b", 1.0)):
         np.testing.assert_array_equal(first[name][0], given[0][name])
         np.testing.assert_allclose(np.linalg.norm(first[name][1]), size, rtol=1e-6)

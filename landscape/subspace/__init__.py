@@ -35,6 +35,7 @@ from landscape.subspace._span import (
 )
 from landscape.subspace._subspace import Subspace, as_stack, line, plane_through
 from landscape.subspace._subspace import check_pair as check_pair
+from landscape.subspace._subspace import redrawn as redrawn
 
 __all__ = [
     "Description", "Draws", "FilterAxis", "LAYOUTS", "LowRank", "Parts", "Planes", "Seeded", "Subspace", "as_stack",

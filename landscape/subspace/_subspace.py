@@ -1,7 +1,7 @@
 """`Subspace`: the affine map from coordinates to parameters, its inverse, and what it resolves."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from landscape.checks import warn
 from landscape.grid import Grid
 from landscape.moving import join, parted, parted_alike
 from landscape.subspace import _streams
+from landscape.subspace._normalize import random_directions
 from landscape.subspace._span import least_squares, orthonormalized
 
 NOISE = 0.1  # share of a picture's range from which rounding is its subject
@@ -303,3 +304,16 @@ def plane_through(a: PyTree, b: PyTree, c: PyTree) -> Subspace:
         raise ValueError("the three points lie on one line, so they span no plane") from error
     length = _tree.norm(u)
     return Subspace(origin, jax.tree.map(lambda x: x * length.astype(x.dtype), unit))
+
+
+def redrawn(at: Subspace, number: int) -> Subspace:
+    """The subspace with a random direction, known by its number, in place of the last one, of its norm leaf by leaf."""
+    drawn = random_directions(jax.random.key(number), at.origin, 1)
+
+    def placed(old: Any, new: Any) -> Array:
+        old, new = jnp.asarray(old), jnp.asarray(new)[0]
+        size = _tree.norm(new)
+        new = new * (_tree.norm(old[-1]) / jnp.where(size > 0, size, 1))
+        return old.at[-1].set(new.astype(old.dtype))
+
+    return replace(at, directions=jax.tree.map(placed, at.checked_directions(), drawn))

@@ -99,9 +99,11 @@ class Session:
     @property
     def draws(self) -> bool:
         """Whether there is a direction in whose place a random one can be drawn."""
-        from landscape.subspace import Subspace
+        from landscape.subspace import LowRank, Seeded, Subspace
 
-        return dataclasses.is_dataclass(self.surface) and isinstance(getattr(self.surface, "at", None), Subspace)
+        at = getattr(self.surface, "at", None)
+        stored = isinstance(at, Subspace) and not isinstance(at.directions, LowRank | Seeded)
+        return dataclasses.is_dataclass(self.surface) and stored
 
     @property
     def num_angles(self) -> int:
@@ -187,7 +189,7 @@ class Session:
 
     def _function(self, view: View) -> Any:
         """The point function of the plane that is seen."""
-        surface = self.surface if view.draw == 0 else redrawn(self.surface, view.draw)
+        surface = self.surface if view.draw == 0 else _redrawn(self.surface, view.draw)
         if self.num_axes == 2:
             return surface
         from landscape.point import OnPlane, coords_dtype
@@ -216,26 +218,11 @@ def turned(num_axes: int, angles: tuple[float, ...]) -> np.ndarray:
     return turn[:2]
 
 
-def redrawn(surface: Any, number: int) -> Any:
-    """The surface with a random direction, known by its number, in place of the last one, of its norm leaf by leaf."""
-    import jax
-    import jax.numpy as jnp
+def _redrawn(surface: Any, number: int) -> Any:
+    """The surface with the random direction of this number in place of the last one."""
+    from landscape.subspace import redrawn
 
-    from landscape import _tree
-    from landscape.subspace import random_directions
-
-    at = surface.at
-    drawn = random_directions(jax.random.key(number), at.origin, 1)
-
-    def placed(old: Any, new: Any) -> Any:
-        old, new = jnp.asarray(old), jnp.asarray(new)[0]
-        size = jnp.linalg.norm(new)
-        new = new * (jnp.linalg.norm(old[-1]) / jnp.where(size > 0, size, 1))
-        return old.at[-1].set(new.astype(old.dtype))
-
-    given = _tree.read_stack(at.directions, "directions", at.origin, "the origin")
-    directions = jax.tree.map(placed, given, drawn)
-    return dataclasses.replace(surface, at=dataclasses.replace(at, directions=directions))
+    return dataclasses.replace(surface, at=redrawn(surface.at, number))
 
 
 def check_live(surface: Any, grid: Any) -> int:

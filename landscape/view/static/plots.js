@@ -1,11 +1,15 @@
 // What plotly.js draws: the surface in three dimensions and the profile along the line.
 
-const MOST_SURFACE = 89; // points along each side of the surface: what software rendering still turns smoothly
+// Points along each side of the surface. Fewer would gain nothing: plotly.js makes up others between less than 128, and many
+// where they are not equally far apart.
+const MOST_SURFACE = 129;
 const MOST_NAMED = 12; // kinds that an axis names
 const REST = 150; // milliseconds that the cursor rests before the surface, which takes long to draw, shows it
 const SERIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]; // Okabe & Ito (2008)
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
-const CONFIG = { displaylogo: false, responsive: true, scrollZoom: false };
+// By default plotly.js draws surfaces at twice the pixels of the screen each way, which software rendering cannot afford.
+const SHARPNESS = Math.min(2, Math.max(1, globalThis.devicePixelRatio ?? 1));
+const CONFIG = { plotGlPixelRatio: SHARPNESS, displaylogo: false, responsive: true, scrollZoom: false };
 
 const style = () => getComputedStyle(document.querySelector(".landscape-page"));
 const ink = () => style().getPropertyValue("--ls-ink").trim();
@@ -28,6 +32,9 @@ function latest(run, pause = 0) {
   };
   return (...args) => ((wanted = args), next());
 }
+
+// Comes after what was changed in the page is on the screen.
+const painted = () => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve, 0)));
 
 // Runs once nothing more was asked for.
 function rested(run, pause) {
@@ -62,7 +69,8 @@ class SurfaceView {
   async rendered(model) {
     const { plane, axes, scale } = model;
     if (this.panel.hidden) return;
-    const [xs, ys] = [thinned(plane.nx), thinned(plane.ny)], log = scale.kind === "log";
+    const step = Math.ceil((Math.max(plane.nx, plane.ny) - 1) / (MOST_SURFACE - 1)), thin = (n) => thinned(n, step);
+    const [xs, ys] = [thin(plane.nx), thin(plane.ny)], log = scale.kind === "log";
     const height = (i) => (plane.states[i] > PREDICTED || (log && plane.values[i] <= 0) ? null : plane.values[i]);
     const z = ys.map((iy) => xs.map((ix) => height(ix * plane.ny + iy)));
     this.model = { ...model, xs, ys };
@@ -137,10 +145,10 @@ function proportion([x, y]) {
   return Math.min(2, Math.max(0.5, length(y) / length(x)));
 }
 
-// Indices of at most so many points, as equally far apart as whole numbers are, first and last among them.
-function thinned(n) {
-  const num = Math.min(n, MOST_SURFACE);
-  return Array.from({ length: num }, (_, k) => Math.round((k * (n - 1)) / Math.max(1, num - 1)));
+function thinned(n, step) {
+  const kept = [];
+  for (let i = 0; i < n - 1; i += step) kept.push(i);
+  return [...kept, n - 1];
 }
 
 // The cells that a line passes, from its start to its end.
@@ -153,14 +161,15 @@ function cellsOn([[x0, y0], [x1, y1]]) {
 // The ticks of an axis on which kinds stand: their names, where there is room for them.
 function named(kinds) {
   if (!kinds || kinds.length > MOST_NAMED) return {};
-  return { tickmode: "array", tickvals: kinds.map((c) => c.value), ticktext: kinds.map((c) => plain(c.name, 16)) };
+  return { title: { text: "" }, tickmode: "array", tickvals: kinds.map((c) => c.value), ticktext: kinds.map((c) => plain(c.name, 16)) };
 }
 
 class ProfileView {
   constructor(parent, hover) {
     this.box = element(parent, "div", { class: "chart", role: "img", "aria-label": "profile along the line" });
     this.draw = latest((model) => this.render(model), 16);
-    this.cursor = latest((at) => this.moveCursor(at), 30);
+    // after the values beside the map were painted, which come first
+    this.cursor = latest((at) => painted().then(() => this.moveCursor(at)), 30);
     this.hover = hover;
   }
 
