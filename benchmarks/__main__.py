@@ -22,14 +22,17 @@ NAMES = (
     "engine",
     "hoisting",
     "imports",
+    "live",
     "page",
     "recorder",
     "scaling",
     "tolerance",
     "curvature",
     "convolutions",
+    "gpu",
     "training",
     "bridges",
+    "transformer",
     "peers",
 )
 

@@ -218,7 +218,7 @@ def torch_losses(case: Case, points: np.ndarray, compiled: bool) -> Callable[[],
 
     def losses() -> np.ndarray:
         with torch.no_grad():
-            return torch.stack([program(a, b) for a, b in pairs]).numpy()
+            return torch.stack([program(a, b) for a, b in pairs]).cpu().numpy()
 
     return losses
 

@@ -4,6 +4,7 @@ Targets: at most 20 MB beyond plotly.js, the first picture within 5 s, another o
 pointer within 50 ms, and ten frames a second of the turning surface in software rendering.
 """
 
+import importlib.util
 import os
 import shutil
 import statistics
@@ -45,16 +46,11 @@ COUNT = """() => { window.frames_seen = 0;
 def run(report: Report) -> None:
     """Write the page, open it, and time what a reader does."""
     report.section("page: 1025 x 1025 points, 4 outputs")
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    try:
-        from playwright.sync_api import sync_playwright
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        report.note(f"  not measured: {error}")
+    if (chromium := browser_for(report)) is None:
         return
-    if chromium is None:
-        report.note("  not measured: no chromium is installed")
-        return
+    from playwright.sync_api import sync_playwright
+    from plotly.offline import get_plotlyjs
+
     html = _page(65 if report.quick else 1025)
     size = (len(html.encode()) - len(get_plotlyjs().encode())) / 1e6
     report.note(f"  {size:.1f} MB beyond plotly.js (target 20)", megabytes=size)
@@ -66,6 +62,16 @@ def run(report: Report) -> None:
             _measure(report, browser.new_page(viewport={"width": 1400, "height": 900}), file.as_uri())
         finally:
             browser.close()
+
+
+def browser_for(report: Report) -> str | None:
+    """The path of a browser that pages can be measured in; says so where there is none."""
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    missing = [name for name in ("playwright", "plotly", "aiohttp") if importlib.util.find_spec(name) is None]
+    if missing or chromium is None:
+        report.note(f"  not measured: {' and '.join(missing) or 'chromium'} is not installed")
+        return None
+    return chromium
 
 
 def _page(num: int) -> str:

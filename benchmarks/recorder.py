@@ -46,7 +46,7 @@ def run(report: Report) -> None:
 def parameters(num: int) -> Any:
     """Twenty matrices of about so many numbers in all."""
     side = int((num / 20) ** 0.5)
-    return {f"layer_{i}": jnp.full((side, side), 0.01 * (i + 1)) for i in range(20)}
+    return {f"layer_{i}": jnp.full((side, side), 0.01 * (i + 1), jnp.float32) for i in range(20)}
 
 
 def step_of(params: Any) -> Step:
@@ -64,6 +64,7 @@ def step_of(params: Any) -> Step:
 def calibrated(step: Step, num: int) -> int:
     """How many products make a step last 50 ms."""
     times = 1
+    jax.block_until_ready(step(parameters(num), times))  # compiles
     while True:
         params, _ = step(parameters(num), times)
         jax.block_until_ready(params)

@@ -123,7 +123,7 @@ def torch_func(starts: Arrays, x: np.ndarray, y: np.ndarray, num_steps: int) -> 
             for _ in range(num_steps):
                 g = gradient(p)
                 p = {name: p[name] - RATE * g[name] for name in p}
-            return losses(p).numpy()
+            return losses(p).cpu().numpy()
 
     return run
 

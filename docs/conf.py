@@ -18,7 +18,8 @@ project_copyright = author
 version = release = landscape.__version__
 
 extensions = ["docstrings", "mathml", "myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "_ext", "_static", "figures", "tables"]
+exclude_patterns = ["_build", "_ext", "_static", "figures", "tables", "landscapes", "look"]
+html_extra_path = ["look"]  # its folder `look` comes to stand beside the other pages
 
 # Pages
 myst_enable_extensions = ["dollarmath", "colon_fence"]

@@ -59,7 +59,7 @@ def check_params(params: PyTree, what: str = "params") -> None:
         advice = ": is a `return` missing?" if params is None else ""
         raise ValueError(f"{what} holds no arrays: got {type(params).__name__} without leaves{advice}")
     for path, leaf in leaves:
-        if not _is_real(leaf):
+        if not is_real(leaf):
             raise TypeError(
                 f"{_named(what, path)} must be a real floating-point array, got {describe(leaf)}; {_advice(leaf)}"
             )
@@ -84,7 +84,7 @@ def _named(what: str, path: KeyPath) -> str:
     return f"{what}.{key_name(path)}" if path else what
 
 
-def _is_real(leaf: Any) -> bool:
+def is_real(leaf: Any) -> bool:
     """Whether it is a floating-point number, or an array of them of NumPy or JAX."""
     dtype = getattr(leaf, "dtype", None)
     if dtype is None or is_of_torch(leaf):
@@ -558,8 +558,8 @@ def stacked_leaves(stacked: PyTree) -> Iterator[Array]:
     return stacked.leaves() if isinstance(stacked, Unstored) else iter(jax.tree.leaves(stacked))
 
 
-def combine(coefficients: Float[Array, " k"], stacked: PyTree) -> PyTree:
-    """`sum_i coefficients[i] * stacked[i]`, leaf by leaf, in the leaf's precision and at least float32."""
+def combine(coefficients: Float[Array, "*out k"], stacked: PyTree) -> PyTree:
+    """`sum_i coefficients[.., i] * stacked[i]`, leaf by leaf, in the leaf's precision and at least float32."""
     if isinstance(stacked, Unstored):
         return stacked.combine(coefficients)
 
@@ -585,18 +585,31 @@ def wide_dtype(*values: Any) -> Any:
 
 def inner(a: PyTree, b: PyTree) -> Float[Array, "i j"]:
     """Matrix of inner products between two stacks of trees, summed over all leaves."""
+    return _contracted(a, b, ((), ()))
 
-    parts = [products_of_leaf(x, y) for x, y in zip(stacked_leaves(a), stacked_leaves(b), strict=True)]
+
+def paired(a: PyTree, b: PyTree) -> Float[Array, " i"]:
+    """Inner products of the trees of two stacks that have the same number."""
+    return _contracted(a, b, ((0,), (0,)))
+
+
+def _contracted(a: PyTree, b: PyTree, together: Any) -> Array:
+    """Sums over all axes but the first."""
+    pairs = zip(stacked_leaves(a), stacked_leaves(b), strict=True)
+    parts = [products_of_leaf(x, y, together) for x, y in pairs]
     dtype = wide_dtype(jnp.zeros(()), *parts)
-    return sum((part.astype(dtype) for part in parts), start=jnp.zeros((), dtype))
+    if len(parts) <= FEW:
+        return sum((part.astype(dtype) for part in parts), start=jnp.zeros((), dtype))
+    # by a contraction too, which XLA does not repeat in every kernel that uses the sum (see `apart`)
+    stacked = jnp.stack([part.astype(dtype) for part in parts])
+    return jnp.tensordot(jnp.ones(len(parts), dtype), stacked, axes=1, precision="highest")
 
 
-def products_of_leaf(x: Array, y: Array) -> Float[Array, "i j"]:
-    """Matrix of inner products between two leaves of stacks; no axis is merged, so that none is gathered."""
+def products_of_leaf(x: Array, y: Array, together: Any = ((), ())) -> Array:
+    """Inner products between two leaves of stacks; no axis is merged with another, so that none is gathered."""
     x, y = at_least_single(x), at_least_single(y)
-    axes = tuple(range(1, x.ndim))
-    with jax.numpy_dtype_promotion("standard"):
-        return jnp.tensordot(x, y, axes=(axes, axes), precision="highest")
+    dtype, axes = wide_dtype(x, y), tuple(range(1, x.ndim))
+    return jax.lax.dot_general(x.astype(dtype), y.astype(dtype), ((axes, axes), together), precision="highest")
 
 
 def power_of_two_near(tree: PyTree) -> Float[Array, ""]:

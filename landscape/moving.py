@@ -70,7 +70,7 @@ def split(params: PyTree, trainable: Any = None) -> Parts:
     return divided(params, moves(params, trainable))
 
 
-def moves(params: PyTree, trainable: Any) -> list[bool]:
+def moves(params: PyTree, trainable: Any, option: str = "trainable") -> list[bool]:
     """A flag for each leaf: whether it moves; checked as `split` says."""
     named = [(_tree.key_name(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
     able = {name: leaf for name, leaf in named if _can_move(leaf)}
@@ -79,7 +79,7 @@ def moves(params: PyTree, trainable: Any) -> list[bool]:
     aside = [f"{name} {_tree.describe(x)}" for name, x in named if name not in able and hasattr(x, "dtype")]
     if trainable is None and aside:
         warn(f"set aside, since only floating-point arrays can move; they stay as they are: {listed(aside)}")
-    found = set(chosen(list(able), _by_name(params, named, trainable), able.get))
+    found = set(chosen(list(able), _by_name(params, named, trainable, option), able.get, option))
     return [name in found for name, _ in named]
 
 
@@ -113,13 +113,13 @@ def _can_move(leaf: Any) -> bool:
     return bool(jnp.issubdtype(dtype, jnp.floating))
 
 
-def _by_name(params: PyTree, named: Sequence[tuple[str, Any]], trainable: Any) -> Any:
+def _by_name(params: PyTree, named: Sequence[tuple[str, Any]], trainable: Any, option: str) -> Any:
     """Masks and filters that see more than a name, as what `chosen` takes."""
     if isinstance(trainable, type) or type(trainable).__module__.startswith("flax.nnx"):
-        return _flags(named, _by_variable(params, trainable))
+        return _flags(named, _by_variable(params, trainable, option))
     if _is_mask(trainable) and not (isinstance(trainable, Mapping) and not _are_alike(trainable, params)):
         mask, like = (jax.tree.map(lambda _: 0, tree) for tree in (trainable, params))
-        _tree.check_like(mask, like, "trainable", "params")
+        _tree.check_like(mask, like, option, "params")
         return _flags(named, jax.tree.leaves(trainable))
     if callable(trainable) and not _takes_two(trainable):
         return lambda _, leaf: trainable(leaf)
@@ -148,11 +148,11 @@ def _takes_two(fn: Any) -> bool:
     return True
 
 
-def _by_variable(params: PyTree, trainable: Any) -> list[bool]:
+def _by_variable(params: PyTree, trainable: Any, option: str) -> list[bool]:
     """By a filter of nnx, which sees variables and their paths."""
     nnx = sys.modules.get("flax.nnx")
     if nnx is None:
-        raise TypeError(f"trainable={short(trainable)}: a type is a filter of flax.nnx, which is not imported here")
+        raise TypeError(f"{option}={short(trainable)}: a type is a filter of flax.nnx, which is not imported here")
     accepts = nnx.filterlib.to_predicate(trainable)
 
     def is_variable(x: Any) -> bool:
@@ -169,7 +169,9 @@ def _by_variable(params: PyTree, trainable: Any) -> list[bool]:
 # ------------------------------------------------------------------------------------------------ names alone
 
 
-def chosen(names: list[str], trainable: Any, parameter: Callable[[str], Any] = str) -> list[str]:
+def chosen(
+    names: list[str], trainable: Any, parameter: Callable[[str], Any] = str, option: str = "trainable"
+) -> list[str]:
     """Names of the parameters that move.
 
     Args:
@@ -177,6 +179,7 @@ def chosen(names: list[str], trainable: Any, parameter: Callable[[str], Any] = s
         trainable: `None` for all; a pattern as in file names (`"head.*"`), a compiled regular expression that has to be
             found in the name, a list of these, a dict of booleans by name, or a function `(name, parameter) -> bool`.
         parameter: gives the framework's own parameter of a name.
+        option: what `trainable` is called in messages.
 
     Raises:
         TypeError: none of these.
@@ -185,43 +188,43 @@ def chosen(names: list[str], trainable: Any, parameter: Callable[[str], Any] = s
     if trainable is None:
         return names
     if isinstance(trainable, Mapping):
-        found = _by_names(names, trainable)
+        found = _by_names(names, trainable, option)
     elif callable(trainable):
         found = [name for name in names if bool(trainable(name, parameter(name)))]
     else:
-        found = _by_patterns(names, trainable)
+        found = _by_patterns(names, trainable, option)
     if not found:
-        raise ValueError(f"trainable= leaves nothing that moves; the parameters are {listed(names)}")
+        raise ValueError(f"{option}= leaves nothing that moves; the parameters are {listed(names)}")
     if len(found) == len(names):
-        warn(f"trainable= chooses all {len(names)} parameters, so nothing is frozen: leave it away, or narrow it")
+        warn(f"{option}= chooses all {len(names)} parameters, so nothing is frozen: leave it away, or narrow it")
     return found
 
 
-def _by_names(names: list[str], mask: Mapping[Any, Any]) -> list[str]:
+def _by_names(names: list[str], mask: Mapping[Any, Any], option: str) -> list[str]:
     unknown = sorted(set(map(str, mask)) - set(names))
     if unknown:
-        raise ValueError(f"trainable= has no parameters called {listed(unknown)}; they are called {listed(names)}")
+        raise ValueError(f"{option}= has no parameters called {listed(unknown)}; they are called {listed(names)}")
     return [name for name in names if mask.get(name, False)]
 
 
-def _by_patterns(names: list[str], given: Any) -> list[str]:
+def _by_patterns(names: list[str], given: Any, option: str) -> list[str]:
     patterns = list(given) if isinstance(given, list | tuple | set | frozenset) else [given]
     found: set[str] = set()
     for pattern in patterns:
-        matches = _matches(pattern, names)
+        matches = _matches(pattern, names, option)
         if not matches:
             text = pattern.pattern if isinstance(pattern, re.Pattern) else pattern
-            raise ValueError(f"trainable= {text!r} matches no parameter; they are called {listed(names)}")
+            raise ValueError(f"{option}= {text!r} matches no parameter; they are called {listed(names)}")
         found.update(matches)
     return [name for name in names if name in found]
 
 
-def _matches(pattern: Any, names: list[str]) -> list[str]:
+def _matches(pattern: Any, names: list[str], option: str) -> list[str]:
     if isinstance(pattern, re.Pattern):
         return [name for name in names if pattern.search(name)]
     if not isinstance(pattern, str):
         raise TypeError(
-            "trainable must be a pattern such as 'head.*', a compiled regular expression, a list of them, booleans "
+            f"{option} must be a pattern such as 'head.*', a compiled regular expression, a list of them, booleans "
             "by name or in a tree like the parameters, or a function (name, parameter) -> bool, got "
             f"{type(pattern).__name__} {pattern!r}"
         )

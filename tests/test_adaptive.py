@@ -812,3 +812,27 @@ def test_tell_refuses_other_points_and_missing_values():
     refinement.tell(flat, {"f": np.full(7, 2.0)})
     with pytest.raises(ValueError, match="tell takes the 0 points that ask returned, got 7 others"):
         refinement.tell(flat, {"f": np.full(7, 2.0)})
+
+
+def test_a_gradual_refinement_asks_for_the_same_points_and_previews_what_it_knows():
+    grid = Grid.square(1.0, 129)
+    x, y = grid.points().T
+    wave = np.sin(2 * x) * np.exp(y)
+
+    def course(gradual):
+        one = Refinement(grid, {"loss": Smooth(1e-3)}, {"loss": np.dtype(np.float64)}, gradual=gradual)
+        rounds, off = [], []
+        while (flat := one.ask()).size:
+            one.tell(flat, {"loss": wave[flat]})
+            rounds.append(flat.size)
+            off.append(np.abs(one.preview()["loss"].ravel() - wave).max())
+        return one, rounds, off
+
+    (at_once, whole, _), (gradual, rounds, off) = course(False), course(True)
+    np.testing.assert_array_equal(gradual.computed, at_once.computed)
+    np.testing.assert_array_equal(gradual.values["loss"], at_once.values["loss"])
+    assert rounds[:3] == [9**2, 17**2 - 9**2, 33**2 - 17**2]
+    assert sum(rounds[:3]) == whole[0]
+    # halving the spacing of a cubic interpolation divides its error by 16
+    assert off[1] < off[0] / 4
+    assert off[2] < off[1] / 4

@@ -12,11 +12,13 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from landscape import load
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
-MADE = ("tour", "api", "experiments")  # folders of docs/ that a build writes
+MADE = ("tour", "api", "experiments", "look")  # folders of docs/ that a build writes
 
 sys.path.insert(0, str(DOCS / "_ext"))
 import docstrings  # noqa: E402
@@ -222,7 +224,20 @@ def check_pages(site):
 
 
 def test_the_docs_build_offline_and_no_link_is_broken(tmp_path):
-    check_pages(build(tmp_path, "-D", "nb_execution_mode=off"))
+    pytest.importorskip("plotly", reason="pages to look around in need the extra `view`")
+    site = build(tmp_path, "-D", "nb_execution_mode=off")
+    check_pages(site)
+    gallery = (site / "experiments" / "gallery.html").read_text(encoding="utf-8")
+    saved = {one.stem for one in (DOCS / "landscapes").glob("*.zarr")}
+    assert set(re.findall(r'href="../look/(\w+)\.html"', gallery)) == saved == set(pages.LOOK)
+    assert 'id="page"' in (site / "look" / "surface.html").read_text(encoding="utf-8")
+
+
+def test_saved_landscapes_are_small_and_whole():
+    for one in (DOCS / "landscapes").glob("*.zarr"):
+        assert sum(file.stat().st_size for file in one.rglob("*") if file.is_file()) < 3e5, one.name
+        landscape = load(one)
+        assert landscape.computed.all() or landscape.promise is not None
 
 
 @pytest.mark.slow

@@ -164,9 +164,8 @@ def test_several_runs_and_the_landscape_over_time(plain):
     exec(compile(sections()["The landscape over time"], "recording.md: over time", "exec"), film)
     assert film["over_time"].grid.shape == (15, 15, 4)
     assert Path("film.gif").exists()
+    exec(compile(sections()["A table over the steps"], "recording.md: table", "exec"), film)
     table, path = film["table"], names["paths"][0]
-    assert table.grid.shape == (len(path),)
-    for i in (0, -1):
-        loss = float(plain[1]["objective"](path[i]))
-        assert table["train_loss"][i] == pytest.approx(loss, rel=1e-5)
-    assert np.all(table["critical_sharpness"] > 0)
+    assert list(table.grid.axes[0].values) == [path.steps[i] for i in (0, 4, 7, 11)]
+    assert all(np.all(np.isfinite(table[name])) and np.all(table[name] > 0) for name in table)
+    assert np.all(table["top_share"] < 1)

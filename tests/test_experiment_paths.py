@@ -70,6 +70,9 @@ def test_the_smoke_run_has_its_table_and_its_pictures(smoke):
     assert "random walks" in done.stdout
     names = {"paths.png", "train_test.png", "film.gif"}
     assert names <= {path.name for path in out.iterdir()}
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert '"title": "film"' in page
+    assert '"name": "step"' in page  # which has a slider, as every third axis
 
 
 def test_the_losses_along_a_path_are_those_of_its_parameters(result):

@@ -300,3 +300,14 @@ def test_an_nnx_filter():
     assert len(jax.tree.leaves(parts.frozen)) == 2  # the running mean and variance
     last = ls.subspace.split(state, nnx.PathContains("last")).moving
     assert len(jax.tree.leaves(last)) == 2
+
+
+@pytest.mark.parametrize("params", [np.array(["a", "b"]), np.array([None, object()])], ids=["text", "objects"])
+def test_arrays_of_no_numbers_are_refused_as_parameters(params):
+    objective = ls.Objective(lambda p, x: jnp.sum((x - p) ** 2, -1), jnp.ones((3, 2)))
+    for call in (
+        lambda: ls.curvature.hvp(objective, params, np.ones(2, np.float32)),
+        lambda: ls.train(objective, optax.sgd(0.1), params, num_steps=2),
+    ):
+        with pytest.raises(TypeError, match=r"^params must be a real floating-point array, got (<U1|object)\[2\]"):
+            call()

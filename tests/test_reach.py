@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import landscape as ls
-from landscape import cli, curvature, reach, subspace
+from landscape import cli, reach, subspace
 from landscape.maps import Fall, Radius, Reached
 
 matplotlib.use("Agg")
@@ -401,11 +401,3 @@ def test_a_radius_along_the_directions_of_an_ascent_is_a_sweep_too():
     radii = ls.sweep(climbed, ls.Grid.of(start=range(3)), batch=1, progress=False)["radius"]
     assert np.all(radii < 1.05 * np.sqrt(2 * RISE / 9))
     assert np.all(radii >= np.sqrt(2 * RISE / 9) * (1 - 1e-3))
-
-
-def test_curvature_operator_of_a_block_is_that_of_the_dense_hessian():
-    params = {"a": jnp.full(3, 0.5), "b": jnp.full(2, -0.25)}
-    objective = ls.Objective(lambda p, _: jnp.sum(jnp.sin(p["a"])) * jnp.sum(p["b"] ** 3) + jnp.sum(p["a"] ** 4))
-    dense = np.asarray(curvature.hessian(objective, params))
-    block = curvature.eigenpairs(jax.random.key(0), reach._worst.Restricted(objective, "a"), params, 1)
-    assert float(block.values[0]) == pytest.approx(np.linalg.eigvalsh(dense[:3, :3])[-1], rel=1e-4)

@@ -347,8 +347,8 @@ def test_a_large_surface_is_thinned_and_says_so(opened):
     page.locator(".surface").scroll_into_view_if_needed()
     page.wait_for_selector(".surface .js-plotly-plot canvas")
     size = page.evaluate("document.querySelector('.surface .js-plotly-plot').data[0].z.length")
-    assert size <= 257
-    assert "Thinned for display only: one point in 3" in page.locator(".surface .note").inner_text()
+    assert size == 89
+    assert "Thinned so that it turns smoothly: 89 × 89 of 301 × 301" in page.locator(".surface .note").inner_text()
 
 
 # -------------------------------------------------------------------------------------------- several landscapes
@@ -407,6 +407,19 @@ def test_sliders_and_choices_of_axes_cut_a_cube(opened):
     assert [page.locator("#coord-2").inner_text()] == ["2"]
 
 
+def test_the_landscape_over_time_has_a_slider_for_its_step(opened):
+    film = load(Path(__file__).parents[1] / "docs" / "landscapes" / "over_time.zarr")
+    page = opened(view.page(film))
+    steps, slider = film.grid.axes[2].values, page.locator("#slide-2")
+    assert page.locator("label.slider").inner_text().split()[0] == "step"
+    slider.focus()
+    for key, k in (("End", len(steps) - 1), ("ArrowLeft", len(steps) - 2), ("Home", 0)):
+        page.keyboard.press(key)
+        page.wait_for_function("x => document.querySelector('#coord-2').textContent === x", arg=shortest(steps[k]))
+        assert page.locator("label.slider output").inner_text() == shortest(steps[k])
+        assert np.float32(said(page, "value-0")) == film["train_loss"][16, 16, k]
+
+
 # ----------------------------------------------------------------------------------------------- labels and paths
 
 
@@ -422,6 +435,13 @@ def test_a_label_shows_its_share_with_an_interval(opened, stored):
     assert page.locator(".plot > svg text title").all_inner_texts() or page.locator(".plot svg title").count() == 2
     hover(page, 25, 3)
     assert said(page, "value-0") == "1 (minimum 1)"
+
+
+def test_the_profile_of_labels_names_them(opened, stored):
+    page = opened(view.page(stored, output="label"))
+    page.locator(".profile").scroll_into_view_if_needed()
+    texts = page.locator(".profile .ytick text").all_inner_texts()
+    assert texts == ["minimum 0", "minimum 1"]
 
 
 def test_trainability_has_the_shades_of_plotting(opened):

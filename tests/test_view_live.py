@@ -1,6 +1,7 @@
 """Live planes: what the session computes, what the server refuses, and the page and the widget that ask."""
 
 import base64
+import gc
 import gzip
 import http.client
 import json
@@ -22,7 +23,7 @@ import pytest
 import landscape as ls
 from landscape.cli import main
 from landscape.view._packing import pack
-from landscape.view._session import Session, View, turned
+from landscape.view._session import Session, View, redrawn, turned
 
 GRID = ls.Grid.square(1.5, 65)
 WAIT = 240.0  # seconds, on a machine that does other things too
@@ -87,6 +88,14 @@ def ask(session, number, low=(-1.5, -1.5), high=(1.5, 1.5), turn=()):
 
 def same(message, name, values):
     assert message["content"]["outputs"][name]["values"] == pack(np.asarray(values))
+
+
+def unpacked(packed):
+    """The array that a page makes of packed data."""
+    kind = np.dtype(packed["type"])
+    shuffled = np.frombuffer(gzip.decompress(base64.b64decode(packed["data"])), np.uint8).reshape(kind.itemsize, -1)
+    steps = np.ascontiguousarray(shuffled.T).view(f"<u{kind.itemsize}").reshape(-1)
+    return np.cumsum(steps, dtype=steps.dtype).view(kind).reshape(packed["shape"])
 
 
 # -------------------------------------------------------------------------------------------------- the session
@@ -175,17 +184,81 @@ def test_a_zoom_beyond_the_precision_says_so(session):
     assert "float" in heard.wait(1, "error")["text"]
 
 
-def test_many_zooms_leave_no_threads_and_no_files(session):
-    before = threading.active_count()
-    live, heard = session(waves, ls.Grid.square(1.5, 9), tolerance=None)
+def resident():
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def eventually(holds):
+    """Whether it holds, at the latest after a while: the thread of a call that is over ends a little later."""
+    deadline = time.monotonic() + WAIT
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds()
+
+
+def children():
+    """Processes that this one started and that are still there."""
+    return sorted(p.read_text() for p in Path("/proc/self/task").glob("*/children") if p.read_text())
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory and processes are read from Linux's /proc")
+def test_many_zooms_leave_no_threads_no_memory_and_no_files(session):
+    live, heard = session(waves, ls.Grid.square(1.5, 129))
     folder = live.folder
-    for number in range(20):
-        ask(live, number, (-1.5 / 2**number,) * 2, (1.5 / 2**number,) * 2)
+
+    def zoom(number):
+        ask(live, number, (-1.5 / 1.1**number,) * 2, (1.5 / 1.1**number,) * 2)
         heard.wait(number, "final")
-    assert threading.active_count() <= before + 2  # its own, and one that zarr keeps
+        heard.messages.clear()  # what a page would have drawn and forgotten
+
+    def held():
+        """Arrays on devices, and landscapes in memory."""
+        gc.collect()
+        return len(jax.live_arrays()), sum(isinstance(one, ls.Landscape) for one in gc.get_objects())
+
+    for number in range(5):
+        zoom(number)
+    threads, processes, memory, kept = threading.active_count(), children(), resident(), held()
+    for number in range(5, 25):
+        zoom(number)
+    assert held() == kept
+    assert resident() - memory < 5e7  # of all else; the system gives and takes in large pieces
+    assert eventually(lambda: threading.active_count() <= threads)
+    assert children() == processes
     live.close()
     assert not folder.exists()
     assert "landscape-live" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_view_at_a_tolerance_comes_coarse_to_fine_and_says_what_is_predicted(session):
+    live, heard = session(waves, ls.Grid.square(1.5, 129))
+    ask(live, 1)
+    heard.wait(1, "final")
+    coarse = [m["content"] for m in heard.messages if m["stage"] == "coarse"]
+    counts = [int(unpacked(one["computed"]).sum()) for one in coarse]
+    assert counts[:3] == [9 * 9, 17 * 17, 33 * 33]
+    assert all(one["outputs"]["loss"]["predicts"] for one in coarse)
+    assert "nothing is promised yet" in coarse[0]["outputs"]["loss"]["promise"]
+
+
+def test_a_newer_request_ends_the_pictures_of_an_older_one(session):
+    class Impatient(Heard):
+        """Asks for another view as soon as there is a picture of the first."""
+
+        def __call__(self, message):
+            if message["id"] == 1:
+                ask(live, 2, (-0.5, -0.5), (0.5, 0.5))
+            super().__call__(message)
+
+    heard = Impatient()
+    live = Session(waves, ls.Grid.square(1.5, 129), heard)
+    try:
+        ask(live, 1)
+        heard.wait(2, "final")
+        assert [(m["id"], m["stage"]) for m in heard.messages if m["id"] == 1] == [(1, "coarse")]
+    finally:
+        live.close()
 
 
 def test_directions_turn_within_the_span():
@@ -203,11 +276,38 @@ def test_a_turned_plane_has_the_values_of_the_span(session):
     message = heard.wait(1, "final")
     x, y = np.meshgrid(*(axis.values for axis in GRID.axes), indexing="ij")
     # the first axis now runs along the third direction
-    packed = message["content"]["outputs"]["loss"]["values"]
-    shuffled = np.frombuffer(gzip.decompress(base64.b64decode(packed["data"])), np.uint8).reshape(4, -1)
-    steps = np.ascontiguousarray(shuffled.T).view("<u4").reshape(-1)
-    values = np.cumsum(steps, dtype=np.uint32).view(np.float32).reshape(65, 65)
+    values = unpacked(message["content"]["outputs"]["loss"]["values"])
     np.testing.assert_allclose(values, 7 * x**2 + 3 * y**2, rtol=1e-5, atol=1e-6)
+
+
+def test_a_random_direction_takes_the_place_of_the_last_one_with_its_norms(session):
+    params = {"a": jnp.array([0.5, -0.5, 1.5]), "b": jnp.array([[2.5, 0.3]])}
+    given = [
+        {"a": jnp.array([3.0, 4.0, 0.0]), "b": jnp.zeros((1, 2))},
+        {"a": jnp.ones(3), "b": jnp.array([[0.6, 0.8]])},
+    ]
+    surface = ls.LossSurface(ls.Subspace(params, given), ls.Objective(lambda p, _: jnp.sum(p["a"] ** 2) + p["b"][0, 1]))
+    first, second, again = (redrawn(surface, number).at.directions for number in (1, 2, 1))
+    for name, size in (("a", 3**0.5), ("b", 1.0)):
+        np.testing.assert_array_equal(first[name][0], given[0][name])
+        np.testing.assert_allclose(np.linalg.norm(first[name][1]), size, rtol=1e-6)
+        np.testing.assert_array_equal(first[name], again[name])
+        assert np.linalg.norm(first[name][1] - second[name][1]) > 0.01
+        assert np.linalg.norm(first[name][1] - given[1][name]) > 0.01
+    live, heard = session(surface, ls.Grid.square(1.5, 9), tolerance=None)
+    live.ask({"id": 1, "low": [-1.5, -1.5], "high": [1.5, 1.5], "turn": [], "draw": 1})
+    x, y = np.meshgrid(*(axis.values for axis in ls.Grid.square(1.5, 9).axes), indexing="ij")
+    moved = {k: params[k] + np.multiply.outer(x, given[0][k]) + np.multiply.outer(y, first[k][1]) for k in params}
+    expected = np.sum(moved["a"] ** 2, axis=-1) + moved["b"][..., 0, 1]
+    found = unpacked(heard.wait(1, "final")["content"]["outputs"]["loss"]["values"])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("draw", [1, -1, True, 0.5, "1"])
+def test_random_directions_of_what_has_none_are_refused(session, draw):
+    live, heard = session(waves)
+    live.ask({"id": 1, "low": [-1.5, -1.5], "high": [1.5, 1.5], "turn": [], "draw": draw})
+    assert "has no directions to draw" in heard.wait(1, "error")["text"]
 
 
 @pytest.mark.parametrize("angles", [3.5, (1.0,), (np.nan, 0.0)])
@@ -373,12 +473,77 @@ def test_a_widget_answers_what_its_page_asks(monkeypatch):
     monkeypatch.setattr(widget, "send", heard)
     try:
         view = widget.content["view"]
-        assert view == {"low": (-1.5, -1.5), "high": (1.5, 1.5), "turn": []}
+        assert view == {"low": (-1.5, -1.5), "high": (1.5, 1.5), "turn": [], "draw": 0}
         widget._handle_custom_msg({"id": 4, **json.loads(json.dumps(view))}, [])
         same(heard.wait(4, "final"), "loss", ls.sweep(waves, ls.Grid.square(1.5, 9), progress=False)["loss"])
     finally:
         widget.close()
-    deadline = time.monotonic() + WAIT
-    while "landscape-live" in [thread.name for thread in threading.enumerate()]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert eventually(lambda: "landscape-live" not in [thread.name for thread in threading.enumerate()])
+
+
+IMPORT = """async ({ module, style, content, plotly }) => {
+    const state = { content, plotly };
+    globalThis.heard = {};
+    const model = { get: (name) => state[name], send: (request) => toKernel(request) };
+    model.on = (name, run) => (heard[name] = run);
+    document.head.append(Object.assign(document.createElement("style"), { textContent: style }));
+    const url = URL.createObjectURL(new Blob([module], { type: "text/javascript" }));
+    await (await import(url)).default.render({ model, el: document.body });
+}"""
+
+
+@pytest.mark.browser
+def test_the_module_of_a_widget_zooms_turns_and_draws_as_a_notebook_loads_it(monkeypatch, tmp_path):
+    browser = pytest.importorskip("test_view_browser")
+    pytest.importorskip("anywidget", reason="live planes in notebooks need the extra `view`")
+    if browser.CHROMIUM is None:
+        pytest.skip("no chromium is installed, and $CHROMIUM names none")
+    weights = jnp.array([1.0, 3.0, 7.0])
+    surface = ls.LossSurface(ls.Subspace(jnp.zeros(3), jnp.eye(3)), ls.Objective(lambda p, _: jnp.sum(weights * p**2)))
+    widget, kernel, errors = ls.view.explore(surface, ls.Grid.square(1.5, 9), tolerance=None), Heard(), []
+    monkeypatch.setattr(widget, "send", kernel)
+    with browser.sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=browser.CHROMIUM, args=browser.FLAGS)
+        page = running.new_page(viewport={"width": 900, "height": 700})
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.expose_function("toKernel", lambda request: widget._handle_custom_msg(request, []))
+        page.goto("about:blank")
+        parts = {"module": widget._esm, "style": widget._css, "content": widget.content, "plotly": widget.plotly}
+        page.evaluate(IMPORT, parts)
+
+        def answered(number):
+            """Hands over what the kernel sends, and waits until it is drawn; what the page shows at the cursor."""
+            page.wait_for_function(
+                "n => document.querySelector('.landscape-page').dataset.asked === n", arg=str(number)
+            )
+            message = kernel.wait(number, "final")
+            page.evaluate("(m) => heard['msg:custom'](m)", message)
+            page.wait_for_function(
+                "t => document.querySelector('.landscape-page').dataset.answered === t", arg=f"{number} final"
+            )
+            return [float(page.locator(f"#{name}").inner_text()) for name in ("coord-0", "coord-1", "value-0")]
+
+        assert answered(1) == [0, 0, 0]
+        page.locator(".plot > svg").focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowUp")
+        page.locator("#zoom-in").click()
+        x, y, value = answered(2)
+        assert np.float32(value) == np.float32(x * x) + np.float32(3 * y * y)
+        page.locator("#turn-0").focus()
+        page.keyboard.press("End")  # by half a turn, the first axis runs backwards
+        x, y, value = answered(3)
+        assert value == pytest.approx(x * x + 3 * y * y, rel=1e-5)
+        assert page.locator(".slider output").first.inner_text() == "180°"
+        page.locator("#draw").click()
+        answered(4)
+        assert page.locator("#drawn").inner_text() == "direction 3: random, number 1"
+        page.locator("#reset").click()
+        answered(5)
+        assert page.locator("#drawn").inner_text() == ""
+        assert page.locator(".slider output").first.inner_text() == "0°"
+        page.screenshot(path=tmp_path / "widget.png")
+        running.close()
+    widget.close()
+    assert errors == []

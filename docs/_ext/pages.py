@@ -1,12 +1,14 @@
 """The pages that follow from other files: the tour, the experiments, the gallery and the API.
 
-`write(root)` is called by `conf.py` before Sphinx reads anything. A page is only written when it has changed, so that
-a second build is quick. Figures are taken from `docs/figures/NAME.png` (and `NAME_*.png`), closing tables from
-`docs/tables/NAME.txt`, where they are there.
+`write(root)` is called by `conf.py` before Sphinx reads anything. A page is only written when it has changed, so that a
+second build is quick. Figures are taken from `docs/figures/NAME.png` (and `NAME_*.png`), closing tables from
+`docs/tables/NAME.txt`, where they are there; of each `docs/landscapes/NAME.zarr` a page to look around in is made,
+which Sphinx copies as it is.
 """
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import re
 import types
@@ -18,6 +20,14 @@ from docstrings import plain_types
 
 NOT_LISTED = {"__init__", "__main__", "checks"}  # the last is for the package itself
 FIGURES = {"surface": ["summary"]}  # where a figure has another name than its experiment
+LOOK = {  # titles of the saved landscapes, in their order
+    "surface": "The loss of a network on the digits, on a random plane through its weights",
+    "paths": "Adam and gradient descent from one start, in their common plane",
+    "over_time": "The plane through each step of a training, with a slider for the step",
+    "basins": "Where gradient descent ends on Himmelblau's function",
+    "learning_rates": "Learning rates and sizes of weights at which a small network trains",
+    "himmelblau": "Himmelblau's function",
+}
 GROUPS = {
     "Describe": ("objective", "grid", "point", "subspace", "moving", "losses", "problems", "bridges"),
     "Evaluate": ("engine", "maps", "training", "recording", "store", "adaptive", "affine"),
@@ -29,14 +39,14 @@ GROUPS = {
 def write(root: Path) -> None:
     """Write all pages below `root/docs`."""
     docs = root / "docs"
-    pages = {**tour(root), **experiments(root), **api(root)}
-    for folder in ("tour", "experiments", "api"):
+    pages = {**tour(root), **experiments(root), **api(root), **look(root)}
+    for folder in ("tour", "experiments", "api", "look/look"):
+        (docs / folder).mkdir(parents=True, exist_ok=True)
         for old in (docs / folder).glob("*"):
             if old.is_file() and f"{folder}/{old.name}" not in pages:
                 old.unlink()
     for name, text in pages.items():
         page = docs / name
-        page.parent.mkdir(exist_ok=True)
         if not page.is_file() or page.read_text(encoding="utf-8") != text:
             page.write_text(text, encoding="utf-8")
 
@@ -81,7 +91,7 @@ def experiments(root: Path) -> dict[str, str]:
         table = root / "docs" / "tables" / f"{script.stem}.txt"
         pages[f"experiments/{script.stem}.md"] = _experiment_page(script.stem, question, body, figures, table)
         tiles += [_tile(script.stem, question, figure) for figure in figures]
-    pages["experiments/gallery.md"] = _gallery_page(tiles)
+    pages["experiments/gallery.md"] = _gallery_page(tiles, _landscapes(root))
     return pages
 
 
@@ -123,9 +133,31 @@ def _tile(name: str, question: str, figure: str) -> str:
     return f":::{{figure}} ../figures/{figure}\n:target: {name}.html\n:alt: {question}\n\n[{question}]({name}.md)\n:::"
 
 
-def _gallery_page(tiles: list[str]) -> str:
+def _gallery_page(tiles: list[str], landscapes: list[Path]) -> str:
     intro = "Each picture answers a question. A click leads to how it was asked, what was expected and what was found."
-    return "\n\n".join(["# Gallery", intro, "::::{container} gallery", *tiles, "::::"]) + "\n"
+    shown = [f'<a href="../look/{one.stem}.html">{LOOK.get(one.stem, one.stem)}</a>' for one in landscapes]
+    items = "\n".join(f"<li>{one}</li>" for one in shown)
+    look = (
+        [f"## To look around in\n\nPages with the values themselves, of 5 MB each:\n\n<ul>\n{items}\n</ul>"]
+        if shown
+        else []
+    )
+    return "\n\n".join(["# Gallery", intro, *look, "## Pictures", "::::{container} gallery", *tiles, "::::"]) + "\n"
+
+
+def _landscapes(root: Path) -> list[Path]:
+    """The saved landscapes, where pages can be made of them."""
+    if importlib.util.find_spec("plotly") is None:
+        return []
+    return sorted((root / "docs" / "landscapes").glob("*.zarr"), key=lambda one: [*LOOK, one.stem].index(one.stem))
+
+
+def look(root: Path) -> dict[str, str]:
+    """A page to look around in for each saved landscape."""
+    from landscape import load, view
+
+    pages = {one.stem: view.page(load(one), title=LOOK.get(one.stem)) for one in _landscapes(root)}
+    return {f"look/look/{name}.html": text for name, text in pages.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- API

@@ -1,5 +1,6 @@
 """Refinement of a grid: which points to evaluate next, and what may be said of the others."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -123,6 +124,8 @@ class Refinement:
         drivers: the outputs that decide, see `drivers`.
         dtypes: their types.
         seed: of the validation points.
+        gradual: ask for the first round level by level, coarsest first, so that there is something to `preview` early.
+            The points are the same.
 
     Attributes:
         grid: the requested grid.
@@ -130,9 +133,15 @@ class Refinement:
     """
 
     def __init__(
-        self, grid: Grid, drivers: Mapping[str, Smooth | Labels], dtypes: Mapping[str, np.dtype], *, seed: int = 0
+        self,
+        grid: Grid,
+        drivers: Mapping[str, Smooth | Labels],
+        dtypes: Mapping[str, np.dtype],
+        *,
+        seed: int = 0,
+        gradual: bool = False,
     ) -> None:
-        self.grid = grid
+        self.grid, self._gradual = grid, gradual
         self.computed = np.zeros(grid.shape, dtype=bool)
         self._levels = Levels(grid)
         self._fields = {name: field(spec, np.dtype(dtypes[name]), self._levels) for name, spec in drivers.items()}
@@ -182,6 +191,21 @@ class Refinement:
         return {
             name: np.where(told, one.raw, one.predicted).reshape(self.grid.shape) for name, one in self._fields.items()
         }
+
+    def preview(self) -> dict[str, np.ndarray]:
+        """`{driver: values}` of shape `grid.shape`, predicted from what was told so far; nothing is promised of them.
+
+        The coarsest level must have been told.
+        """
+        return {name: self._previewed(copy.copy(one)) for name, one in self._fields.items()}
+
+    def _previewed(self, one: Any) -> np.ndarray:
+        """A copy of a field, taken to the finest level without asking for more."""
+        one.restart(self._levels.pick(0, self.computed))
+        for level in range(self._levels.last):
+            one.descend(level, self._levels.pick(level + 1, self.computed))
+        one.settle()
+        return np.where(self.computed.reshape(-1), one.raw, one.predicted).reshape(self.grid.shape)
 
     @property
     def error(self) -> dict[str, float | None]:
@@ -238,7 +262,10 @@ class Refinement:
 
     def _refine(self) -> Iterator[np.ndarray]:
         first = self._first()
-        yield first
+        for level in range(min(START, self._levels.last) if self._gradual else 0):
+            nodes = self._levels.flat(level, np.ones(self._levels.shape_at(level), dtype=bool))
+            yield from self._untold(np.intersect1d(first, nodes))
+        yield from self._untold(first)
         self._begin(first)
         for _ in range(VALIDATIONS if self._fields and not self.computed.all() else 0):
             yield from self._descend()
@@ -247,6 +274,9 @@ class Refinement:
             if (yield from self._validated()):
                 return
         yield from _some(np.flatnonzero(~self.computed))
+
+    def _untold(self, flat: np.ndarray) -> Iterator[np.ndarray]:
+        return _some(flat[~self.computed.reshape(-1)[flat]])
 
     def _first(self) -> np.ndarray:
         """The points of the first round: all of them where less than half could be saved."""

@@ -22,6 +22,7 @@ Array([0., 6., 0.], dtype=float32)
 
 from landscape.curvature._eigenpairs import Eigenpairs, Which, eigenpairs
 from landscape.curvature._learning import LearningCoefficient, local_learning_coefficient
+from landscape.curvature._noise import EigenspaceShare, GradientNoise, eigenspace_share, gradient_noise
 from landscape.curvature._products import (
     MAX_DENSE,
     EmpiricalFisher,
@@ -38,7 +39,8 @@ from landscape.curvature._spectrum import SpectralDensity, spectral_density
 from landscape.curvature._trace import Estimate, layer_traces, trace
 
 __all__ = [
-    "MAX_DENSE", "Eigenpairs", "EmpiricalFisher", "Estimate", "Fisher", "Flat", "GaussNewton", "LearningCoefficient",
-    "Operator", "Sharpness", "SpectralDensity", "Which", "ascent_sharpness", "eigenpairs", "hessian", "hvp",
-    "layer_traces", "local_learning_coefficient", "product", "sharpness", "spectral_density", "trace",
+    "MAX_DENSE", "EigenspaceShare", "Eigenpairs", "EmpiricalFisher", "Estimate", "Fisher", "Flat", "GaussNewton",
+    "GradientNoise", "LearningCoefficient", "Operator", "Sharpness", "SpectralDensity", "Which", "ascent_sharpness",
+    "eigenpairs", "eigenspace_share", "gradient_noise", "hessian", "hvp", "layer_traces", "local_learning_coefficient",
+    "product", "sharpness", "spectral_density", "trace",
 ]  # fmt: skip

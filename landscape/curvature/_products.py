@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
+from landscape.moving import divided, join, moves
 from landscape.objective import (
     Objective,
     batches_in,
@@ -23,6 +24,7 @@ from landscape.objective import (
     set_aside,
     shared,
 )
+from landscape.placement import Places, by_compiler, kept, places_of
 from landscape.point import matmul_precision
 
 MAX_DENSE = 4096  # parameters; the matrix then takes 128 MiB in float64
@@ -198,6 +200,56 @@ class Adaptive:
         return lambda vector: scaled(product(scaled(vector)))
 
 
+@_tree.register
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The diagonal block of a matrix that belongs to the parameters that move.
+
+    Attributes:
+        inner: the operator, over all parameters.
+        frozen: the parameters that stay, the other part of the tree that moves.
+    """
+
+    inner: Any
+    frozen: PyTree
+
+    def products(self, params: PyTree) -> Linear:
+        """Products at what moves of the parameters."""
+        whole = products(self.inner, join(params, self.frozen))
+        still = jax.tree.map(jnp.zeros_like, self.frozen)
+
+        def product(vector: PyTree) -> PyTree:
+            image = whole(join(vector, still))
+            return jax.tree.map(lambda p, x: None if p is None else x, params, image, is_leaf=lambda p: p is None)
+
+        return product
+
+
+def prepared(operator: Any, params: PyTree, where: Any = None) -> tuple[Any, PyTree]:
+    """An operator and parameters, checked, with the rows and columns alone of what is asked for.
+
+    What stays goes the way of frozen parameters: `Objective.frozen` of an objective, `Block` of another matrix.
+
+    Args:
+        operator: as given by the user.
+        params: where, integers and booleans among them as `Objective` allows.
+        where: what the matrix is restricted to, as `trainable` of `subspace.split`; `None` for all.
+
+    Raises:
+        TypeError, ValueError: as for `check`, and as for `subspace.split`.
+    """
+    operator, params = set_aside(operator, params)
+    check(operator, params)
+    operator, params = by_compiler(operator), jax.tree.map(jnp.asarray, by_compiler(params))
+    if where is None:
+        return operator, params
+    parts = divided(params, moves(params, where, "where"))
+    if not isinstance(operator, Objective):
+        return Block(operator, parts.frozen), parts.moving
+    frozen = parts.frozen if operator.frozen is None else join(parts.frozen, operator.frozen)
+    return replace(operator, frozen=frozen), parts.moving
+
+
 def _data_only(data: PyTree, batch_size: int | None, weight_fn: Any) -> Objective:
     """Data without a loss: what knows how to take a mean over batches."""
     return Objective(lambda params, batch: jnp.zeros(()), data, batch_size=batch_size, weight_fn=weight_fn)
@@ -264,7 +316,7 @@ def _averaged(of_batch: Callable[[PyTree], Linear], data: Objective, params: PyT
 
 def products(operator: Objective | Operator, params: PyTree) -> Linear:
     """`vector -> matrix @ vector` for an operator, or for the Hessian of an objective, in at least float32."""
-    if not isinstance(operator, Adaptive) and batches_in(operator):
+    if not isinstance(operator, Adaptive | Block) and batches_in(operator):
         return _products_over_blocks(operator, params)
     operator, params = widened(operator, params)
     if isinstance(operator, Objective):
@@ -309,52 +361,62 @@ def _wide(leaf: Any) -> Any:
     return _tree.at_least_single(leaf) if is_float else leaf
 
 
-def product(operator: Objective | Operator, params: PyTree, vector: PyTree) -> PyTree:
+def product(operator: Objective | Operator, params: PyTree, vector: PyTree, *, where: Any = None) -> PyTree:
     """A curvature matrix times a vector, with the memory of one batch.
 
     Args:
         operator: an objective for its Hessian, or a `GaussNewton`, `Fisher` or `EmpiricalFisher`.
         params: where. Of an objective, arrays of integers and booleans are set aside, with a warning.
-        vector: pytree like `params`.
+        vector: pytree like `params`, or like what moves of them.
+        where: the parameters whose diagonal block it is, as `trainable` of `subspace.split`; by default all.
 
     Returns:
-        A pytree like what moves of `params`, in at least float32.
+        A pytree like what moves of `params` (`None` in place of the rest), in at least float32, spread over devices as
+        `params` are.
 
     Raises:
         TypeError: `operator` is neither, or parameters are not real floating-point arrays.
         ValueError: `vector` does not look like `params`; a `Fisher` has an unknown family or no logits of classes; a
-            loss is neither one number for each example nor a scalar.
+            loss is neither one number for each example nor a scalar; `where` matches nothing.
     """
-    operator, moving = set_aside(operator, params)
-    if moving is not params and jax.tree.structure(vector) == jax.tree.structure(params):
+    operator, moving = prepared(operator, params, where)
+    if jax.tree.structure(vector) == jax.tree.structure(params) != jax.tree.structure(moving):
         vector = jax.tree.map(lambda m, v: None if m is None else v, moving, vector, is_leaf=lambda x: x is None)
-    params = moving
-    check(operator, params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(vector):
         text = isinstance(leaf, np.ndarray) and leaf.dtype.kind in _tree.NO_NUMBERS
         if text or (not isinstance(leaf, int | float) and not hasattr(leaf, "shape")):
             raise TypeError(f"vector.{_tree.key_name(path)} must be an array, got {_tree.describe(leaf)}")
-    _tree.check_like(vector, params, "vector", "params")
+    _tree.check_like(vector, moving, "vector", "params")
+    places, vector = places_of(moving), by_compiler(vector)
     with matmul_precision():
-        return products(operator, jax.tree.map(jnp.asarray, params))(vector)
+        if any(places) and not batches_in(operator):
+            return _spread_product(operator, moving, vector, places=places)
+        return products(operator, moving)(vector)
 
 
-def hvp(objective: Objective, params: PyTree, vector: PyTree) -> PyTree:
+@partial(jax.jit, static_argnames="places")
+def _spread_product(operator: Any, params: PyTree, vector: PyTree, *, places: Places) -> PyTree:
+    """As one program, in which nothing has to be whole on one device on its way."""
+    return kept(products(operator, params)(vector), places)
+
+
+def hvp(objective: Objective, params: PyTree, vector: PyTree, *, where: Any = None) -> PyTree:
     """Hessian-vector product, forward over reverse, with the memory of one batch.
 
     Args:
         objective: the loss whose Hessian it is.
         params: where.
-        vector: pytree like `params`.
+        vector: pytree like `params`, or like what moves of them.
+        where: the parameters whose diagonal block it is, as `trainable` of `subspace.split`; by default all.
 
     Returns:
-        A pytree like `params`, in at least float32.
+        A pytree like what moves of `params`, in at least float32.
 
     Raises:
         TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
-        ValueError: `vector` does not look like `params`.
+        ValueError: `vector` does not look like `params`, or `where` matches nothing.
     """
-    return product(objective, params, vector)
+    return product(objective, params, vector, where=where)
 
 
 def check(operator: Any, params: PyTree) -> None:
@@ -423,19 +485,19 @@ class Flat:
         return (many + many.T) / 2
 
 
-def hessian(objective: Objective | Operator, params: PyTree) -> Float[Array, "n n"]:
+def hessian(objective: Objective | Operator, params: PyTree, *, where: Any = None) -> Float[Array, "n n"]:
     """The whole Hessian over the ravelled parameters (in the order of `jax.flatten_util.ravel_pytree`).
 
     Args:
         objective: the loss whose Hessian it is, or an operator whose matrix it is.
         params: where.
+        where: the parameters whose diagonal block it is, as `trainable` of `subspace.split`; by default all.
 
     Raises:
         TypeError: `objective` is no Objective, or parameters are not real floating-point arrays.
-        ValueError: more than 4,096 parameters.
+        ValueError: more than 4,096 parameters, or `where` matches nothing.
     """
-    objective, params = set_aside(objective, params)
-    check(objective, params)
+    objective, params = prepared(objective, params, where)
     size = _tree.size(params)
     if size > MAX_DENSE:
         raise ValueError(
@@ -443,7 +505,7 @@ def hessian(objective: Objective | Operator, params: PyTree) -> Float[Array, "n 
             "use eigenpairs (extreme eigenvalues) or hvp (products) instead"
         )
     with on_host(objective):
-        return _hessian(objective, jax.tree.map(jnp.asarray, params))
+        return _hessian(objective, params)
 
 
 @jax.jit

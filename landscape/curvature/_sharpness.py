@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from landscape import _tree
 from landscape.checks import check_flag
 from landscape.curvature._eigenpairs import eigenpairs
-from landscape.curvature._products import Adaptive, Operator, check, widened
+from landscape.curvature._products import Adaptive, Operator, check, prepared, widened
 from landscape.objective import Objective, check_objective
 from landscape.point import matmul_precision
 
@@ -23,7 +23,13 @@ class Sharpness(NamedTuple):
 
 
 def sharpness(
-    key: Array, objective: Objective | Operator, params: PyTree, *, adaptive: bool = False, **options: Any
+    key: Array,
+    objective: Objective | Operator,
+    params: PyTree,
+    *,
+    adaptive: bool = False,
+    where: Any = None,
+    **options: Any,
 ) -> Sharpness:
     r"""The largest eigenvalue of the Hessian, with its residual; gradient descent is stable below `2 / step`.
 
@@ -37,14 +43,15 @@ def sharpness(
         objective: the loss whose Hessian it is, or a `GaussNewton`, `Fisher` or `EmpiricalFisher`.
         params: where.
         adaptive: whether weights are measured in units of themselves.
-        options: `tol` and `max_products` of `eigenpairs`.
+        where: the parameters whose diagonal block it is, as `trainable` of `subspace.split`; by default all.
+        options: `tol`, `max_products` and `max_vectors` of `eigenpairs`.
 
     Raises:
         TypeError: as in `eigenpairs`.
         ValueError: as in `eigenpairs`.
     """
-    check(objective, params)
     check_flag("adaptive", adaptive)
+    objective, params = prepared(objective, params, where)
     top = eigenpairs(key, Adaptive(objective) if adaptive else objective, params, 1, "LA", **options)
     return Sharpness(top.values[0], top.residuals[0])
 

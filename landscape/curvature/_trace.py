@@ -12,8 +12,10 @@ from matfree import stochtrace
 
 from landscape import _tree
 from landscape.checks import check_choice
-from landscape.curvature._products import Flat, Operator, check, on_host, products
-from landscape.objective import Objective, set_aside
+from landscape.curvature._products import Flat, Operator, on_host, prepared, products
+from landscape.curvature._vectors import Stack, Vector, Vectors, combined, less, over, put, row, unit
+from landscape.objective import Objective
+from landscape.placement import Places, kept, places_of
 from landscape.point import matmul_precision
 
 Product = Callable[[Array], Array]
@@ -42,8 +44,10 @@ def trace(
     objective: Objective | Operator,
     params: PyTree,
     *,
+    where: Any = None,
     num_products: int = 60,
     method: Method = "hutch++",
+    max_vectors: int | None = None,
 ) -> Estimate:
     """The trace of the Hessian, with its standard error.
 
@@ -51,6 +55,7 @@ def trace(
         key: random key of the samples.
         objective: the loss whose Hessian it is, or a `GaussNewton`, `Fisher` or `EmpiricalFisher`.
         params: where.
+        where: the parameters whose diagonal block it is, as `trainable` of `subspace.split`; by default all.
         num_products: products with the matrix, at least 6. With as many as there are parameters, the trace is taken
             exactly instead, and the error is 0.
         method: `"hutch++"` (Meyer, Musco, Musco & Woodruff 2021, arXiv 2010.09649, algorithm 1): a third of the
@@ -60,27 +65,36 @@ def trace(
             `"xtrace"` (Epperly, Tropp & Webber 2024, arXiv 2301.07825; matfree): more accurate, but the error is
             the spread of leave-one-out estimates, which are not independent: a guide that tends to be too small.
             `"hutchinson"`: signs alone (Hutchinson 1989), unbiased, error as one over the root of the products.
-            Memory: one vector of the size of the parameters for every third or every second product, or for none.
+            Memory: one vector of the size of the parameters for every third product; for `"xtrace"` several, raveled,
+            for every second; for `"hutchinson"` none.
+        max_vectors: of `"hutch++"`, vectors that are held, a basis of the range; what is left of the products samples.
 
     Returns:
         Mean and standard error.
 
     Raises:
         TypeError: `objective` is no Objective, parameters are not real floating-point arrays, or the number of
-            products is no integer.
-        ValueError: fewer than 6 products, or an unknown method.
+            products or vectors is no integer.
+        ValueError: fewer than 6 products, an unknown method, no vector, or `max_vectors` with another method; `where`
+            matches nothing.
     """
-    objective, params = set_aside(objective, params)
-    _check_samples(key, objective, params, num_products, 6, "num_products")
+    objective, params = _prepared(key, objective, params, where, num_products, 6, "num_products")
     check_choice("method", method, _METHODS)
-    params = jax.tree.map(jnp.asarray, params)
+    if max_vectors is not None:
+        _tree.check_count("max_vectors", max_vectors, 1)
+        if method != "hutch++":
+            raise ValueError(f"max_vectors bounds what 'hutch++' holds, and method is {method!r}: leave it away")
+    sketch = num_products // 3 if max_vectors is None else min(max_vectors, num_products // 3)
     with on_host(objective):
         if num_products >= _tree.size(params):
             return _exact(objective, params)
-        return _estimated(key, objective, params, num=num_products, method=method)
+        options = {"num": num_products, "method": method, "sketch": sketch, "places": places_of(params)}
+        return _estimated(key, objective, params, **options)
 
 
-def layer_traces(key: Array, objective: Objective | Operator, params: PyTree, *, num_samples: int = 100) -> Estimate:
+def layer_traces(
+    key: Array, objective: Objective | Operator, params: PyTree, *, where: Any = None, num_samples: int = 100
+) -> Estimate:
     """The trace of the diagonal block of each parameter array, with its standard error.
 
     Signs over all parameters at once (Hutchinson 1989): the entries that belong to an array, times their part of the
@@ -90,6 +104,7 @@ def layer_traces(key: Array, objective: Objective | Operator, params: PyTree, *,
         key: random key of the samples.
         objective: the loss whose Hessian it is, or a `GaussNewton`, `Fisher` or `EmpiricalFisher`.
         params: where.
+        where: the parameters whose traces are taken, as `trainable` of `subspace.split`; by default all.
         num_samples: random vectors; at least 2.
 
     Returns:
@@ -100,16 +115,16 @@ def layer_traces(key: Array, objective: Objective | Operator, params: PyTree, *,
             is no integer.
         ValueError: fewer than 2 samples.
     """
-    objective, params = set_aside(objective, params)
-    _check_samples(key, objective, params, num_samples, 2, "num_samples")
+    objective, params = _prepared(key, objective, params, where, num_samples, 2, "num_samples")
     with on_host(objective):
-        return _layers(key, objective, jax.tree.map(jnp.asarray, params), num=num_samples)
+        return _layers(key, objective, params, num=num_samples)
 
 
-def _check_samples(key: Any, objective: Any, params: PyTree, num: Any, least: int, name: str) -> None:
+def _prepared(key: Any, objective: Any, params: PyTree, where: Any, num: Any, least: int, name: str) -> Any:
     _tree.check_key(key)
-    check(objective, params)
+    both = prepared(objective, params, where)
     _tree.check_count(name, num, least)
+    return both
 
 
 @jax.jit
@@ -120,32 +135,57 @@ def _exact(objective: Any, params: PyTree) -> Estimate:
     return Estimate(exact, jnp.where(jnp.isfinite(exact), 0, jnp.nan).astype(exact.dtype))
 
 
-@partial(jax.jit, static_argnames=("num", "method"))
-def _estimated(key: Array, objective: Any, params: PyTree, *, num: int, method: Method) -> Estimate:
+@partial(jax.jit, static_argnames=("num", "method", "sketch", "places"))
+def _estimated(
+    key: Array, objective: Any, params: PyTree, *, num: int, method: Method, sketch: int, places: Places
+) -> Estimate:
     with matmul_precision():
-        flat = Flat(objective, params)
-        return _METHODS[method](key, flat.products(flat.start), flat.start, num)
+        if method == "xtrace":
+            flat = Flat(objective, params)
+            return _xtrace(key, flat.products(flat.start), flat.start, num)
+        space = Vectors(params, places)
+        product = space.map(products(objective, params))
+        return _hutch_plus_plus(key, product, space, num, 0 if method == "hutchinson" else sketch)
 
 
-def _hutch(key: Array, product: Product, like: Array, num: int) -> Estimate:
-    """The quadratic form of the matrix in random signs."""
-    return mean_and_sem(_quadratic_forms(product, jax.random.rademacher(key, (num, len(like)), like.dtype)))
+def _hutch_plus_plus(
+    key: Array, product: Callable[[Vector], Vector], space: Vectors, num: int, sketch: int
+) -> Estimate:
+    """The trace within the range of a sketch, and a sample of the trace outside it; signs are made when needed."""
+    for_sketch, for_signs = jax.random.split(key)
+    basis = _range(for_sketch, product, space, sketch)
+
+    def within(i: Array) -> Array:
+        return space.inner(row(basis, i), product(row(basis, i)))
+
+    def outside(key: Array) -> Array:
+        signs = space.signs(key)
+        if sketch:
+            signs = less(signs, combined(space.along(basis, signs), basis))
+        return space.inner(signs, product(signs))
+
+    inside = jnp.sum(jax.lax.map(within, jnp.arange(sketch))) if sketch else 0
+    mean, sem = mean_and_sem(jax.lax.map(outside, jax.random.split(for_signs, num - 2 * sketch)))
+    return Estimate(inside + mean, sem)
 
 
-def _hutch_plus_plus(key: Array, product: Product, like: Array, num: int) -> Estimate:
-    """The trace within the range of a sketch, and a sample of the trace outside it."""
-    third = num // 3
-    keys = jax.random.split(key)
-    sketch, signs = (jax.random.rademacher(k, (third, len(like)), like.dtype) for k in keys)
-    images = jax.lax.map(product, sketch)
-    basis = jnp.linalg.qr((images / _tree.power_of_two_near(images)).T)[0].T
-    within = jnp.sum(_quadratic_forms(product, basis))
-    mean, sem = mean_and_sem(_quadratic_forms(product, signs - (signs @ basis.T) @ basis))
-    return Estimate(within + mean, sem)
+def _range(key: Array, product: Callable[[Vector], Vector], space: Vectors, num: int) -> Stack:
+    """Orthonormal vectors that span the products with some signs: Gram-Schmidt, twice; those that are rounding are 0."""
 
+    def add(i: Any, basis: Stack) -> Stack:
+        image = product(space.signs(jax.random.fold_in(key, i)))
+        image = over(image, _tree.power_of_two_near(image))
+        whole, size = space.norm(image), jnp.zeros((), space.dtype)
+        for _ in range(2):
+            image = less(image, combined(space.along(basis, image), basis))
+            size = space.norm(image)
+        sound = size > 100 * space.eps * whole
+        image = unit(image, size)
+        image = less(image, combined(space.along(basis, image), basis))
+        image = unit(image, space.norm(image))
+        return put(basis, [jnp.where(sound | ~jnp.isfinite(size), x, 0) for x in image], i)
 
-def _quadratic_forms(product: Product, rows: Array) -> Array:
-    return jax.lax.map(lambda v: v @ product(v), rows)
+    return jax.lax.fori_loop(0, num, add, space.zeros(num))
 
 
 def _xtrace(key: Array, product: Product, like: Array, num: int) -> Estimate:
@@ -159,7 +199,7 @@ def _xtrace(key: Array, product: Product, like: Array, num: int) -> Estimate:
     return Estimate(size * mean, size * sem)
 
 
-_METHODS = {"hutch++": _hutch_plus_plus, "xtrace": _xtrace, "hutchinson": _hutch}
+_METHODS = ("hutch++", "xtrace", "hutchinson")
 
 
 @partial(jax.jit, static_argnames="num")

@@ -17,6 +17,7 @@ from landscape.engine._kernel import Kernel as Kernel
 from landscape.engine._kernel import Strategy
 from landscape.engine._kernel import default_memory as default_memory
 from landscape.engine._progress import Interrupted
+from landscape.engine._progress import observed as observed
 from landscape.engine._progress import stoppable as stoppable
 from landscape.engine._runners import Local as Local
 from landscape.engine._sweep import Devices as Devices

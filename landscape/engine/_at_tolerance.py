@@ -18,13 +18,14 @@ from landscape.adaptive import Labels, Refinement, Smooth
 from landscape.checks import warn
 from landscape.engine._every_point import read_on
 from landscape.engine._job import Job, Task, call_record, intact, record
-from landscape.engine._progress import Interrupted, Progress, interruptible
+from landscape.engine._progress import Interrupted, Progress, interruptible, observer
 from landscape.grid import Axis, Grid, Landscape
 from landscape.store import INDEX, JOURNAL, RunStore, open_run
 from landscape.store._layout import Layout
 
 MAX_PIECE = 4096  # points that a tile of the journal holds at most
 MAX_ROUNDS = 512  # pieces that may be partly empty, since every round ends with one
+WATCHED_PARTS = 8  # of a piece where somebody watches, who may stop the sweep at any time and not wait for a whole one
 AXIS = "evaluation"
 SMALL = 4096  # points: no word on sweeps that are over in no time
 EXPECTED_SHARE = 16  # points per evaluation that a large sweep is tuned for
@@ -47,7 +48,8 @@ def run(task: Task, drivers: Drivers) -> Landscape:
         landscape = read_on(grid, job.store)
     else:
         dtypes = {name: dtype for name, (_, dtype) in job.layout.outputs.items()}
-        landscape = _Refining(task, job, drivers, Refinement(grid, drivers, dtypes), _journal(job)).finish()
+        refinement = Refinement(grid, drivers, dtypes, gradual=observer() is not None)
+        landscape = _Refining(task, job, drivers, refinement, _journal(job)).finish()
     for said in _doubts(landscape):
         warn(f"tolerance: {said}")
     return landscape
@@ -104,6 +106,14 @@ class _Refining:
             yield [_Piece(number + i, part) for i, part in enumerate(parts)]
             number += len(parts)
             self.refinement.tell(flat, {name: self._flat(name)[flat] for name in self.drivers})
+            if (watch := observer()) is not None and len(self.refinement.ask()):
+                watch(self._so_far())
+
+    def _so_far(self) -> Landscape:
+        """What is known in the middle of the course, without a promise."""
+        preview = {name: v.astype(self.values[name].dtype) for name, v in self.refinement.preview().items()}
+        meta = {"refinement": self.refinement.statement}
+        return Landscape(self.task.grid, self.values | preview, self.computed, dict.fromkeys(self.values), meta)
 
     def _evaluate(self, pieces: list[_Piece], progress: Progress, stop: Any) -> None:
         """Take what the journal holds, compute the others."""
@@ -211,7 +221,8 @@ class _StoredJournal(_Journal):
 
 def _journal(job: Job) -> _Journal:
     """The journal of this job, opened or created."""
-    piece = max(job.strategy.width, min(int(np.prod(job.layout.tile)), MAX_PIECE))
+    most = min(int(np.prod(job.layout.tile)), MAX_PIECE)
+    piece = max(job.strategy.width, most if observer() is None else -(-most // WATCHED_PARTS))
     if job.store is None:
         return _Journal(piece)
     length = piece * (-(-job.layout.grid.size // piece) + MAX_ROUNDS)

@@ -1,13 +1,15 @@
-"""Progress on the host: a bar on a terminal, a line every thirty seconds elsewhere, and Ctrl-C between tiles."""
+"""What a sweep says while it runs: a bar or lines, previews for who watches; and how it is stopped between tiles."""
 
 import contextlib
 import signal
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextvars import ContextVar
 from typing import Any, Literal
+
+from landscape.grid import Landscape
 
 LOG_SECONDS = 30.0
 
@@ -65,6 +67,7 @@ class Progress:
 
 
 _STOP: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
+_WATCH: ContextVar[Callable[[Landscape], None] | None] = ContextVar("watch", default=None)
 
 
 @contextlib.contextmanager
@@ -75,6 +78,24 @@ def stoppable(event: threading.Event) -> Generator[None]:
         yield
     finally:
         _STOP.reset(token)
+
+
+@contextlib.contextmanager
+def observed(watch: Callable[[Landscape], None]) -> Generator[None]:
+    """Sweeps at a tolerance in this context show what is known after each round, the first round coarse to fine.
+
+    What `watch` is given is of the moment: the values are predicted without a promise, and its arrays may change later.
+    """
+    token = _WATCH.set(watch)
+    try:
+        yield
+    finally:
+        _WATCH.reset(token)
+
+
+def observer() -> Callable[[Landscape], None] | None:
+    """Who wants to see what is known so far, if anybody."""
+    return _WATCH.get()
 
 
 @contextlib.contextmanager

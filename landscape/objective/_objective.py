@@ -490,7 +490,7 @@ def set_aside(objective: Any, params: PyTree) -> tuple[Any, PyTree]:
     leaves = jax.tree.leaves(params)
     kinds, arrays = (jnp.integer, jnp.bool_), jax.Array | np.ndarray | np.generic
     whole = [isinstance(x, arrays) and any(jnp.issubdtype(x.dtype, kind) for kind in kinds) for x in leaves]
-    able = [isinstance(x, float) or (hasattr(x, "dtype") and is_float(x)) for x in leaves]
+    able = [_tree.is_real(x) for x in leaves]
     mixed = any(whole) and any(able) and all(a or b for a, b in zip(whole, able))
     if not mixed or not isinstance(objective, Objective) or objective.frozen is not None:
         return objective, params

@@ -1,6 +1,7 @@
 """`worst_radius`: the smallest radius that an ascent on the sphere finds, beside that of the quadratic."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,13 +14,13 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from landscape import _tree
 from landscape.checks import check_count
-from landscape.curvature import eigenpairs, product
+from landscape.curvature import eigenpairs
 from landscape.engine import sweep
 from landscape.grid import Grid
 from landscape.maps import Fall, Radius, Rise, geometric
 from landscape.maps._radius import PRECISION, as_rise, moved
 from landscape.objective import Objective
-from landscape.subspace import Draws, direction_of, mask
+from landscape.subspace import Draws, direction_of, join, mask
 
 ANGLE = 0.5  # of the first step, in radians
 LONGER, SHORTER = 1.5, 1 / 3  # of the angle, after a step that climbed and after one that did not
@@ -142,23 +143,6 @@ def turned(direction: PyTree, slope: PyTree, angle: Array) -> PyTree:
     return unit(mixed)
 
 
-@_tree.register
-@dataclass(frozen=True, eq=False)
-class Restricted:
-    """The block of a Hessian that belongs to the leaves of some names; all else is 0."""
-
-    objective: Objective
-    where: Any = field(metadata=_static)
-
-    def products(self, params: PyTree) -> Any:
-        """Products at `params`."""
-
-        def kept(tree: PyTree) -> PyTree:
-            return jax.tree.map(lambda x: x[0], mask(_tree.as_stack(tree), self.where, like=params))
-
-        return lambda vector: kept(product(self.objective, params, kept(vector)))
-
-
 def worst_radius(
     key: Array,
     objective: Objective,
@@ -213,11 +197,11 @@ def worst_radius(
 
 def _with_eigenvector(key: Array, found: Radius, where: Any) -> tuple[Radius, Prediction | None]:
     """With both sides of the top eigenvector as starts, and looks around what the quadratic predicts."""
-    operator = found.objective if where is None else Restricted(found.objective, where)
-    pairs = eigenpairs(jax.random.fold_in(key, 1), operator, found.origin, 1)
+    block = re.compile(where) if isinstance(where, str) else where  # as `mask` reads it
+    pairs = eigenpairs(jax.random.fold_in(key, 1), found.objective, found.origin, 1, where=block)
     value, residual = float(pairs.values[0]), float(pairs.residuals[0])
-    vector = jax.tree.map(lambda x: jnp.concatenate([x, -x]), pairs.vectors)
-    vector = vector if where is None else mask(vector, where, like=found.origin)  # of rounding
+    vector = join(pairs.vectors, jax.tree.map(lambda x: jnp.zeros((1, *x.shape), x.dtype), found.origin))
+    vector = jax.tree.map(lambda x: jnp.concatenate([x, -x]), vector)
     starts = jax.tree.map(lambda v, x: jnp.concatenate([v.astype(x.dtype), x]), vector, found.draw)
     found = dataclasses.replace(found, draw=starts)
     if isinstance(found.rise, Fall):

@@ -1,5 +1,6 @@
 """Planes that belong to a path: that of velocity and acceleration at a snapshot, and one that goes with the run."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,11 +101,33 @@ class PathSubspace:
     def __call__(self, coords: Float[Array, " k+1"] | Float[np.ndarray, " k+1"]) -> PyTree:
         """Parameters at coordinates of which the last one is a step; the nearest recorded one counts."""
         coords = jnp.asarray(coords)
-        index = jnp.argmin(jnp.abs(jnp.asarray(self.steps, coords.dtype) - coords[-1]))
+        index = self._index(coords)
         here = jax.tree.map(lambda x: jnp.asarray(x)[index], self.snapshots)
         if self.directions is None:
             return here
         return Subspace(here, self.directions)(coords[:-1] - jnp.asarray(self.centres, coords.dtype)[index])
+
+    def _index(self, coords: Array) -> Array:
+        return jnp.argmin(jnp.abs(jnp.asarray(self.steps, coords.dtype) - coords[-1]))
+
+    def update(self, coords: Float[Array, " k+1"] | Float[np.ndarray, " k+1"]) -> PyTree:
+        """The way from the snapshot of a step to the next one: the sum of the updates between them. 0 at the last."""
+        index = self._index(jnp.asarray(coords))
+        after = jnp.minimum(index + 1, len(self.steps) - 1)
+        return jax.tree.map(lambda x: jnp.asarray(x)[after] - jnp.asarray(x)[index], self.snapshots)
+
+    @property
+    def before_last(self) -> "PathSubspace":
+        """The path without its last snapshot.
+
+        Raises:
+            ValueError: there is no other.
+        """
+        if len(self.steps) < 2:
+            raise ValueError("a path of one snapshot has no update: record two or more")
+        centres = None if self.centres is None else self.centres[:-1]
+        snapshots = jax.tree.map(lambda x: x[:-1], self.snapshots)
+        return dataclasses.replace(self, snapshots=snapshots, steps=self.steps[:-1], centres=centres)
 
     def axis(self, num: int | None = None, name: str = "step") -> Axis:
         """The axis of the steps, of all or of `num` of them, first and last included.

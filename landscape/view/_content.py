@@ -142,7 +142,9 @@ def _promise(landscape: Landscape, name: str) -> str:
     words = ["predicted from measured neighbours"]
     if error is not None:
         words.append(f"estimated largest error {error:.3g}{unit}")
-    if isinstance(fraction, int | float):
+    if fraction == 1:  # in the middle of a sweep
+        words.append("nothing is promised yet")
+    elif isinstance(fraction, int | float):
         wrong = "have a wrong label" if said.get("driver") == "labels" else "are off by more"
         words.append(f"with {confidence:.0%} confidence at most {fraction:.2%} of all points {wrong}")
     return "; ".join(words)

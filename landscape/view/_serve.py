@@ -139,6 +139,7 @@ def live_content(session: Session) -> dict[str, Any]:
         "palette": palettes(),
         "view": session.first,
         "directions": session.num_axes,
+        "draws": session.draws,
     }
 
 

@@ -7,7 +7,8 @@ import math
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,29 @@ from landscape.grid import Axis, Grid, Landscape
 from landscape.view._content import content
 
 COARSE = 33  # points along each axis of the first picture
+MOST_DRAWS = 10**6
 Publish = Callable[[dict[str, Any]], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """What a reader wants to see: the range of both axes, and how the plane is turned within the span.
+    """What a reader wants to see: the range of both axes, how the plane is turned within the span, and what spans it.
 
     Attributes:
         low: lowest coordinate of each axis.
         high: highest coordinate of each axis.
         turn: two angles in radians for each direction beyond the second: how far the first, then the second axis turns
             towards it.
+        draw: 0 for the directions that were given, else the number of the random one in place of the last of them.
     """
 
     low: tuple[float, float]
     high: tuple[float, float]
     turn: tuple[float, ...] = ()
+    draw: int = 0
 
     @classmethod
-    def read(cls, request: Any, num_angles: int) -> "View":
+    def read(cls, request: Any, num_angles: int, draws: bool = False) -> "View":
         """The view that a page asks for, which may have sent anything.
 
         Raises:
@@ -49,7 +53,11 @@ class View:
         low, high, turn = parts
         if (len(low), len(high), len(turn)) != (2, 2, num_angles) or not all(map(math.isfinite, low + high + turn)):
             raise ValueError(f"a view has two finite ends for each of 2 axes and {num_angles} angles")
-        return cls(low, high, turn)  # ty: ignore[invalid-argument-type]
+        draw = request.get("draw", 0)
+        if isinstance(draw, bool) or not isinstance(draw, int) or not 0 <= draw <= (MOST_DRAWS if draws else 0):
+            last = f"from 0 to {MOST_DRAWS:,}" if draws else "0, as this surface has no directions to draw"
+            raise ValueError(f"the number of a random direction must be {last}, got {draw!r}")
+        return cls(low, high, turn, draw)  # ty: ignore[invalid-argument-type]
 
     def digest(self) -> str:
         """A name for what was computed of it."""
@@ -86,7 +94,14 @@ class Session:
     def first(self) -> dict[str, Any]:
         """The view of the grid that was given."""
         low, high = zip(*((float(a.values[0]), float(a.values[-1])) for a in self.grid.axes))
-        return {"low": low, "high": high, "turn": [0.0] * self.num_angles}
+        return {"low": low, "high": high, "turn": [0.0] * self.num_angles, "draw": 0}
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is a direction in whose place a random one can be drawn."""
+        from landscape.subspace import Subspace
+
+        return dataclasses.is_dataclass(self.surface) and isinstance(getattr(self.surface, "at", None), Subspace)
 
     @property
     def num_angles(self) -> int:
@@ -116,14 +131,19 @@ class Session:
         while (request := self._next()) is not None:
             answer = {"id": request.get("id")}
             try:
-                for stage, landscape in self._stages(View.read(request, self.num_angles)):
-                    shown = content(landscape, self.title, {"paths": {}, "points": {}})
-                    self._publish({**answer, "stage": stage, "content": shown})
+                view = View.read(request, self.num_angles, self.draws)
+                self._show(answer, "final", self._computed(view, partial(self._show, answer, "coarse")))
             except KeyboardInterrupt:  # a sweep that was given up, which is `Interrupted`
                 continue
             except Exception as error:
                 # Whatever a user's function raises belongs on the page; the session goes on.
                 self._publish({**answer, "stage": "error", "text": f"{type(error).__name__}: {error}"[:2000]})
+
+    def _show(self, answer: dict[str, Any], stage: str, landscape: Landscape) -> None:
+        """Publish a picture, unless another one is asked for."""
+        if stage == "final" or not self._stop.is_set():
+            shown = content(landscape, self.title, {"paths": {}, "points": {}})
+            self._publish({**answer, "stage": stage, "content": shown})
 
     @property
     def title(self) -> str:
@@ -138,23 +158,28 @@ class Session:
             self._stop = threading.Event()
             return None if self._closed else request
 
-    def _stages(self, view: View) -> Iterator[tuple[str, Landscape]]:
-        """What is known of a view, sooner and better: on few points, then on all."""
+    def _computed(self, view: View, show: Callable[[Landscape], None]) -> Landscape:
+        """What is asked for; what is known sooner is shown.
+
+        A sweep at a tolerance begins with few points and goes on with others. One of every point does not: few points
+        come first, by a sweep of their own.
+        """
+        from landscape.engine import observed
         from landscape.store import is_run
 
-        final = self._path(view, "all")
-        whole = self._grid(view, self.grid.shape)
-        if max(self.grid.shape) > COARSE and not is_run(final):
+        path = self._path(view, "all")
+        if self.tolerance is None and max(self.grid.shape) > COARSE and not is_run(path):
             coarse = self._grid(view, tuple(min(COARSE, n) for n in self.grid.shape))
-            yield "coarse", self._sweep(view, coarse, self._path(view, "coarse"), None)
-        yield "final", self._sweep(view, whole, final, self.tolerance)
+            show(self._sweep(view, coarse, self._path(view, "coarse")))
+        with observed(show):
+            return self._sweep(view, self._grid(view, self.grid.shape), path)
 
-    def _sweep(self, view: View, grid: Grid, path: Path, tolerance: Any) -> Landscape:
+    def _sweep(self, view: View, grid: Grid, path: Path) -> Landscape:
         from landscape.engine import Strategy, stoppable, sweep
 
         with stoppable(self._stop):
             found = sweep(
-                self._function(view), grid, tolerance=tolerance, store=path, batch=self._strategy, progress=False
+                self._function(view), grid, tolerance=self.tolerance, store=path, batch=self._strategy, progress=False
             )
         if self._strategy == "auto":  # measured once, on the first picture
             self._strategy = Strategy(**found.meta["plan"]["batching"])
@@ -162,12 +187,13 @@ class Session:
 
     def _function(self, view: View) -> Any:
         """The point function of the plane that is seen."""
+        surface = self.surface if view.draw == 0 else redrawn(self.surface, view.draw)
         if self.num_axes == 2:
-            return self.surface
+            return surface
         from landscape.point import OnPlane, coords_dtype
 
         directions = turned(self.num_axes, view.turn).astype(coords_dtype())
-        return OnPlane(self.surface, np.zeros(self.num_axes, coords_dtype()), directions)
+        return OnPlane(surface, np.zeros(self.num_axes, coords_dtype()), directions)
 
     def _grid(self, view: View, shape: tuple[int, ...]) -> Grid:
         axes = zip(self.grid.axes, view.low, view.high, shape)
@@ -188,6 +214,28 @@ def turned(num_axes: int, angles: tuple[float, ...]) -> np.ndarray:
         plane[axis, further], plane[further, axis] = math.sin(angle), -math.sin(angle)
         turn = plane @ turn
     return turn[:2]
+
+
+def redrawn(surface: Any, number: int) -> Any:
+    """The surface with a random direction, known by its number, in place of the last one, of its norm leaf by leaf."""
+    import jax
+    import jax.numpy as jnp
+
+    from landscape import _tree
+    from landscape.subspace import random_directions
+
+    at = surface.at
+    drawn = random_directions(jax.random.key(number), at.origin, 1)
+
+    def placed(old: Any, new: Any) -> Any:
+        old, new = jnp.asarray(old), jnp.asarray(new)[0]
+        size = jnp.linalg.norm(new)
+        new = new * (jnp.linalg.norm(old[-1]) / jnp.where(size > 0, size, 1))
+        return old.at[-1].set(new.astype(old.dtype))
+
+    given = _tree.read_stack(at.directions, "directions", at.origin, "the origin")
+    directions = jax.tree.map(placed, given, drawn)
+    return dataclasses.replace(surface, at=dataclasses.replace(at, directions=directions))
 
 
 def check_live(surface: Any, grid: Any) -> int:

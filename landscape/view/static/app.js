@@ -389,7 +389,7 @@ class Page {
     this.profile.draw({
       cells, along, along_label: text, along_log: text === x.label ? x.log : text === y.label ? y.log : false, spots,
       curves: this.models.filter((m) => !m.differs).map((m) => ({ name: m.title, plane: m.plane })),
-      label: model.plane.field.output.label, log: model.scale?.kind === "log" && !model.ranks, cursor: this.cursor,
+      label: model.plane.field.output.label, log: model.scale?.kind === "log" && !model.ranks, kinds: model.kinds, cursor: this.cursor,
     });
   }
 

@@ -4,7 +4,7 @@ class LivePage extends Page {
   // send(request) hands a view to Python; answers come to `receive`.
   constructor(root, data, send) {
     super(root, data);
-    Object.assign(this, { send, number: 0, seen: data.view });
+    Object.assign(this, { send, number: 0, seen: data.view, turners: [] });
   }
 
   begin() {
@@ -19,6 +19,8 @@ class LivePage extends Page {
     this.number += 1;
     this.root.dataset.asked = String(this.number);
     this.say("computing …");
+    this.turners.forEach((show, number) => show(view.turn[number]));
+    if (this.drawn) this.drawn.textContent = view.draw ? `direction ${this.data.directions}: random, number ${view.draw}` : "";
     this.send({ id: this.number, ...view });
   }
 
@@ -35,6 +37,7 @@ class LivePage extends Page {
     }
     const one = await new Landscape(message.content).open();
     if (message.id !== this.number) return;
+    this.coarse = message.stage === "coarse";
     this.replace(one);
     this.say(message.stage === "final" ? "" : "coarse; computing more …");
     await this.refresh();
@@ -59,6 +62,11 @@ class LivePage extends Page {
     this.build();
   }
 
+  // The surface of what is only known roughly is not worth the time that it takes from the sweep.
+  drawSurface() {
+    if (!this.coarse || !this.surface.model) super.drawSurface();
+  }
+
   writeHash() {
     // the view is Python's
   }
@@ -72,6 +80,10 @@ class LivePage extends Page {
     button("zoom-out", "farther ×2", () => this.zoom(2));
     button("reset", "first view", () => this.ask(this.data.view));
     this.data.view.turn.forEach((_, number) => this.turner(bar, number));
+    if (this.data.draws) {
+      button("draw", "new random direction", () => this.ask({ ...this.seen, draw: this.seen.draw + 1 }));
+      this.drawn = element(bar, "output", { id: "drawn" });
+    }
     this.status = element(bar, "output", { id: "status", role: "status" });
     this.keysHelp.textContent = `${KEYS} Drag pans; the wheel, + and − zoom about the pointer or the cursor.`
       .replace("Drag over the map, or its two handles,", "Drag the two handles");
@@ -84,8 +96,11 @@ class LivePage extends Page {
     slider.addEventListener("input", () => {
       const turn = [...this.seen.turn];
       turn[number] = (Number(slider.value) * Math.PI) / 180;
-      shown.textContent = `${slider.value}°`;
       this.ask({ ...this.seen, turn });
+    });
+    this.turners.push((angle) => {
+      slider.value = Math.round((angle * 180) / Math.PI);
+      shown.textContent = `${slider.value}°`;
     });
   }
 

@@ -1,6 +1,8 @@
 // What plotly.js draws: the surface in three dimensions and the profile along the line.
 
-const MOST_SURFACE = 129; // points along each side of the surface: what software rendering still turns smoothly
+const MOST_SURFACE = 89; // points along each side of the surface: what software rendering still turns smoothly
+const MOST_NAMED = 12; // kinds that an axis names
+const REST = 150; // milliseconds that the cursor rests before the surface, which takes long to draw, shows it
 const SERIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00"]; // Okabe & Ito (2008)
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"];
 const CONFIG = { displaylogo: false, responsive: true, scrollZoom: false };
@@ -27,6 +29,12 @@ function latest(run, pause = 0) {
   return (...args) => ((wanted = args), next());
 }
 
+// Runs once nothing more was asked for.
+function rested(run, pause) {
+  let timer = 0;
+  return (...args) => (clearTimeout(timer), (timer = setTimeout(() => run(...args), pause)));
+}
+
 class SurfaceView {
   constructor(parent, pick) {
     this.panel = parent;
@@ -34,7 +42,7 @@ class SurfaceView {
     this.box = element(parent, "div", { class: "chart", role: "img", "aria-label": "surface in three dimensions; drag to turn" });
     this.note = element(parent, "p", { class: "note" });
     this.pick = pick;
-    this.cursor = latest((at) => this.moveCursor(at), 150);
+    this.cursor = rested(latest((at) => this.moveCursor(at)), REST);
     this.render = latest((model) => this.rendered(model));
     // Turning triangles is work: none is done for what nobody sees.
     new IntersectionObserver((entries) => {
@@ -54,9 +62,7 @@ class SurfaceView {
   async rendered(model) {
     const { plane, axes, scale } = model;
     if (this.panel.hidden) return;
-    const step = Math.ceil(Math.max(plane.nx, plane.ny) / MOST_SURFACE);
-    const thin = (n) => thinned(n, step);
-    const [xs, ys] = [thin(plane.nx), thin(plane.ny)], log = scale.kind === "log";
+    const [xs, ys] = [thinned(plane.nx), thinned(plane.ny)], log = scale.kind === "log";
     const height = (i) => (plane.states[i] > PREDICTED || (log && plane.values[i] <= 0) ? null : plane.values[i]);
     const z = ys.map((iy) => xs.map((ix) => height(ix * plane.ny + iy)));
     this.model = { ...model, xs, ys };
@@ -75,7 +81,9 @@ class SurfaceView {
         if (point.data.type === "surface") this.pick(this.model.xs[point.pointNumber[1]], this.model.ys[point.pointNumber[0]]);
       });
     }
-    const shown = step === 1 ? "Every point is drawn." : `Thinned for display only: one point in ${step} along each side is drawn.`;
+    const all = xs.length === plane.nx && ys.length === plane.ny, size = (nx, ny) => `${count(nx)} × ${count(ny)}`;
+    const shown = all ? "Every point is drawn."
+      : `Thinned so that it turns smoothly: ${size(xs.length, ys.length)} of ${size(plane.nx, plane.ny)} points are drawn, without averaging.`;
     this.note.textContent = `${shown} ${log ? "Heights are on a log scale. " : ""}Gaps are values that are not finite or not known.`;
   }
 
@@ -111,7 +119,7 @@ class SurfaceView {
         xaxis: axis(axes[0]), yaxis: axis(axes[1]),
         zaxis: { ...dim, title: { text: plain(label, 24) }, ...heightAxis(scale) },
         aspectmode: "manual", aspectratio: { x: 1, y: equal ? proportion(axes) : 1, z: 0.7 }, uirevision: "same",
-        camera: { eye: { x: 1.1, y: -1.2, z: 0.8 }, center: { x: 0, y: 0, z: -0.1 } },
+        camera: { eye: { x: 1.25, y: -1.4, z: 0.9 }, center: { x: 0, y: 0, z: -0.13 } },
       },
     };
   }
@@ -129,10 +137,10 @@ function proportion([x, y]) {
   return Math.min(2, Math.max(0.5, length(y) / length(x)));
 }
 
-function thinned(n, step) {
-  const kept = [];
-  for (let i = 0; i < n - 1; i += step) kept.push(i);
-  return [...kept, n - 1];
+// Indices of at most so many points, as equally far apart as whole numbers are, first and last among them.
+function thinned(n) {
+  const num = Math.min(n, MOST_SURFACE);
+  return Array.from({ length: num }, (_, k) => Math.round((k * (n - 1)) / Math.max(1, num - 1)));
 }
 
 // The cells that a line passes, from its start to its end.
@@ -140,6 +148,12 @@ function cellsOn([[x0, y0], [x1, y1]]) {
   const num = Math.max(Math.abs(x1 - x0), Math.abs(y1 - y0));
   const part = (a, b, k) => (num ? a + Math.round(((b - a) * k) / num) : a);
   return Array.from({ length: num + 1 }, (_, k) => [part(x0, x1, k), part(y0, y1, k)]);
+}
+
+// The ticks of an axis on which kinds stand: their names, where there is room for them.
+function named(kinds) {
+  if (!kinds || kinds.length > MOST_NAMED) return {};
+  return { tickmode: "array", tickvals: kinds.map((c) => c.value), ticktext: kinds.map((c) => plain(c.name, 16)) };
 }
 
 class ProfileView {
@@ -159,7 +173,7 @@ class ProfileView {
       margin: { l: 60, r: 12, t: 8, b: 46 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: font(), showlegend: traces.length > 1, legend: { orientation: "h", y: 1.12 }, hovermode: "closest",
       xaxis: { ...axis, title: { text: plain(model.along_label, 60) }, type: model.along_log ? "log" : "linear" },
-      yaxis: { ...axis, title: { text: plain(model.label, 30) }, type: model.log ? "log" : "linear", exponentformat: "power" },
+      yaxis: { ...axis, title: { text: plain(model.label, 30) }, type: model.log ? "log" : "linear", exponentformat: "power", ...named(model.kinds) },
     };
     await Plotly.react(this.box, [...traces, this.mark(model.cursor)], layout, CONFIG);
     if (this.listening) return;
@@ -176,7 +190,7 @@ class ProfileView {
     return {
       type: "scatter", mode: at.length <= 400 ? "lines+markers" : "lines", name: plain(name), x: this.model.along,
       y: at.map((i) => (plane.states[i] <= PREDICTED ? plane.values[i] : null)), hoverinfo: "none",
-      line: { color: SERIES[k % SERIES.length], width: 2, dash: DASHES[k % DASHES.length] }, marker: { size: measured },
+      line: { color: SERIES[k % SERIES.length], width: 2, dash: DASHES[k % DASHES.length], shape: this.model.kinds ? "hvh" : "linear" }, marker: { size: measured },
     };
   }
 
