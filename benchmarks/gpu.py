@@ -44,7 +44,9 @@ def rows(small: bool) -> list[Callable[[], list[Row]]]:
         lambda: [trainings(8 if small else 16_384, 20 if small else 1000)],
         lambda: derivatives(small),
         lambda: [residual_network(4 if small else 512, 2 if small else 9)],
-        lambda: decoder(transformer.Case(16, 1, 8, 2, 2, True) if small else transformer.Case(768, 12, 256, 8, 5, False)),
+        lambda: decoder(
+            transformer.Case(16, 1, 8, 2, 2, True) if small else transformer.Case(768, 12, 256, 8, 5, False)
+        ),
         lambda: billion(small),
     ]
 
@@ -66,7 +68,9 @@ def trainings(num: int, steps: int) -> Row:
     def theirs() -> tuple[float, Callable[[], Any]]:
         return num * part, training.torch_func(*arguments, part)
 
-    return Row("trainings at once", "steps of networks", num * steps, training.landscape_runs(*arguments, steps), theirs)
+    return Row(
+        "trainings at once", "steps of networks", num * steps, training.landscape_runs(*arguments, steps), theirs
+    )
 
 
 def derivatives(small: bool) -> list[Row]:
@@ -88,7 +92,9 @@ def residual_network(images: int, side: int) -> Row:
     def theirs() -> tuple[float, Callable[[], Any]]:
         return 4, convolutions.torch_losses(case, grid.points()[:4], False)
 
-    return Row(f"surface, {case.name}, {images} images", "points", grid.size, convolutions.our_losses(case, grid), theirs)
+    return Row(
+        f"surface, {case.name}, {images} images", "points", grid.size, convolutions.our_losses(case, grid), theirs
+    )
 
 
 def decoder(case: transformer.Case) -> list[Row]:
@@ -126,7 +132,10 @@ def billion(small: bool) -> list[Row]:
         return ls.sweep(plane, grid, progress=False, precision="default")
 
     chain = transformer.product_chain(objective, params, 2)
-    return [Row(f"surface, {name}", "points", grid.size, surface), Row(f"Hessian product, {name}", "products", 2, chain)]
+    return [
+        Row(f"surface, {name}", "points", grid.size, surface),
+        Row(f"Hessian product, {name}", "products", 2, chain),
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------- the table

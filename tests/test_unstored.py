@@ -277,7 +277,7 @@ def test_a_surface_takes_its_weights_and_activations(model, kind):
 
 
 def normalised(key, params):
-    return subspace.filter_normalize(subspace.random_directions(key, params), params, filter_axis="flax")
+    return subspace.Seeded(key, params, 2, "filter", filter_axis="flax").stacked()
 
 
 def test_drawing_and_normalising_in_one_program(model):
