@@ -357,12 +357,15 @@ class Unstored:
     `read_stack` makes the stack of it; `num_stacked`, `combine` and `stacked_leaves` take it as it is.
 
     Attributes:
-        like: one of the trees, of `jax.ShapeDtypeStruct`.
         has_end: whether it has a number of trees.
     """
 
-    like: PyTree
     has_end: bool = True
+
+    @property
+    def like(self) -> PyTree:
+        """One of the trees, of shapes and types."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         raise NotImplementedError

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from landscape import _tree
 from landscape.affine import distribute, num_hoisted
 from landscape.affine._lanes import lanewise
 from landscape.placement import mesh_of
@@ -42,6 +43,8 @@ EXIT_SECONDS = 10.0  # that a process which ends waits for calls under way; some
 LOOK_SECONDS = 5e-3  # longest sleep between two looks at whether a call has ended
 POINTS = "points of a sweep"  # the axis of a mesh along which devices take different points
 BLOCKING = re.compile(r'custom_call_target="(?!TopK")|\bfft\(')  # in a compiled program
+# XLA's own order makes all weights of a CPU's program first; this one makes each before it is used, and then frees it.
+LEAN = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 _UNDER_WAY: set[concurrent.futures.Future[Any]] = set()  # compilations and calls
 _ENDING = threading.Event()
 
@@ -229,7 +232,13 @@ class Kernel:
         counts = jax.ShapeDtypeStruct((self.groups,), jnp.int32, sharding=self._sharding())
         with matmul_precision():
             lowered = _evaluate.lower(self.fn, coords, counts, strategy=self.strategy, mesh=self.mesh)
-        return result_of(begin(_compile, lowered, coords_dtype() == jnp.float64), self.patience)
+        return result_of(begin(_compile, lowered, coords_dtype() == jnp.float64, self._options()), self.patience)
+
+    def _options(self) -> dict[str, Any]:
+        """Options of the compiler: directions that are not stored are asked for where memory is short."""
+        parts = jax.tree.leaves(self.fn, is_leaf=lambda part: isinstance(part, _tree.Unstored))
+        lean = self.devices[0].platform == "cpu" and any(isinstance(part, _tree.Unstored) for part in parts)
+        return LEAN if lean else {}
 
     @cached_property
     def temp_bytes(self) -> int:
@@ -323,9 +332,14 @@ def result_of(future: concurrent.futures.Future[T], seconds: float = math.inf) -
     return future.result()
 
 
-def _compile(lowered: Any, x64: bool) -> Any:
+def _compile(lowered: Any, x64: bool, options: dict[str, Any]) -> Any:
     with jax.enable_x64(x64):
-        return lowered.compile()
+        try:
+            return lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            if not (options and "option" in str(error)):
+                raise
+            return lowered.compile()  # of a version that does not know them
 
 
 def _in_turn(turns: threading.Semaphore, *call: Any) -> dict[str, jax.Array]:

@@ -39,7 +39,7 @@ from landscape.subspace._subspace import redrawn as redrawn
 
 __all__ = [
     "Description", "Draws", "FilterAxis", "LAYOUTS", "LowRank", "Parts", "Planes", "Seeded", "Subspace", "as_stack",
-    "describe", "filter_normalize", "flax_filter_axis", "gram", "join", "layer_normalize", "least_squares", "line", "mask",
-    "orthonormalize", "pca_directions", "plane_through", "random_directions", "random_walk_explained",
+    "describe", "filter_normalize", "flax_filter_axis", "gram", "join", "layer_normalize", "least_squares", "line",
+    "mask", "orthonormalize", "pca_directions", "plane_through", "random_directions", "random_walk_explained",
     "random_walks_explained", "split", "torch_filter_axis",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +17,7 @@ from landscape.checks import check_choice
 from landscape.subspace import _filters
 
 NORMALIZATIONS = ("filter", "layer")
+WRITTEN_OUT = 4  # directions of a sum; of more it is a loop
 _MULTIPLIER, _INCREMENT = np.uint32(1664525), np.uint32(1013904223)
 
 
@@ -62,7 +63,7 @@ class Leaf(NamedTuple):
 
     def joined(self, product: Array) -> Array:
         """A product of the factors, whose axes are those of the left one and then those of the right one, as a leaf."""
-        return jnp.transpose(product, np.argsort([*self.left, *(self.right or ())]))
+        return jnp.transpose(product, tuple(map(int, np.argsort([*self.left, *(self.right or ())]))))
 
     def placed(self, stack: Array) -> Array:
         """A stack divided among devices as the parameter is."""
@@ -242,6 +243,11 @@ def norms(leaf: Leaf, x: Array) -> Array:
     return scale * roots
 
 
+def _length(leaf: Leaf, drawn: Array) -> Array:
+    """The same of random numbers, whose squares neither overflow nor underflow: in one pass, without storing them."""
+    return jnp.sqrt(jnp.sum(jnp.square(drawn), axis=leaf.over, keepdims=True))
+
+
 def ratio(target: Array, have: Array) -> Array:
     """What norms are to be multiplied by; 0 where there is nothing to multiply."""
     return jnp.where(have > 0, target / jnp.where(have > 0, have, 1), 0)
@@ -260,7 +266,7 @@ def _factors(leaf: Leaf, words: Array, target: Array) -> Array:
     """Factors of a leaf of all directions, one direction at a time."""
 
     def one(own: Array) -> Array:
-        return ratio(target, norms(leaf, leaf.placed(_drawn(leaf, own)[None])[0]))
+        return ratio(target, _length(leaf, leaf.placed(_drawn(leaf, own)[None])[0]))
 
     return jax.lax.map(one, words)
 
@@ -269,6 +275,17 @@ def _made(leaf: Leaf, words: Array, factor: Array | None) -> Array:
     """A leaf of one direction as its own type holds it, in at least float32."""
     drawn = _drawn(leaf, words)
     return leaf.rounded(drawn if factor is None else factor * drawn)
+
+
+def _summed(leaf: Leaf, words: Array, factors: Array | None, coefficients: Array) -> Array:
+    """A leaf of a combination. A few directions are written out: XLA would store what a sum over an axis runs over."""
+
+    def term(i: Any) -> Array:
+        return coefficients[i] * _made(leaf, words[i], None if factors is None else factors[i])
+
+    if len(words) <= WRITTEN_OUT:
+        return reduce(jnp.add, map(term, range(len(words))))
+    return jax.lax.fori_loop(1, len(words), lambda i, total: total + term(i), term(0))
 
 
 @partial(jax.jit, static_argnums=(0, 3))
@@ -392,13 +409,13 @@ class Seeded(_tree.Unstored):
 
     def combine(self, coefficients: Float[Array, " k"]) -> PyTree:
         """`sum_i coefficients[i] * direction_i`, in at least float32, without making a direction."""
+        # XLA takes out of a loop over points what does not depend on the point: the directions, which would be stored
+        source, coefficients = jax.lax.optimization_barrier((self._source, coefficients))
 
         def leaf(i: int, own: Leaf) -> Array:
             if not own.moves:
                 return jnp.zeros(own.shape, own.wide)
-            made = jax.vmap(partial(_made, own))(self._source[:, i], self._factors[i])
-            weights = coefficients.astype(made.dtype).reshape(-1, *(1,) * len(own.shape))
-            return jnp.sum(weights * made, axis=0)
+            return _summed(own, source[:, i], self._factors[i], coefficients.astype(own.wide))
 
         return jax.tree.unflatten(self._treedef, [leaf(i, own) for i, own in enumerate(self._plan)])
 
@@ -430,7 +447,7 @@ class Seeded(_tree.Unstored):
     def _factor(self, i: int, words: Array) -> Array | None:
         """What a leaf of a direction is normalised by, where that was not computed before."""
         target, leaf = self._targets[i], self._plan[i]
-        return None if target is None else ratio(target, norms(leaf, _drawn(leaf, words)))
+        return None if target is None else ratio(target, _length(leaf, _drawn(leaf, words)))
 
 
 def _flatten(seeded: Seeded) -> Any:

@@ -97,12 +97,12 @@ def _scales(largest: list[Array]) -> Array:
     return jax.vmap(_tree.power_of_two_near)(reduce(jnp.maximum, largest)[:, None])
 
 
-@jax.jit
-def _divided(x: Array, by: Array) -> Array:
+def _quotient(x: Array, by: Array) -> Array:
     return x / _rows(by, x)
 
 
-_divided_in_place = jax.jit(_divided.__wrapped__, donate_argnums=0)
+_divided = jax.jit(_quotient)
+_divided_in_place = jax.jit(_quotient, donate_argnums=0)
 
 
 @jax.jit
