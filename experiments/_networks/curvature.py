@@ -118,7 +118,7 @@ class Spectra:
         """Density, outliers and trace, and `dense`, all eigenvalues in ascending order."""
         params = jax.tree.map(lambda x: jnp.asarray(x)[as_number(coords[0])], self.points)
         keys = jax.random.split(self.key, 3)
-        options: dict[str, int] = {"num_probes": self.probes, "num_steps": self.depth}
+        options: dict[str, Any] = {"num_probes": self.probes, "num_steps": self.depth}
         density = curvature.spectral_density(keys[0], self.objective, params, **options)
         pairs = curvature.eigenpairs(keys[1], self.objective, params, self.top)
         trace = curvature.trace(keys[2], self.objective, params)
