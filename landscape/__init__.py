@@ -56,6 +56,7 @@ _MODULES = (
     "moving",
     "objective",
     "paths",
+    "placement",
     "plotting",
     "point",
     "problems",
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from landscape import moving as moving
     from landscape import objective as objective
     from landscape import paths as paths
+    from landscape import placement as placement
     from landscape import plotting as plotting
     from landscape import point as point
     from landscape import problems as problems

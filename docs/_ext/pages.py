@@ -30,7 +30,7 @@ LOOK = {  # titles of the saved landscapes, in their order
 }
 GROUPS = {
     "Describe": ("objective", "grid", "point", "subspace", "moving", "losses", "problems", "bridges"),
-    "Evaluate": ("engine", "maps", "training", "recording", "store", "adaptive", "affine"),
+    "Evaluate": ("engine", "maps", "training", "recording", "store", "adaptive", "affine", "placement"),
     "Measure": ("curvature", "minima", "paths", "reach", "reporting", "analysis"),
     "Show": ("plotting", "view", "export", "cli"),
 }
