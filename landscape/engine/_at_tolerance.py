@@ -6,19 +6,16 @@ only on what it was told, so a killed run plays its journal back and goes on whe
 """
 
 import contextlib
-import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from landscape.adaptive import Labels, Refinement, Smooth
 from landscape.checks import warn
-from landscape.engine._every_point import read_on
-from landscape.engine._job import Job, Task, call_record, intact, record
-from landscape.engine._progress import Interrupted, Progress, interruptible, observer
+from landscape.engine._job import Job, Stop, Task, call_record, ended, intact, read_on, stopping
+from landscape.engine._progress import Progress, observer
 from landscape.grid import Axis, Grid, Landscape
 from landscape.store import INDEX, JOURNAL, RunStore, open_run
 from landscape.store._layout import Layout
@@ -86,17 +83,18 @@ class _Refining:
     def finish(self) -> Landscape:
         """All rounds, then the whole map."""
         start = time.perf_counter()
-        progress = Progress(self.task.grid.size, 0, self.task.progress)
-        with contextlib.closing(progress), self.journal.interruptible() as stop:
-            for pieces in self._rounds():
-                progress.expect(self.evaluated + sum(len(piece.flat) for piece in pieces))
-                self._evaluate(pieces, progress, stop)
-        for name, whole in self.refinement.values.items():
-            self.values[name] = whole.astype(self.values[name].dtype)
-        landscape = self._landscape(call_record(self.computed_now, start, self.task))
-        if stop.is_set():
-            raise Interrupted(f"finished and stored; the same call reads it {self.journal.where}")
-        return landscape
+        with stopping(self.job) as stop:
+            progress = Progress(self.task.grid.size, 0, self.task.progress)
+            with contextlib.closing(progress):
+                for pieces in self._rounds():
+                    progress.expect(self.evaluated + sum(len(piece.flat) for piece in pieces))
+                    self._evaluate(pieces, progress, stop)
+            for name, whole in self.refinement.values.items():
+                self.values[name] = whole.astype(self.values[name].dtype)
+            call = call_record(self.computed_now, start, self.task)
+            error = dict.fromkeys(self.values) | dict(self.refinement.error)
+            said = {"refinement": self.refinement.statement}
+            return ended(self.job, call, self.values, self.computed, error=error, said=said, last=self._written)
 
     def _rounds(self) -> Generator[list[_Piece]]:
         """The pieces of each round; after the consumer has evaluated them, the refinement is told."""
@@ -115,7 +113,7 @@ class _Refining:
         meta = {"refinement": self.refinement.statement}
         return Landscape(self.task.grid, self.values | preview, self.computed, dict.fromkeys(self.values), meta)
 
-    def _evaluate(self, pieces: list[_Piece], progress: Progress, stop: Any) -> None:
+    def _evaluate(self, pieces: list[_Piece], progress: Progress, stop: Stop) -> None:
         """Take what the journal holds, compute the others."""
         missing = {piece.number: piece for piece in pieces}
         for piece in pieces:
@@ -129,10 +127,7 @@ class _Refining:
                 self.journal.write(missing[number], values)
                 self._take(missing[number], values, progress)
                 self.computed_now += len(missing[number].flat)
-                if stop.is_set():
-                    raise Interrupted(
-                        f"stopped after {self.evaluated:,} points; the same call resumes {self.journal.where}"
-                    )
+                stop.check(f"{self.evaluated:,} points")
 
     def _take(self, piece: _Piece, values: Values, progress: Progress) -> None:
         for name, value in values.items():
@@ -145,21 +140,14 @@ class _Refining:
         values = self.values[name]
         return values.reshape(-1, *values.shape[self.task.grid.ndim :])
 
-    def _landscape(self, call: dict[str, Any]) -> Landscape:
-        error = dict.fromkeys(self.values) | dict(self.refinement.error)
-        meta = self.job.meta() | {"refinement": self.refinement.statement}
-        if self.job.store is None:
-            meta["calls"] = [call]
-            return Landscape(self.task.grid, self.values, self.computed, error, meta)
-        store, layout = self.job.store, self.job.layout
-        stated = {name: bound for name, bound in error.items() if bound is not None}
-        record(store, meta | {"error": stated}, call)  # before the last tile, so that no finished map lacks it
+    def _written(self, store: RunStore) -> None:
+        """The whole map in its store, where the journal is of no more use."""
+        layout = self.job.layout
         for tile in range(layout.num_tiles):
             region = layout.region(tile)
             part = {name: _rows(value[region], layout.shape(tile)) for name, value in self.values.items()}
             store.write(layout, tile, part, self.computed[region])
         self.journal.discard()
-        return read_on(self.task.grid, store)
 
 
 def _rows(part: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -169,13 +157,8 @@ def _rows(part: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 class _Journal:
     """Remembers nothing: a sweep without a store."""
 
-    where = "from the start, since no store was given"
-
     def __init__(self, piece: int) -> None:
         self.piece = piece
-
-    def interruptible(self) -> Any:
-        return contextlib.nullcontext(threading.Event())
 
     def read(self, piece: _Piece) -> Values | None:
         return None
@@ -194,11 +177,7 @@ class _StoredJournal(_Journal):
         self.store, self.layout = store, store.layout
         self.run = run
         super().__init__(self.layout.tile[0])
-        self.where = f"from {run.path}"
         self.finished = intact(store, self.layout, set(range(self.layout.num_tiles)))
-
-    def interruptible(self) -> Any:
-        return interruptible()
 
     def read(self, piece: _Piece) -> Values | None:
         if piece.number not in self.finished:

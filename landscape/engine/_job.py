@@ -1,8 +1,11 @@
-"""A sweep as a task and as a job: its timing, its layout on disk, its record."""
+"""A sweep as a task and as a job: its timing, its layout on disk, how it is stopped and how it ends, its record."""
 
+import contextlib
 import dataclasses
 import platform
+import threading
 import time
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +17,10 @@ from landscape import __version__
 from landscape.checks import warn
 from landscape.engine._fingerprint import fingerprint
 from landscape.engine._kernel import Strategy, capacity
+from landscape.engine._progress import Interrupted, interruptible
 from landscape.engine._runners import Batch, Runner
 from landscape.engine._tuning import Timing
-from landscape.grid import Grid
+from landscape.grid import Grid, Landscape
 from landscape.point import Prepared, coords_dtype, precision_now
 from landscape.store import PlanMismatch, RunStore, check_place, is_run, open_run
 from landscape.store._layout import Layout, check_storable, row_tile
@@ -105,6 +109,69 @@ def intact(store: RunStore, layout: Layout, mine: set[int]) -> set[int]:
         warn(f"tile {tile} of {store.path} is damaged and is computed again")
         store.discard(layout, tile)
     return store.finished()
+
+
+def ended(
+    job: Job,
+    call: dict[str, Any],
+    memory: Mapping[str, np.ndarray],
+    computed: np.ndarray,
+    *,
+    error: Mapping[str, float | None] | None = None,
+    said: Mapping[str, Any] | None = None,
+    last: Callable[[RunStore], None] | None = None,
+) -> Landscape:
+    """What a call leaves behind, on the grid of this call: the labels of its axes are no part of the plan.
+
+    Args:
+        job: what was done.
+        call: the record of the call. In a store it goes before the last tiles, so that no finished map lacks it.
+        memory: the values, where there is no store.
+        computed: which points were evaluated, where there is no store.
+        error: bounds by output, of a sweep at a tolerance.
+        said: further entries of the meta.
+        last: writes the last tiles.
+    """
+    grid, meta = job.layout.grid, job.meta() | dict(said or {})
+    if job.store is None:
+        bounds = dict.fromkeys(memory) | dict(error or {})
+        return Landscape(grid, memory, computed, bounds, meta | {"calls": [call]})
+    if error is not None:
+        meta["error"] = {name: bound for name, bound in error.items() if bound is not None}
+    if call["evaluations"] or error is not None:
+        record(job.store, meta, call)
+    if last is not None:
+        last(job.store)
+    return read_on(grid, job.store)
+
+
+def read_on(grid: Grid, store: RunStore) -> Landscape:
+    """What a store holds, on another grid of the same coordinates."""
+    return dataclasses.replace(store.read(), grid=grid)
+
+
+@contextlib.contextmanager
+def stopping(job: Job) -> Generator["Stop"]:
+    """Listens for Ctrl-C where there is a store; one that comes too late to stop anything is passed on at the end."""
+    where = "from the start, since no store was given" if job.store is None else f"from {job.store.path}"
+    listening = contextlib.nullcontext(threading.Event()) if job.store is None else interruptible()
+    with listening as event:
+        yield Stop(event, where)
+    if event.is_set():
+        raise Interrupted(f"finished and stored; the same call reads it {where}")
+
+
+@dataclass(frozen=True, eq=False)
+class Stop:
+    """Whether to stop, and where the same call then goes on."""
+
+    event: threading.Event
+    where: str
+
+    def check(self, done: str) -> None:
+        """Raise `Interrupted` if it is time."""
+        if self.event.is_set():
+            raise Interrupted(f"stopped after {done}; the same call resumes {self.where}")
 
 
 def record(store: RunStore, meta: dict[str, Any], call: dict[str, Any]) -> None:
