@@ -134,3 +134,28 @@ def test_the_classifier_of_files_gives_what_its_own_runtime_gives(tmp_path, monk
         np.testing.assert_allclose(objective.per_example(page["params"]), -np.log(own), rtol=1e-3, atol=1e-5)
         assert np.all(np.isfinite(page["landscape"][f"{name}_loss"]))
     assert sum(leaf.size for leaf in jax.tree.leaves(page["params"])) == 784_214
+
+
+# -------------------------------------------------------------------------------------------------- docs/sentences.md
+
+
+@pytest.mark.slow
+def test_two_roads_to_one_surface_of_a_transformer(tmp_path, monkeypatch):
+    for name in ("all_minilm_l6_v2", "transformers"):
+        if importlib.util.find_spec(name) is None:
+            pytest.skip(f"needs {name}")
+    torch = pytest.importorskip("torch", reason="one of the roads")
+    monkeypatch.chdir(tmp_path)
+    page = run("sentences.md", "COUNT, LENGTH, POINTS = 4, 16, 3")
+    with torch.no_grad():
+        given = (torch.tensor(page[name]) for name in ("ids", "seen"))
+        theirs = page["Search"](page["bert"])(*given)
+    ours = page["scores"](page["weights"], page["ids"], page["seen"])
+    np.testing.assert_allclose(ours, theirs.numpy(), atol=2e-4)  # of cosines times twenty
+    own = torch.nn.functional.cross_entropy(theirs, torch.tensor(page["answers"])).item()
+    centre = (1, 1)
+    for landscape in page["landscapes"].values():
+        assert landscape["loss"][centre] == pytest.approx(own, rel=1e-4)
+    assert own < 0.7 < np.log(4)  # trained: it finds what belongs together
+    assert page["difference"] < 1e-4
+    assert sum(leaf.size for leaf in jax.tree.leaves(page["weights"])) == page["bert"].num_parameters()

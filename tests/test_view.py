@@ -356,3 +356,17 @@ def test_notebooks_show_hostile_names_as_text_and_what_cannot_be_drawn_without_a
     assert "&lt;script&gt;alert(&#x27;x&#x27;)" in html
     assert "<img" not in html
     assert len(html) < 5000
+
+
+@pytest.mark.parametrize("given", [{"step": [10, 20, 30, 40]}, {}], ids=["steps", "a point a frame"])
+def test_a_path_over_time_may_leave_the_played_axis_out(given):
+    from landscape.view._paths import paths_of
+
+    grid = Grid(tuple(Axis.linspace(n, -1, 1, 3) for n in "ab") + (Axis("step", np.arange(10.0, 50, 10)),))
+    film = Landscape(grid, {"loss": np.zeros(grid.shape)}, np.ones(grid.shape, bool), {"loss": None})
+    coords = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6], [0.7, 0.8]])
+    taken = paths_of(film, {"SGD": {"coords": coords, **given}})["SGD"]["coords"]
+    np.testing.assert_array_equal(taken, np.column_stack([coords, [10, 20, 30, 40]]))
+    with pytest.raises(ValueError, match=r"coords must have shape \(T, 3\)"):
+        paths_of(film, {"SGD": coords[:3]})
+    assert '"name": "step"' in view.page(film, paths={"SGD": {"coords": coords, **given}})

@@ -31,10 +31,11 @@ def page(
         landscape: one, several, or several by name.
         output: the output that is shown first; a training loss by default, or labels where there are some.
         paths: `{label: {"coords": (T, ndim), ..}}` over the axes of the grid, or `{label: coords}`, or coordinates
-            alone. Optional beside `coords`, each of shape `(T,)`: `loss` of the model itself at each step, `residual`
-            (Euclidean distance from the plane in parameter space), `distance` (from the plane's origin, of which the
-            residual is a part), `step` (the number of the training step). By default those of each
-            landscape's `meta["paths"]`; `{}` is none.
+            alone. Those of a landscape over time, as `plotting.animate` takes them, may leave out the last axis, where
+            they are at their `step`. Optional beside `coords`, each of shape `(T,)`: `loss` of the model itself at each
+            step, `residual` (Euclidean distance from the plane in parameter space), `distance` (from the plane's
+            origin, of which the residual is a part), `step` (the number of the training step). By default those of
+            each landscape's `meta["paths"]`; `{}` is none.
         points: critical points to mark, as for `plotting.basins`.
         title: the title of the page; the name of the first landscape by default.
 

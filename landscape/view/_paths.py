@@ -25,7 +25,7 @@ def paths_of(landscape: Landscape, paths: Any) -> dict[str, dict[str, np.ndarray
         raise TypeError(f"paths must be {{label: {{'coords': (T, {landscape.grid.ndim})}}}}, got the text {paths!r}")
     if not isinstance(paths, Mapping) or "coords" in paths:
         paths = {"path": paths}
-    return {_label(label): _path(label, path, landscape.grid.ndim) for label, path in paths.items()}
+    return {_label(label): _path(label, path, landscape) for label, path in paths.items()}
 
 
 def _label(label: Any) -> str:
@@ -34,12 +34,14 @@ def _label(label: Any) -> str:
     return label
 
 
-def _path(label: str, path: Any, ndim: int) -> dict[str, np.ndarray]:
-    path = path if isinstance(path, Mapping) else {"coords": path}
+def _path(label: str, path: Any, landscape: Landscape) -> dict[str, np.ndarray]:
+    path, ndim = path if isinstance(path, Mapping) else {"coords": path}, landscape.grid.ndim
     if path.get("coords") is None:
         raise ValueError(f"path {label!r} lacks 'coords'; it has {', '.join(map(str, path)) or 'nothing'}")
     coords = reals(f"path {label!r}: coords", path["coords"])
     coords = coords[:, None] if ndim == 1 and coords.ndim == 1 else coords
+    if ndim > 1 and coords.ndim == 2 and coords.shape[1] == ndim - 1:
+        coords = _over_time(coords, path.get("step"), landscape)
     if coords.ndim != 2 or coords.shape[1] != ndim or not len(coords):
         raise ValueError(
             f"path {label!r}: coords must have shape (T, {ndim}), one row a step and one column an axis, got "
@@ -53,6 +55,15 @@ def _path(label: str, path: Any, ndim: int) -> dict[str, np.ndarray]:
                 shape = entry[key].shape
                 raise ValueError(f"path {label!r}: {key} must have shape ({len(coords)},), one a step, got {shape}")
     return entry
+
+
+def _over_time(coords: np.ndarray, step: Any, landscape: Landscape) -> np.ndarray:
+    """A path over all axes but the last, as `plotting.animate` takes it, with its places on that one.
+
+    They are its steps, or where there are none and it has a point for each, the coordinates of the axis.
+    """
+    last = landscape.grid.axes[-1].values if step is None else np.asarray(step, float)
+    return np.column_stack([coords, last]) if last.shape == coords.shape[:1] else coords
 
 
 def points_of(landscape: Landscape, points: Any) -> dict[str, np.ndarray]:
