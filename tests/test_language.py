@@ -70,7 +70,7 @@ def test_losses_and_accuracy_are_means_over_bytes(x64):
         assert data.shape == (num, 10)
         scores = np.stack([special.log_softmax(by_numpy(params, row[:-1]), axis=-1) for row in data])
         losses = -np.take_along_axis(scores, data[:, 1:, None], -1)
-        measured = objective.evaluate(params)
+        measured = jax.jit(lambda o, p: o.evaluate(p))(objective, params)
         assert float(measured["loss"]) == pytest.approx(losses.mean(), rel=1e-9)
         assert float(measured["accuracy"]) == pytest.approx(np.mean(scores.argmax(-1) == data[:, 1:]), abs=1e-7)
 
@@ -80,7 +80,7 @@ def test_it_learns_and_has_a_radius():
     objective, start = problem.objectives["train"], problem.init(jax.random.key(0))
     run = ls.train(objective, optax.adam(1e-2), start, num_steps=60, record_every=60)
     assert 4 < float(run.history["loss"][0]) < 8
-    assert float(objective(run.params)) < 3.2  # the frequencies of single bytes alone give about 3.1
+    assert float(run.history["loss"][-1]) < 3.2  # the frequencies of single bytes alone give about 3.1
     found = ls.radius(jax.random.key(1), objective, run.params, rise=0.5, normalization="filter", filter_axis="flax")
     assert 0 < found.interval[0] <= found.value <= found.interval[1] < np.inf
 
