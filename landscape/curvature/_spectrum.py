@@ -19,6 +19,8 @@ from landscape.objective import Objective
 from landscape.placement import Places, places_of
 from landscape.point import matmul_precision
 
+MAX_BASIS = 2**28  # bytes of a basis that is held unasked
+
 Points = Float[Array, "*q"] | Float[np.ndarray, "*q"] | float
 
 
@@ -171,7 +173,7 @@ def spectral_density(
     where: Any = None,
     num_probes: int = 10,
     num_steps: int = 60,
-    reorthogonalize: bool = False,
+    reorthogonalize: bool | None = None,
 ) -> SpectralDensity:
     """The density of the eigenvalues of the Hessian, by Lanczos from random vectors (Lin, Saad & Yang 2016).
 
@@ -181,11 +183,11 @@ def spectral_density(
     is the error bar (`average`, `density`; as confidence intervals `interval`, `density_interval`); the share below a
     point lies within bounds (`cdf`). Costs `num_probes * num_steps + 1` products.
 
-    Three vectors are held, and none of the basis that they run through. In the arithmetic of a computer an eigenvalue
-    that stands apart is then found again after some steps: nodes at one place, ghosts, which share its weight. The
-    rule stays a Gauss rule of a spectrum that is equal to rounding (Greenbaum 1989), so averages are as exact as before
-    (Knizhnerman 1996; Chen, Trogdon & Ubaru 2021, arXiv 2105.06595, section 4); a step spent on a ghost adds nothing to
-    the resolution. Do not count nodes.
+    Where the basis of `num_steps` vectors takes more than 256 MiB, three vectors are held and none of the basis. In the
+    arithmetic of a computer an eigenvalue that stands apart is then found again after some steps: nodes at one place,
+    ghosts, which share its weight. The rule stays a Gauss rule of a spectrum that is equal to rounding (Greenbaum
+    1989), so averages are as exact as before (Knizhnerman 1996; Chen, Trogdon & Ubaru 2021, arXiv 2105.06595); a step
+    spent on a ghost adds nothing to the resolution. Do not count nodes.
 
     Args:
         key: random key of the probes.
@@ -194,19 +196,23 @@ def spectral_density(
         where: the parameters whose diagonal block it is, as `trainable` of `subspace.split`; by default all.
         num_probes: random vectors; at least 2, so that there is a spread.
         num_steps: Lanczos steps from each; at most the number of parameters are taken.
-        reorthogonalize: whether to hold the basis, `num_steps` vectors, and keep it orthogonal: no ghosts.
+        reorthogonalize: whether to hold the basis, `num_steps` vectors, and keep it orthogonal: no ghosts. By default
+            where it takes at most 256 MiB.
 
     Raises:
         TypeError: `objective` is no Objective, parameters are not real floating-point arrays, a count is no integer, or
-            `reorthogonalize` is no bool.
+            `reorthogonalize` is neither a bool nor `None`.
         ValueError: fewer than 2 probes, or fewer than 1 step; `where` matches nothing.
     """
     _tree.check_key(key)
     objective, params = prepared(objective, params, where)
     _tree.check_count("num_probes", num_probes, 2)
     _tree.check_count("num_steps", num_steps, 1)
-    check_flag("reorthogonalize", reorthogonalize)
-    options = {"steps": min(num_steps, _tree.size(params)), "whole": reorthogonalize, "places": places_of(params)}
+    steps, whole = min(num_steps, _tree.size(params)), reorthogonalize
+    if whole is None:
+        whole = steps * _tree.size(params) * jnp.dtype(jnp.float32).itemsize <= MAX_BASIS
+    check_flag("reorthogonalize", whole)
+    options = {"steps": steps, "whole": whole, "places": places_of(params)}
     with on_host(objective):
         return _spectral_density(key, objective, params, num=num_probes, **options)
 

@@ -176,7 +176,7 @@ def turned(stacks: Any, columns: Float[Array, "i j"], steps: Any) -> Any:
         along = _tree.combine(mirror, stacks)
 
         def mirrored(leaf: Array, part: Array) -> Array:
-            return leaf - (factors[i] * mirror).astype(leaf.dtype).reshape(-1, *(1,) * part.ndim) * part
+            return leaf - (factors[i] * mirror).astype(leaf.dtype).reshape(-1, *(1,) * part.ndim) * part[None]
 
         return jax.tree.map(mirrored, stacks, along)
 

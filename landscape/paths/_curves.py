@@ -286,9 +286,9 @@ class _Along:
         """The same at the only position, by plain sums; products and maps of every leaf take longer to compile."""
 
         def mixed(a: Array, middle: Array, b: Array) -> Array:
-            w = weights.astype(_tree.wide_dtype(a))
-            inner = sum(w[i + 1] * middle[i] for i in range(len(middle)))
-            return (w[0] * a + inner + w[-1] * b).astype(a.dtype)
+            dtype = _tree.wide_dtype(a)
+            w, nodes = weights.astype(dtype), [x.astype(dtype) for x in (a, *middle, b)]
+            return sum((w[i] * x for i, x in enumerate(nodes[1:], 1)), start=w[0] * nodes[0]).astype(a.dtype)
 
         a, b = self.ends
         loss, gradient = self.objective.value_and_grad(jax.tree.map(mixed, a, bends, b))
