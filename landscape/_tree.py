@@ -585,18 +585,8 @@ def wide_dtype(*values: Any) -> Any:
 
 def inner(a: PyTree, b: PyTree) -> Float[Array, "i j"]:
     """Matrix of inner products between two stacks of trees, summed over all leaves."""
-    return _contracted(a, b, ((), ()))
-
-
-def paired(a: PyTree, b: PyTree) -> Float[Array, " i"]:
-    """Inner products of the trees of two stacks that have the same number."""
-    return _contracted(a, b, ((0,), (0,)))
-
-
-def _contracted(a: PyTree, b: PyTree, together: Any) -> Array:
-    """Sums over all axes but the first."""
     pairs = zip(stacked_leaves(a), stacked_leaves(b), strict=True)
-    parts = [products_of_leaf(x, y, together) for x, y in pairs]
+    parts = [products_of_leaf(x, y) for x, y in pairs]
     dtype = wide_dtype(jnp.zeros(()), *parts)
     if len(parts) <= FEW:
         return sum((part.astype(dtype) for part in parts), start=jnp.zeros((), dtype))
@@ -605,11 +595,11 @@ def _contracted(a: PyTree, b: PyTree, together: Any) -> Array:
     return jnp.tensordot(jnp.ones(len(parts), dtype), stacked, axes=1, precision="highest")
 
 
-def products_of_leaf(x: Array, y: Array, together: Any = ((), ())) -> Array:
+def products_of_leaf(x: Array, y: Array) -> Float[Array, "i j"]:
     """Inner products between two leaves of stacks; no axis is merged with another, so that none is gathered."""
     x, y = at_least_single(x), at_least_single(y)
     dtype, axes = wide_dtype(x, y), tuple(range(1, x.ndim))
-    return jax.lax.dot_general(x.astype(dtype), y.astype(dtype), ((axes, axes), together), precision="highest")
+    return jax.lax.dot_general(x.astype(dtype), y.astype(dtype), ((axes, axes), ((), ())), precision="highest")
 
 
 def power_of_two_near(tree: PyTree) -> Float[Array, ""]:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from landscape import _tree
 from landscape.checks import check_choice
+from landscape.placement import led
 from landscape.subspace import _filters
 
 NORMALIZATIONS = ("filter", "layer")
@@ -69,15 +70,13 @@ class Leaf(NamedTuple):
         """A stack divided among devices as the parameter is."""
         if not isinstance(self.sharding, NamedSharding):
             return stack
-        spec = PartitionSpec(None, *self.sharding.spec)
-        return jax.lax.with_sharding_constraint(stack, NamedSharding(self.sharding.mesh, spec))
+        return jax.lax.with_sharding_constraint(stack, led(self.sharding, 1))
 
     def lying(self, stack: Array) -> Array:
         """A stack whose sharding is spelled as that of the parameter: of a mesh of one, XLA drops the names."""
         if not isinstance(self.sharding, NamedSharding) or _tree.is_traced(stack):
             return stack
-        spec = PartitionSpec(None, *self.sharding.spec)
-        return jax.device_put(stack, NamedSharding(self.sharding.mesh, spec))
+        return jax.device_put(stack, led(self.sharding, 1))
 
     def beside(self, small: Any) -> Any:
         """A small array where the parameter is, so that what is made of it is made there."""
